@@ -1,0 +1,178 @@
+"""The strong view: RandAugment, flip and Cutout on a batch, on its device (paper Sec. 3, Table 10).
+
+The strong view is made from the weak one, so that one matrix per image carries every pseudo-label
+from the weak view to the strong one and nothing is ever inverted. Photometric operations come
+first, on the unmoved pixels; all geometric ones compose into that one matrix, applied once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import kornia.enhance as enhance
+import numpy as np
+import torch
+from detectron2.config import configurable
+from torch import Tensor
+
+from . import geometry
+from .geometry import Size
+
+# Streams of random numbers under one (seed, step): operations of the batch, parameters of an image.
+_OPERATIONS, _PARAMETERS = 101, 102
+
+
+@dataclass
+class StrongView:
+    """A batch after the strong augmentation.
+
+    Attributes:
+        images: (N, 3, H, W), RGB in [0, 1].
+        matrices: (N, 3, 3), weak view to strong view, corner coordinates.
+        erased: (N, H, W) bool, the pixels under Cutout.
+    """
+
+    images: Tensor
+    matrices: Tensor
+    erased: Tensor
+
+
+def auto_contrast(images: Tensor) -> Tensor:
+    """Stretch each channel of each image to [0, 1]; a constant channel stays as it is."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    return torch.where(high > low, enhance.normalize_min_max(images, eps=1e-12), images)
+
+
+# name -> (function of images and one parameter per image, range); None: it has no parameter.
+PHOTOMETRIC: dict[str, tuple[Callable[..., Tensor], tuple[float, float] | None]] = {
+    "autocontrast": (auto_contrast, None),
+    "equalize": (enhance.equalize, None),
+    "invert": (lambda images: enhance.invert(images, images.new_ones(1)), None),
+    "solarize": (enhance.solarize, (0.1, 1.0)),
+    "posterize": (lambda images, bits: enhance.posterize(images, bits.long()), (4, 9)),
+    "saturation": (enhance.adjust_saturation_with_gray_subtraction, (0.1, 1.9)),
+    "contrast": (enhance.adjust_contrast_with_mean_subtraction, (0.1, 1.9)),
+    "brightness": (enhance.adjust_brightness_accumulative, (0.1, 1.9)),
+    "sharpness": (enhance.sharpness, (0.1, 1.9)),
+}
+
+# name -> (matrix from a parameter and the image's size, range in degrees or share of the side).
+GEOMETRIC: dict[str, tuple[Callable[[float, Size], Tensor], tuple[float, float]]] = {
+    "shear_x": (lambda v, size: geometry.about_center(geometry.shear(v, 0), size), (-17, 17)),
+    "shear_y": (lambda v, size: geometry.about_center(geometry.shear(0, v), size), (-17, 17)),
+    "translate_x": (lambda v, size: geometry.translation(v * size[1], 0), (-0.15, 0.15)),
+    "translate_y": (lambda v, size: geometry.translation(0, v * size[0]), (-0.15, 0.15)),
+    "rotate": (lambda v, size: geometry.about_center(geometry.rotation(v), size), (-30, 30)),
+}
+
+
+class StrongAugmentation:
+    """RandAugment with ranges of Table 10, a flip, and one Cutout square per image.
+
+    Every draw is a function of (seed, step, position in the global batch): the operations of
+    (seed, step) alone, the same for all images and ranks.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        operations: Sequence[str],
+        num_operations: int,
+        flip_prob: float,
+        cutout_area: tuple[float, float],
+        fill: Sequence[float],
+        seed: int,
+    ):
+        """Args are the batch's pool and ranges.
+
+        Args:
+            operations: names in PHOTOMETRIC and GEOMETRIC.
+            num_operations: how many are drawn per batch, without replacement.
+            flip_prob: probability of a horizontal flip.
+            cutout_area: least and greatest share of the image's area; (0, 0) turns Cutout off.
+            fill: RGB in [0, 1] of what a move uncovers.
+            seed: of all draws.
+
+        Raises:
+            ValueError: on an unknown operation or more draws than operations.
+        """
+        unknown = sorted(set(operations) - set(PHOTOMETRIC) - set(GEOMETRIC))
+        if unknown or num_operations > len(operations):
+            raise ValueError(f"cannot draw {num_operations} operations of {list(operations)}")
+        self.operations = list(operations)
+        self.num_operations = num_operations
+        self.flip_prob = flip_prob
+        self.cutout_area = cutout_area
+        self.fill = torch.tensor(fill).view(1, 3, 1, 1)
+        self.seed = seed
+
+    @classmethod
+    def from_config(cls, cfg):
+        """Dense FixMatch draws from both kinds; FixMatch* never moves a pixel (paper Sec. 3)."""
+        moves = cfg.FIXMATCH.METHOD != "fixmatch"
+        return {
+            "operations": [*PHOTOMETRIC, *(GEOMETRIC if moves else ())],
+            "num_operations": cfg.FIXMATCH.STRONG.NUM_OPERATIONS,
+            "flip_prob": cfg.FIXMATCH.STRONG.FLIP_PROB if moves else 0.0,
+            "cutout_area": tuple(cfg.FIXMATCH.STRONG.CUTOUT_AREA),
+            "fill": [mean / 255 for mean in cfg.MODEL.PIXEL_MEAN],
+            "seed": max(cfg.SEED, 0),
+        }
+
+    def __call__(self, images: Tensor, *, step: int, positions: Sequence[int]) -> StrongView:
+        """Augment a batch.
+
+        Args:
+            images: (N, 3, H, W) RGB in [0, 1], the weak views.
+            step: of the training.
+            positions: of the N images in the global batch.
+        """
+        size = (images.shape[2], images.shape[3])
+        rngs = [np.random.default_rng([self.seed, step, p, _PARAMETERS]) for p in positions]
+        matrices = geometry.identity().repeat(len(images), 1, 1)
+        for name in self._draw_operations(step):
+            if name in PHOTOMETRIC:
+                images = _photometric(name, images, rngs)
+            else:
+                matrices = _geometric(name, size, rngs) @ matrices
+        flips = [rng.random() < self.flip_prob for rng in rngs]
+        matrices = _flip(flips, size) @ matrices
+        if not torch.equal(matrices, geometry.identity().expand_as(matrices)):
+            images = geometry.warp(images, matrices, size, mode="bilinear", fill=self.fill)
+        erased = _cutout_masks(self.cutout_area, size, rngs).to(images.device)
+        images = torch.where(erased[:, None], images.new_tensor(0.5), images)
+        return StrongView(images, matrices, erased)
+
+    def _draw_operations(self, step: int) -> list[str]:
+        rng = np.random.default_rng([self.seed, step, _OPERATIONS])
+        return list(rng.choice(self.operations, self.num_operations, replace=False))
+
+
+def _photometric(name: str, images: Tensor, rngs: list[np.random.Generator]) -> Tensor:
+    function, limits = PHOTOMETRIC[name]
+    if limits is None:
+        return function(images)
+    values = [rng.uniform(*limits) for rng in rngs]
+    return function(images, torch.tensor(values, dtype=images.dtype, device=images.device))
+
+
+def _geometric(name: str, size: Size, rngs: list[np.random.Generator]) -> Tensor:
+    function, limits = GEOMETRIC[name]
+    return torch.stack([function(rng.uniform(*limits), size) for rng in rngs])
+
+
+def _flip(flips: list[bool], size: Size) -> Tensor:
+    flipped = geometry.horizontal_flip(size[1])
+    return torch.stack([flipped if flip else geometry.identity() for flip in flips])
+
+
+def _cutout_masks(area: tuple[float, float], size: Size, rngs: list[np.random.Generator]) -> Tensor:
+    """One square inside each image, (N, H, W) bool."""
+    height, width = size
+    masks = torch.zeros(len(rngs), height, width, dtype=torch.bool)
+    for mask, rng in zip(masks, rngs, strict=True):
+        side = round((rng.uniform(*area) * height * width) ** 0.5)
+        side = min(side, height, width)
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        mask[top : top + side, left : left + side] = True
+    return masks

@@ -1,0 +1,101 @@
+"""Every key that mtfixmatch adds to Detectron2's config; a task's own keys are in its file."""
+
+from detectron2.config import CfgNode as CN
+from detectron2.projects.deeplab import add_deeplab_config
+
+from .tasks import TASK_REGISTRY
+
+
+def add_mtfixmatch_config(cfg: CN) -> None:
+    """Add the keys of this package, of DeepLab and of every registered task to `cfg`."""
+    add_deeplab_config(cfg)
+    _add_data_config(cfg)
+    _add_fixmatch_config(cfg)
+    _add_training_config(cfg)
+
+    # The tasks to train, by their names in TASK_REGISTRY; any non-empty subset.
+    cfg.MODEL.TASKS = sorted(TASK_REGISTRY)
+    cfg.TASKS = CN()
+    for task in TASK_REGISTRY.values():
+        task.add_config(cfg)
+
+
+def _add_data_config(cfg: CN) -> None:
+    data = cfg.DATASETS
+    # Folder that holds `cityscapes/`, `street/`; "" is $DETECTRON2_DATASETS, else "datasets".
+    data.ROOT = ""
+    # Where box extents and file checks are kept between runs; "" is ~/.cache/mtfixmatch.
+    data.CACHE_DIR = ""
+    # How labels are dropped where TASKS.<NAME>.LABELS asks for fewer than there are (Sec. 4.1):
+    # "nested": the smaller subset lies in the larger; "random": drawn apart for each task.
+    data.LABEL_SUBSETS = "nested"
+    # Seed of those subsets; same counts, mode and seed give the same images on every machine.
+    data.LABEL_SEED = 0
+    # Bring your own data: registered as "coco_style_train" and "coco_style_val".
+    data.COCO_STYLE = CN()
+    # Names of the box classes in their order; empty: the order of the training file's categories.
+    data.COCO_STYLE.THING_CLASSES = []
+    # Names of the map's classes: name i is pixel value i.
+    data.COCO_STYLE.SEM_SEG_CLASSES = []
+    # Pixel value that means "no label".
+    data.COCO_STYLE.IGNORE_LABEL = 255
+    for split in ("TRAIN", "VAL"):
+        # Folder of images; COCO instances JSON ("" for none); folder of 8-bit PNGs ("" for none).
+        data.COCO_STYLE[split] = CN({"IMAGES": "", "BOXES": "", "MAPS": ""})
+
+    # Mini-batches (Sec. 3): "uniform" over images labeled for at least one task, "implicit" over
+    # all images, "explicit": LABELED_PER_BATCH labeled ones and the rest others.
+    cfg.DATALOADER.SAMPLING = "uniform"
+    # What "labeled" means to explicit sampling: "any", "all", or the name of a task.
+    cfg.DATALOADER.LABELED = "any"
+    # Labeled images in each batch of SOLVER.IMS_PER_BATCH; explicit sampling only.
+    cfg.DATALOADER.LABELED_PER_BATCH = 8
+    # Replace an image that cannot be read by another one and count it, instead of stopping.
+    cfg.DATALOADER.SKIP_UNREADABLE = False
+
+    # The common view (Table 10): random scale, then a random crop, height and width in pixels,
+    # multiples of 32.
+    cfg.INPUT.SCALE_RANGE = (0.5, 2.0)
+    cfg.INPUT.TRAIN_SIZE = (800, 800)
+    # Probability of a horizontal flip in the weak view; FixMatch* never flips.
+    cfg.INPUT.FLIP_PROB = 0.5
+
+
+def _add_fixmatch_config(cfg: CN) -> None:
+    cfg.FIXMATCH = CN()
+    # "supervised", "fixmatch" (FixMatch*, invariant) or "dense_fixmatch" (equivariant).
+    cfg.FIXMATCH.METHOD = "supervised"
+    # Images of a task's unsupervised loss: those "unlabeled" for it, or "all" (Sec. 4.2).
+    cfg.FIXMATCH.UNSUPERVISED_ON = "unlabeled"
+    # The unsupervised weight ramps up over this share of the steps (Table 10: .05 or .1).
+    cfg.FIXMATCH.RAMP_UP = 0.05
+    # Decay of the teacher's exponential moving average (Table 10).
+    cfg.FIXMATCH.EMA_DECAY = 0.99
+    # Steps between measurements of the pseudo-labels; 0 turns them off.
+    cfg.FIXMATCH.DIAGNOSTICS_PERIOD = 20
+    cfg.FIXMATCH.STRONG = CN()
+    # RandAugment operations drawn per batch; flip probability; Cutout's share of the image area.
+    cfg.FIXMATCH.STRONG.NUM_OPERATIONS = 2
+    cfg.FIXMATCH.STRONG.FLIP_PROB = 0.5
+    cfg.FIXMATCH.STRONG.CUTOUT_AREA = (0.1, 0.3)
+
+
+def _add_training_config(cfg: CN) -> None:
+    # Stride of the features under the semantic head: 32, or 16 by dilating res5. The strides of
+    # the feature pyramid stay 8-128.
+    cfg.MODEL.BACKBONE.ENCODER_STRIDE = 32
+    # Store activations and weights as NHWC; faster on CPUs and GPUs with matrix units.
+    cfg.MODEL.CHANNELS_LAST = True
+    # With SOLVER.AMP.ENABLED: "float16" (GPU, with loss scaling), "bfloat16", or "auto": float16 on
+    # a GPU, bfloat16 on a CPU that has instructions for it, else no mixed precision.
+    cfg.SOLVER.AMP.PRECISION = "auto"
+    # Parts in which a batch passes through the student, one after the other, to save memory. The
+    # gradient is that of the whole batch, but for BatchNorm's statistics.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Full checkpoints to keep, the newest ones; each holds all that a resumed run needs.
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 2
+    # Evaluate the student too, beside the teacher.
+    cfg.TEST.EVAL_STUDENT = False
+    # Images in predictions.png and pseudo_labels.png; least score of a box drawn there.
+    cfg.TEST.PICTURES = 6
+    cfg.TEST.PICTURE_THRESHOLD = 0.5

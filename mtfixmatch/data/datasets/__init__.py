@@ -1,0 +1,145 @@
+"""The datasets by name, in detectron2's catalogs."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.colormap import colormap
+
+from mtfixmatch.data.datasets.cityscapes import cityscapes_metadata, load_cityscapes
+from mtfixmatch.data.datasets.coco_style import load_coco_style, load_instances
+from mtfixmatch.data.datasets.scan import IGNORE_LABEL
+from mtfixmatch.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CITYSCAPES_LIKE = ("cityscapes", "street")
+SPLITS = ("train", "val")
+DATASET_NAMES = [f"{name}_{split}" for name in (*CITYSCAPES_LIKE, "coco_style") for split in SPLITS]
+
+Record = dict[str, Any]
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Register all datasets with the folders of a config; nothing is read before it is asked for.
+
+    A dataset of the same name is replaced, so that a process can go through several configs.
+    """
+    root = cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")
+    reading = {"cache_dir": _cache_dir(cfg), "workers": cfg.DATALOADER.NUM_WORKERS}
+    for split in SPLITS:
+        for name in CITYSCAPES_LIKE:
+            load = partial(load_cityscapes, os.path.join(root, name), split, **reading)
+            _register(f"{name}_{split}", load, cityscapes_metadata())
+        name = f"coco_style_{split}"
+        load = partial(_load_coco_style, cfg.clone(), split, name)
+        _register(name, load, _coco_style_metadata(cfg))
+
+
+def get_records(names: Sequence[str]) -> list[Record]:
+    """Return the records of the named datasets together.
+
+    All processes have to call it at once: the main process goes first, so that it
+    alone reads what is not in the cache yet.
+    """
+    for name in names:
+        if name not in DatasetCatalog:
+            known = ", ".join(DATASET_NAMES)
+            raise InputError(f"DATASETS: there is no dataset {name!r}, expected one of {known}")
+    message, records = "", []
+    if comm.is_main_process():
+        try:
+            records = _load(names)
+        except InputError as error:
+            message = str(error)
+    # What is wrong is wrong for all processes: none is left waiting for another.
+    message = comm.all_gather(message)[0]
+    if message:
+        raise InputError(message)
+    return records if comm.is_main_process() else _load(names)
+
+
+def check_class_lists(names: Sequence[str]) -> None:
+    """Raise InputError unless the datasets, once they are loaded, have the same classes."""
+    for key in ("thing_classes", "stuff_classes"):
+        first = MetadataCatalog.get(names[0]).get(key) if names else None
+        for name in names:
+            classes = MetadataCatalog.get(name).get(key)
+            if classes != first:
+                raise InputError(
+                    f"DATASETS: {names[0]} and {name} cannot be used together, "
+                    f"their {key} are {first} and {classes}"
+                )
+
+
+def _load(names: Sequence[str]) -> list[Record]:
+    records = []
+    for name in names:
+        loaded = DatasetCatalog.get(name)
+        logger.info("%s: %d images", name, len(loaded))
+        records += loaded
+    check_class_lists(names)
+    return records
+
+
+def _register(name: str, load: Callable[[], list[Record]], metadata: dict[str, Any]) -> None:
+    # Both catalogs refuse to change an entry.
+    DatasetCatalog.pop(name, None)
+    MetadataCatalog.pop(name, None)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(**metadata)
+
+
+def _cache_dir(cfg: CfgNode) -> str:
+    default = os.path.join("~", ".cache", "mtfixmatch")
+    return os.path.expanduser(cfg.DATASETS.CACHE_DIR or default)
+
+
+def _coco_style_metadata(cfg: CfgNode) -> dict[str, Any]:
+    own = cfg.DATASETS.COCO_STYLE
+    metadata = {
+        "stuff_classes": list(own.SEM_SEG_CLASSES),
+        "stuff_colors": _colors(len(own.SEM_SEG_CLASSES)),
+        "ignore_label": IGNORE_LABEL,
+    }
+    # Without a list in the config the classes are in the JSON, and known after it was read.
+    if own.THING_CLASSES:
+        metadata |= _thing_metadata(own.THING_CLASSES)
+    return metadata
+
+
+def _thing_metadata(classes: Sequence[str]) -> dict[str, Any]:
+    return {"thing_classes": list(classes), "thing_colors": _colors(len(classes))}
+
+
+def _load_coco_style(cfg: CfgNode, split: str, name: str) -> list[Record]:
+    own = cfg.DATASETS.COCO_STYLE
+    files = own[split.upper()]
+    cache_dir = _cache_dir(cfg)
+    classes = list(own.THING_CLASSES)
+    if not classes and own.TRAIN.BOXES:
+        # One order for both splits, whatever ids the file of the other one uses.
+        classes = [x for _, x in load_instances(own.TRAIN.BOXES, cache_dir)["categories"]]
+    records, classes = load_coco_style(
+        images=files.IMAGES,
+        boxes=files.BOXES,
+        maps=files.MAPS,
+        thing_classes=classes,
+        sem_seg_classes=own.SEM_SEG_CLASSES,
+        ignore_label=own.IGNORE_LABEL,
+        key=f"DATASETS.COCO_STYLE.{split.upper()}",
+        cache_dir=cache_dir,
+        workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+    MetadataCatalog.get(name).set(**_thing_metadata(classes))
+    return records
+
+
+def _colors(count: int) -> list[list[int]]:
+    palette = colormap(rgb=True, maximum=255).astype(int).tolist()
+    return [palette[i % len(palette)] for i in range(count)]

@@ -1,0 +1,189 @@
+"""Look into every file of a dataset once, in parallel, and remember what was found."""
+
+import gzip
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mtfixmatch.errors import InputError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Contiguous ids in a record's `sem_seg_lut` that are no class.
+IGNORE_LABEL = 255
+INVALID_LABEL = 254
+
+# Raise this when what a scanned function returns changes its meaning.
+CACHE_VERSION = 1
+# Below this many files a pool of processes takes longer to start than it saves.
+MIN_FILES_FOR_PROCESSES = 32
+
+UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+EXIF_ORIENTATION = 0x0112
+
+
+def scan_files(
+    paths: Sequence[str], function: Callable[[str], T], cache_file: str | None, workers: int
+) -> list[T]:
+    """Run `function` on every file, or recall its result for files that did not change.
+
+    Args:
+        paths: the files.
+        function: picklable; its result consists of what JSON holds (lists, not tuples).
+        cache_file: a .json.gz file with the results under (path, size, modification time);
+            None = no cache.
+        workers: number of processes.
+
+    Returns:
+        one result per path, in the same order.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    cache = _load_cache(cache_file, name)
+    stamps = {path: _stamp(path) for path in paths}
+    known = {path: cache[path] for path in stamps if cache.get(path, [])[:2] == stamps[path]}
+    todo = [path for path in stamps if path not in known]
+    for path, result in zip(todo, _run(function, todo, workers), strict=True):
+        known[path] = [*stamps[path], result]
+    if cache_file and (todo or len(known) != len(cache)):
+        _save_cache(cache_file, name, known)
+    return [known[path][2] for path in paths]
+
+
+def cache_path(cache_dir: str, what: str, source: str) -> str:
+    """Name the cache file for `what` was found in the file or folder `source`."""
+    digest = hashlib.sha256(os.path.abspath(source).encode()).hexdigest()[:12]
+    return os.path.join(cache_dir, f"{what}_{digest}.json.gz")
+
+
+def read_image_size(path: str) -> list[int]:
+    """Return [height, width] from the header, turned as the EXIF orientation says.
+
+    detectron2's `read_image` turns the image in the same way.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Asking a PNG without it for EXIF would decode the whole image.
+            exif = image.getexif() if "exif" in image.info else {}
+            turned = exif.get(EXIF_ORIENTATION, 1) >= 5
+    except UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read as an image ({error})") from error
+    return [width, height] if turned else [height, width]
+
+
+def read_label_map(path: str) -> np.ndarray:
+    """Return the ids in a semantic map as an (H, W) uint8 array."""
+    # Grey images of 1, 2 or 4 bits are refused: Pillow would stretch their ids to 0-255.
+    formats = [(8, 0), (8, 3), (4, 3), (2, 3), (1, 3)]
+    return _read_png(path, formats, "an 8-bit single-channel or palette PNG").astype(np.uint8)
+
+
+def read_instance_map(path: str) -> np.ndarray:
+    """Return the ids in an instance map as an (H, W) int32 array."""
+    return _read_png(path, [(16, 0), (8, 0)], "a 16-bit single-channel PNG").astype(np.int32)
+
+
+def scan_label_map(path: str) -> list:
+    """Return [height, width, [ids that occur]] of a semantic map."""
+    ids = read_label_map(path)
+    return [*ids.shape, np.flatnonzero(np.bincount(ids.ravel())).tolist()]
+
+
+def check_map_size(image: str, size: list[int], label_map: str, map_size: list[int]) -> None:
+    """Raise InputError unless a map has the [height, width] of its image."""
+    if size != map_size:
+        raise InputError(
+            f"{label_map} is {map_size[1]}x{map_size[0]} pixels, "
+            f"but its image {image} is {size[1]}x{size[0]}"
+        )
+
+
+def _read_png(path: str, formats: list[tuple[int, int]], expected: str) -> np.ndarray:
+    try:
+        with open(path, "rb") as file:
+            header = file.read(26)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(header) < 26 or not header.startswith(PNG_SIGNATURE):
+        raise InputError(f"{path}: expected {expected}, found another kind of file")
+    depth, color = header[24:]
+    if (depth, color) not in formats:
+        found = f"{depth} bits, {PNG_COLOR_TYPES.get(color, color)}"
+        raise InputError(f"{path}: expected {expected}, found a PNG of {found}")
+    try:
+        with Image.open(path) as image:
+            return np.array(image)
+    except UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read as a PNG ({error})") from error
+
+
+def _stamp(path: str) -> list[int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _run(function: Callable[[str], T], paths: list[str], workers: int) -> Iterator[T]:
+    if len(paths) >= MIN_FILES_FOR_PROCESSES:
+        logger.info("Scanning %d files, from %s on", len(paths), paths[0])
+    # On a terminal a bar appears after two seconds.
+    progress = {"total": len(paths), "delay": 2, "disable": None, "desc": "scanning"}
+    if workers <= 1 or len(paths) < MIN_FILES_FOR_PROCESSES:
+        yield from tqdm(map(function, paths), **progress)
+        return
+    chunk = max(1, min(64, len(paths) // (4 * workers)))
+    with ProcessPoolExecutor(workers, initializer=_use_one_thread) as pool:
+        yield from tqdm(pool.map(function, paths, chunksize=chunk), **progress)
+
+
+def _use_one_thread() -> None:
+    # OpenCV's own threads neither survive a fork nor help beside other processes.
+    cv2.setNumThreads(0)
+
+
+def _load_cache(cache_file: str | None, name: str) -> dict[str, list]:
+    if not cache_file or not os.path.isfile(cache_file):
+        return {}
+    try:
+        with gzip.open(cache_file, "rt", encoding="utf-8") as file:
+            content = json.load(file)
+        if [content["version"], content["function"]] == [CACHE_VERSION, name]:
+            return dict(content["files"])
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s: cannot be used (%s) and is made anew", cache_file, error)
+    return {}
+
+
+def _save_cache(cache_file: str, name: str, files: dict[str, list[Any]]) -> None:
+    folder = os.path.dirname(os.path.abspath(cache_file))
+    content = {"version": CACHE_VERSION, "function": name, "files": files}
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder)
+    except OSError as error:
+        logger.warning("%s: cannot be written (%s), so nothing is kept", cache_file, error.strerror)
+        return
+    try:
+        # A reader sees the old file or the new one, never a part of it.
+        with os.fdopen(handle, "wb") as file:
+            file.write(gzip.compress(json.dumps(content).encode(), compresslevel=1))
+        os.replace(temporary, cache_file)
+    except OSError as error:
+        os.unlink(temporary)
+        logger.warning("%s: cannot be written (%s), so nothing is kept", cache_file, error.strerror)

@@ -1,0 +1,152 @@
+"""Record -> the common and weak view with its targets (paper Sec. 3, Table 10).
+
+It runs in worker processes and knows no task by name: each task reads and moves its own target.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data.detection_utils import read_image
+from torch import Tensor
+
+from ..augmentation import geometry
+from ..augmentation.geometry import Size
+from ..errors import InputError
+from ..tasks import Task
+from .samplers import Draw
+
+# Stream of random numbers under one (seed, step, position): the common and the weak view.
+_VIEW = 100
+
+
+def read_rgb(record: dict) -> Tensor:
+    """The image of a record, (3, H, W) uint8 RGB.
+
+    Raises:
+        InputError: if it cannot be read or has another size than the record says.
+    """
+    name = record["file_name"]
+    try:
+        image = read_image(name, format="RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"cannot read the image {name}: {error}") from None
+    size = (record["height"], record["width"])
+    if image.shape[:2] != size:
+        raise InputError(f"{name} is {image.shape[:2]}, not {size} as its labels say (H, W)")
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+class TrainMapper:
+    """Gives one image of a batch: a random scale, a random crop, a flip, moved targets."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[Task],
+        scale_range: tuple[float, float],
+        size: Size,
+        flip_prob: float,
+        fill: Sequence[float],
+        diagnostics_period: int,
+        seed: int,
+    ):
+        """Args rule the common and the weak view.
+
+        Args:
+            tasks: whose targets are read.
+            scale_range: least and greatest scale of the image.
+            size: (height, width) of the view.
+            flip_prob: of a horizontal flip.
+            fill: RGB in 0-255 of what lies outside the image.
+            diagnostics_period: hidden but known labels are read at steps that it divides; 0: never.
+            seed: of all draws.
+        """
+        self.tasks = list(tasks)
+        self.scale_range = scale_range
+        self.size = size
+        self.flip_prob = flip_prob
+        self.fill = torch.tensor(fill).view(1, 3, 1, 1)
+        self.diagnostics_period = diagnostics_period
+        self.seed = seed
+
+    @classmethod
+    def from_config(cls, cfg, tasks: Sequence[Task]):
+        """FixMatch* has no flip, which is geometric."""
+        return {
+            "tasks": tasks,
+            "scale_range": tuple(cfg.INPUT.SCALE_RANGE),
+            "size": tuple(cfg.INPUT.TRAIN_SIZE),
+            "flip_prob": 0.0 if cfg.FIXMATCH.METHOD == "fixmatch" else cfg.INPUT.FLIP_PROB,
+            "fill": cfg.MODEL.PIXEL_MEAN,
+            "diagnostics_period": cfg.FIXMATCH.DIAGNOSTICS_PERIOD,
+            "seed": max(cfg.SEED, 0),
+        }
+
+    def __call__(self, record: dict, draw: Draw) -> dict:
+        """One image of a batch.
+
+        Args:
+            record: see data.datasets.
+            draw: its place in the training; with the seed it fixes every random choice.
+
+        Returns:
+            "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the image;
+            "targets": by task, None where it is not labeled; "known": by task, the labels hidden
+            from training, where this step measures them; "draw"; "file_name".
+        """
+        image = read_rgb(record)
+        size = (image.shape[1], image.shape[2])
+        matrix = self._view_matrix(size, draw)
+        view = geometry.warp(
+            image[None].float(), matrix[None], self.size, mode="bilinear", fill=self.fill
+        )
+        frame = geometry.warp_boxes(torch.tensor([[0.0, 0.0, size[1], size[0]]]), matrix)
+        measure = self.diagnostics_period and draw.step % self.diagnostics_period == 0
+        return {
+            "image": view[0].round().clamp(0, 255).to(torch.uint8),
+            "valid": geometry.clip_boxes(frame, self.size)[0],
+            "targets": self._targets(record, matrix),
+            "known": self._targets(record.get("hidden", {}) if measure else {}, matrix, record),
+            "draw": draw,
+            "file_name": record["file_name"],
+        }
+
+    def _view_matrix(self, size: Size, draw: Draw) -> Tensor:
+        rng = np.random.default_rng([self.seed, draw.step, draw.position, _VIEW])
+        scale = rng.uniform(*self.scale_range)
+        offsets = []
+        for side, crop in zip(size, self.size, strict=True):
+            # A crop of what is larger than the view; a place in the view for what is smaller.
+            spare = round(side * scale) - crop
+            offsets.append(int(rng.integers(min(spare, 0), max(spare, 0) + 1)))
+        matrix = geometry.translation(-offsets[1], -offsets[0]) @ geometry.scaling(scale, scale)
+        if rng.random() < self.flip_prob:
+            matrix = geometry.horizontal_flip(self.size[1]) @ matrix
+        return matrix
+
+    def _targets(self, labels: dict, matrix: Tensor, record: dict | None = None) -> dict:
+        """Move the labels found in `labels`; what else they need stands in `record`."""
+        source = labels if record is None else {**record, **labels}
+        return {
+            task.name: task.move_target(task.load_target(source), matrix, self.size)
+            if task.label_key in labels
+            else None
+            for task in self.tasks
+        }
+
+
+class EvalMapper:
+    """Record -> Detectron2's input of one whole image."""
+
+    def __call__(self, record: dict) -> dict:
+        """The image and what the evaluators need to find its labels."""
+        return {
+            "image": read_rgb(record),
+            "image_id": record["image_id"],
+            "file_name": record["file_name"],
+            "height": record["height"],
+            "width": record["width"],
+        }

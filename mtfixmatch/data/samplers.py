@@ -1,0 +1,160 @@
+"""Which images make up the batch of a step."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from mtfixmatch.errors import InputError
+
+SAMPLINGS = ("uniform", "implicit", "explicit")
+
+
+class Draw(NamedTuple):
+    """One image of a batch; step and position are what its random choices are keyed on."""
+
+    index: int  # type: ignore[assignment]  # of the record; hides tuple.index
+    step: int
+    position: int  # in the global batch, all ranks together
+
+
+class MixedBatchSampler(Sampler[list[Draw]]):
+    """Endless batches with a fixed number of images from each of several pools.
+
+    The batch of a step is a function of (seed, step), so that resuming takes nothing but the step.
+    Each pool is an endless stream of permutations of itself: each of its images is seen once before
+    any is seen again. A batch may reach over the end of a permutation.
+    """
+
+    def __init__(
+        self,
+        *,
+        pools: Sequence[Sequence[int]],
+        counts: Sequence[int],
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Set up the batches of one rank; every rank gets the same share of every pool.
+
+        Args:
+            pools: record indices of each pool.
+            counts: images per global batch from each pool.
+            seed: the same on all ranks.
+            start_step: step of the first batch.
+            rank: this process.
+            world_size: number of processes.
+        """
+        super().__init__()
+        if any(count % world_size for count in counts):
+            raise InputError(
+                f"SOLVER.IMS_PER_BATCH and DATALOADER.LABELED_PER_BATCH make batches of "
+                f"{' + '.join(map(str, counts))} images, which {world_size} processes cannot share "
+                f"equally: use multiples of {world_size}"
+            )
+        self.pools = [np.asarray(pool, dtype=np.int64) for pool in pools]
+        self.counts = list(counts)
+        self.seed = seed
+        self.start_step = start_step
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        step = self.start_step
+        while True:
+            yield self.batch(step)
+            step += 1
+
+    def batch(self, step: int) -> list[Draw]:
+        """Return this rank's part of the batch of a step."""
+        draws = []
+        first = 0
+        for pool, count in enumerate(self.counts):
+            for j in range(self.rank, count, self.world_size):
+                index = self._stream(pool, step * count + j)
+                draws.append(Draw(index=index, step=step, position=first + j))
+            first += count
+        return draws
+
+    def _stream(self, pool: int, position: int) -> int:
+        members = self.pools[pool]
+        epoch, place = divmod(position, len(members))
+        return int(members[_permutation(len(members), self.seed, pool, epoch)[place]])
+
+
+# A few are in use at a time: one or two per pool.
+@lru_cache(maxsize=16)
+def _permutation(size: int, seed: int, pool: int, epoch: int) -> np.ndarray:
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, pool, epoch])))
+    return generator.permutation(size)
+
+
+def labeled_indices(records: Sequence[dict[str, Any]], keys: dict[str, str], which: str) -> list:
+    """Return the indices of the records that count as labeled.
+
+    Args:
+        records: dataset records.
+        keys: name -> the record key of its label.
+        which: "any" of the labels, "all" of them, or the one with this name.
+    """
+    choices = ["any", "all", *keys]
+    if which not in choices:
+        raise InputError(f"DATALOADER.LABELED is {which!r}, expected one of {', '.join(choices)}")
+    wanted = [keys[which]] if which in keys else list(keys.values())
+    enough = any if which == "any" else all
+    return [i for i, record in enumerate(records) if enough(key in record for key in wanted)]
+
+
+def build_pools(
+    records: Sequence[dict[str, Any]],
+    keys: dict[str, str],
+    *,
+    sampling: str,
+    labeled: str,
+    batch_size: int,
+    labeled_per_batch: int,
+) -> tuple[list[list[int]], list[int]]:
+    """Return the pools to draw from and how many images of a batch come from each.
+
+    Args:
+        records: dataset records.
+        keys: name -> the record key of its label.
+        sampling: "uniform" draws from the images with at least one label, "implicit" from all
+            images, "explicit" a fixed number of labeled images and the rest from the others.
+        labeled: which images "explicit" takes for labeled, see `labeled_indices`.
+        batch_size: images per global batch.
+        labeled_per_batch: how many of these "explicit" takes from the labeled ones.
+    """
+    if sampling not in SAMPLINGS:
+        choices = ", ".join(SAMPLINGS)
+        raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, expected one of {choices}")
+    if sampling == "explicit":
+        pool = labeled_indices(records, keys, labeled)
+        others = sorted(set(range(len(records))).difference(pool))
+        _check_explicit(pool, others, labeled, batch_size, labeled_per_batch)
+        return [pool, others], [labeled_per_batch, batch_size - labeled_per_batch]
+    uniform = sampling == "uniform"
+    pool = labeled_indices(records, keys, "any") if uniform else list(range(len(records)))
+    if not pool:
+        kind = "image with a label" if uniform else "image"
+        raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, but there is no {kind}")
+    return [pool], [batch_size]
+
+
+def _check_explicit(
+    pool: list[int], others: list[int], labeled: str, batch_size: int, labeled_per_batch: int
+) -> None:
+    if not 1 <= labeled_per_batch < batch_size:
+        raise InputError(
+            f"DATALOADER.LABELED_PER_BATCH is {labeled_per_batch}, expected 1 to {batch_size - 1} "
+            f"(SOLVER.IMS_PER_BATCH is {batch_size}) when DATALOADER.SAMPLING is 'explicit'"
+        )
+    for indices, what in ((pool, "is labeled"), (others, "is left that is not labeled")):
+        if not indices:
+            raise InputError(
+                f"DATALOADER.SAMPLING is 'explicit', but no image {what} "
+                f"(DATALOADER.LABELED is {labeled!r})"
+            )

@@ -1,0 +1,33 @@
+"""The teacher: an exponential moving average of the student (paper Sec. 3, Table 10)."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+def build_teacher(student: nn.Module) -> nn.Module:
+    """A copy of the student in evaluation mode, without gradients."""
+    teacher = copy.deepcopy(student)
+    teacher.requires_grad_(False)
+    return teacher.eval()
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """Teacher = decay * teacher + (1 - decay) * student, for parameters and buffers.
+
+    Args:
+        teacher: of the same architecture as the student.
+        student: the network itself, not its DistributedDataParallel wrapper.
+        decay: 0 makes the teacher a copy; integer buffers (counters) are always copied.
+    """
+    averaged: list[list[torch.Tensor]] = [[], []]
+    pairs = zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)
+    for old, new in pairs:
+        if old.is_floating_point():
+            averaged[0].append(old)
+            averaged[1].append(new)
+        else:
+            old.copy_(new)
+    torch._foreach_lerp_(*averaged, 1 - decay)

@@ -1,0 +1,314 @@
+"""One training step of FixMatch* and Dense FixMatch on several tasks (paper Sec. 3).
+
+`run_step` reads like the method: weak views, the teacher's pseudo-labels, strong views to which the
+pseudo-labels are moved, ONE forward pass of the student, losses, optimiser, teacher.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from ..augmentation.strong import StrongAugmentation
+from ..modeling import MultiTaskNet
+from ..tasks import Task
+from ..tasks.task import Assigned, Raw, Target
+from .ema import update_teacher
+from .step import StepRecord, Term, images_of, ramp_up, split_rows, sum_over_ranks, union
+
+logger = logging.getLogger(__name__)
+
+
+class FixMatchTrainer(SimpleTrainer):
+    """The training step; with no strong augmentation it is the supervised baseline."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        teacher: MultiTaskNet,
+        tasks: Sequence[Task],
+        data_loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+        strong_augmentation: StrongAugmentation | None,
+        unsupervised_on: str,
+        ramp_up_steps: float,
+        ema_decay: float,
+        precision: torch.dtype,
+        accumulation_steps: int,
+        diagnostics_period: int,
+        seed: int,
+    ):
+        """Join the parts.
+
+        Args:
+            model: the student, a MultiTaskNet or its DistributedDataParallel wrapper.
+            teacher: its moving average.
+            tasks: in the order of their losses.
+            data_loader: endless batches of this rank.
+            optimizer: of the student.
+            strong_augmentation: None: no unsupervised loss.
+            unsupervised_on: "unlabeled" or "all" images of a task.
+            ramp_up_steps: length of the ramp-up of the unsupervised weights.
+            ema_decay: of the teacher.
+            precision: of the forward passes; torch.float32 turns autocast off.
+            accumulation_steps: parts in which a batch passes through the student.
+            diagnostics_period: steps between records for the hooks; 0 for none.
+            seed: of dropout.
+        """
+        super().__init__(model, data_loader, optimizer)
+        self.student: MultiTaskNet = getattr(model, "module", model)
+        self.teacher = teacher
+        self.tasks = list(tasks)
+        self.strong_augmentation = strong_augmentation
+        self.unsupervised_on = unsupervised_on
+        self.ramp_up_steps = ramp_up_steps
+        self.ema_decay = ema_decay
+        self.precision = precision
+        self.accumulation_steps = accumulation_steps
+        self.diagnostics_period = diagnostics_period
+        self.seed = seed
+        # float16 loses small gradients; its scaler does nothing for other types.
+        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
+        self.record: StepRecord | None = None
+        self.skipped_images = 0
+
+    def run_step(self) -> None:
+        """One step of the method."""
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        # Dropout is a function of (seed, step, rank), so that a resumed run draws the same.
+        torch.manual_seed(hash((self.seed, self.iter, comm.get_rank())))
+
+        weak = self.weak_views(batch)
+        labeled = {t.name: images_of(batch, t, labeled=True) for t in self.tasks}
+        record = StepRecord(batch, weak, self._unlabeled(batch))
+        record.pseudo = self.pseudo_labels(record)
+        self.make_strong_views(record)
+        images, terms = self.student_inputs(record, labeled)
+        losses = self.forward_backward(images, terms, record)
+        self.update()
+        update_teacher(self.teacher, self.student, self.ema_decay)
+        self._log(losses, data_time, batch)
+        self.record = record if self._measures() else None
+
+    def weak_views(self, batch: list[dict]) -> Tensor:
+        """(N, 3, H, W) RGB in [0, 1], on the model's device."""
+        images = torch.stack([item["image"] for item in batch])
+        return images.to(self.student.device, non_blocking=True).float() / 255
+
+    def _unlabeled(self, batch: list[dict]) -> dict[str, list[int]]:
+        """By task, the images whose unsupervised loss is taken (method: `unlabeled` / `all`)."""
+        if self.strong_augmentation is None:
+            return {task.name: [] for task in self.tasks}
+        if self.unsupervised_on == "all":
+            return {task.name: list(range(len(batch))) for task in self.tasks}
+        return {task.name: images_of(batch, task, labeled=False) for task in self.tasks}
+
+    @torch.no_grad()
+    def pseudo_labels(self, record: StepRecord) -> dict[str, list[Target]]:
+        """The teacher's pass, on the weak views that need a pseudo-label."""
+        needed = union(record.unlabeled)
+        if not needed:
+            return {task.name: [] for task in self.tasks}
+        size = (record.weak.shape[2], record.weak.shape[3])
+        valid = torch.stack([item["valid"] for item in record.batch])
+        rows = {name: [needed.index(i) for i in rows] for name, rows in record.unlabeled.items()}
+        with self.autocast():
+            outputs, _ = self.teacher(record.weak[needed], rows)
+        pseudo = {}
+        for task in self.tasks:
+            images = record.unlabeled[task.name]
+            head = self.teacher.heads[task.name]
+            pseudo[task.name] = (
+                head.pseudo_labels(outputs[task.name], size, valid[images]) if images else []
+            )
+        return pseudo
+
+    @torch.no_grad()
+    def make_strong_views(self, record: StepRecord) -> None:
+        """Strong views of what has a pseudo-label, and the pseudo-labels moved into them."""
+        record.strong_images = union(record.unlabeled)
+        record.moved = {task.name: [] for task in self.tasks}
+        if self.strong_augmentation is None or not record.strong_images:
+            return
+        view = self.strong_augmentation(
+            record.weak[record.strong_images],
+            step=self.iter,
+            positions=[record.batch[i]["draw"].position for i in record.strong_images],
+        )
+        record.strong = view.images
+        size = (view.images.shape[2], view.images.shape[3])
+        for task in self.tasks:
+            rows = [record.strong_images.index(i) for i in record.unlabeled[task.name]]
+            record.moved[task.name] = [
+                task.move_target(target, view.matrices[row], size, view.erased[row])
+                for row, target in zip(rows, record.pseudo[task.name], strict=True)
+            ]
+
+    def student_inputs(
+        self, record: StepRecord, labeled: Mapping[str, list[int]]
+    ) -> tuple[Tensor, list[Term]]:
+        """The student's one batch: labeled weak views, then strong views; and all loss terms."""
+        weak_images = union(labeled)
+        images = record.weak[weak_images]
+        if record.strong is not None:
+            images = torch.cat([images, record.strong])
+        size = (images.shape[2], images.shape[3])
+        terms = []
+        for task in self.tasks:
+            head = self.student.heads[task.name]
+            targets = [record.batch[i]["targets"][task.name] for i in labeled[task.name]]
+            rows = [weak_images.index(i) for i in labeled[task.name]]
+            assigned = head.assign(targets, size, unsupervised=False)
+            terms.append(Term(task, False, rows, assigned))
+            if self.strong_augmentation is not None:
+                rows = [
+                    len(weak_images) + record.strong_images.index(i)
+                    for i in record.unlabeled[task.name]
+                ]
+                assigned = head.assign(record.moved[task.name], size, unsupervised=True)
+                terms.append(Term(task, True, rows, assigned))
+        self._normalize(terms)
+        return images, terms
+
+    def _normalize(self, terms: list[Term]) -> None:
+        """Count over the whole global batch what each loss is a mean over."""
+        counts = sum_over_ranks([term.assigned.count for term in terms], self.student.device)
+        for term, count in zip(terms, counts, strict=True):
+            head = self.student.heads[term.task.name]
+            term.normalizer = head.normalizer(count, unsupervised=term.unsupervised)
+
+    def forward_backward(
+        self, images: Tensor, terms: list[Term], record: StepRecord
+    ) -> dict[str, float]:
+        """The student's pass and its gradient, part by part with accumulation.
+
+        Returns:
+            Every loss before its weights, over the whole global batch, and "total_loss".
+        """
+        self.optimizer.zero_grad()
+        logged: dict[str, float] = {}
+        parts = split_rows(len(images), self.accumulation_steps)
+        for part in parts:
+            # Gradients are exchanged between the ranks once, with the last part.
+            with nullcontext() if part is parts[-1] else self._no_sync():
+                losses = self._part_losses(images, terms, part, record)
+                for key, value in self._checked(losses, record.batch).items():
+                    logged[key] = logged.get(key, 0.0) + value
+                # DistributedDataParallel averages what should be summed.
+                total = losses["total_loss"] * comm.get_world_size()
+                self.grad_scaler.scale(total).backward()
+        return logged
+
+    def _part_losses(
+        self, images: Tensor, terms: list[Term], part: list[int], record: StepRecord
+    ) -> dict[str, Tensor]:
+        """Losses of some of the student's images, each with its share of the normaliser."""
+        picks = [[i for i, row in enumerate(term.rows) if row in part] for term in terms]
+        rows: dict[str, list[int]] = {task.name: [] for task in self.tasks}
+        for term, pick in zip(terms, picks, strict=True):
+            rows[term.task.name] += [part.index(term.rows[i]) for i in pick]
+        whole = len(part) == len(images)
+        with self.autocast():
+            outputs, zero = self.model(images if whole else images[part], rows)
+        losses: dict[str, Tensor] = {}
+        offsets = dict.fromkeys(rows, 0)
+        for term, pick in zip(terms, picks, strict=True):
+            name = term.task.name
+            raw = outputs.get(name, ())
+            raw = tuple(x[offsets[name] : offsets[name] + len(pick)] for x in raw)
+            offsets[name] += len(pick)
+            losses |= self._term_losses(term, raw, term.assigned.rows(pick), zero)
+            self._note_agreement(term, raw, pick, record)
+        weighted = [self._weight(term) * losses[key] for term in terms for key in term.part_keys()]
+        return losses | {"total_loss": torch.stack(weighted).sum() + zero}
+
+    def _term_losses(
+        self, term: Term, raw: Raw, assigned: Assigned, zero: Tensor
+    ) -> dict[str, Tensor]:
+        if not raw or not len(raw[0]):  # no image to learn this from: exactly 0, never nan
+            return {key: zero for key in term.part_keys()}
+        parts = self.student.heads[term.task.name].losses(raw, assigned)
+        return {term.key(part): value / term.normalizer for part, value in parts.items()}
+
+    def _weight(self, term: Term) -> float:
+        """gamma_t, times lambda_t(step) for an unsupervised loss (Eq. 5)."""
+        if not term.unsupervised:
+            return term.task.loss_weight
+        return term.task.loss_weight * self.unsupervised_weight(term.task)
+
+    def unsupervised_weight(self, task: Task) -> float:
+        """lambda_t at this step."""
+        return task.unsupervised_weight * ramp_up(self.iter, self.ramp_up_steps)
+
+    def _note_agreement(self, term: Term, raw: Raw, pick: list[int], record: StepRecord) -> None:
+        if term.unsupervised and pick and self._measures():
+            head = self.student.heads[term.task.name]
+            record.agreement[term.task.name] = head.agreement(raw, term.assigned.rows(pick))
+
+    def _measures(self) -> bool:
+        return bool(self.diagnostics_period) and self.iter % self.diagnostics_period == 0
+
+    def _checked(self, losses: dict[str, Tensor], batch: list[dict]) -> dict[str, float]:
+        """The losses over all ranks; every rank stops if one of them is not finite."""
+        values = torch.stack([value.detach() for value in losses.values()])
+        summed = dict(zip(losses, sum_over_ranks(values, values.device), strict=True))
+        bad = [key for key, value in summed.items() if not math.isfinite(value)]
+        if bad:
+            names = ", ".join(item["file_name"] for item in batch)
+            raise FloatingPointError(
+                f"step {self.iter}: {bad[0]} is {summed[bad[0]]}; the last checkpoint is unharmed. "
+                f"Images of the batch: {names}"
+            )
+        return summed
+
+    def update(self) -> None:
+        """Optimiser step, on true gradients where they were scaled (clipping needs them)."""
+        self.grad_scaler.unscale_(self.optimizer)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision for the forward passes."""
+        mixed = self.precision is not torch.float32
+        dtype = self.precision if mixed else None
+        return torch.autocast(self.student.device.type, dtype=dtype, enabled=mixed)
+
+    def _no_sync(self) -> AbstractContextManager:
+        return self.model.no_sync() if hasattr(self.model, "no_sync") else nullcontext()
+
+    def _log(self, losses: dict[str, float], data_time: float, batch: list[dict]) -> None:
+        skipped = [message for item in batch for message in item["skipped"]]
+        for message in skipped:
+            logger.warning("Image replaced: %s", message)
+        storage = get_event_storage()
+        storage.put_scalars(data_time=data_time, **losses)
+        storage.put_scalar("skipped_images", self.skipped_images, smoothing_hint=False)
+        for task in self.tasks if self.strong_augmentation else []:
+            storage.put_scalar(
+                f"lambda/{task.name}", self.unsupervised_weight(task), smoothing_hint=False
+            )
+        self.skipped_images += len(skipped)
+
+    def state_dict(self) -> dict:
+        """The optimiser's state, the loss scaler's and the count of skipped images."""
+        state = super().state_dict()
+        return state | {
+            "grad_scaler": self.grad_scaler.state_dict(),
+            "skipped_images": self.skipped_images,
+        }
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """The inverse of `state_dict`."""
+        super().load_state_dict(state_dict)
+        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        self.skipped_images = state_dict["skipped_images"]

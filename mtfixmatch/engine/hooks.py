@@ -1,0 +1,210 @@
+"""What happens around the step: evaluation, checkpoints, measurements, pictures, the report."""
+
+import logging
+import math
+import os
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from ..evaluation import flat_results
+from ..pictures import Snapshot, draw_predictions, draw_pseudo_labels
+from ..report import write_report
+from .checkpoint import export_model
+from .step import StepRecord
+
+logger = logging.getLogger(__name__)
+
+
+def _is_last(trainer) -> bool:
+    return trainer.iter == trainer.max_iter - 1
+
+
+def _is_due(trainer, period: int) -> bool:
+    """After every `period` steps and after the last one."""
+    return _is_last(trainer) or (period > 0 and (trainer.iter + 1) % period == 0)
+
+
+class EvaluateTeacher(HookBase):
+    """Evaluates, keeps the best teacher as model_best.pth and the last as model_final.pth.
+
+    The best has the highest geometric mean of the tasks' metrics (paper Sec. 4); its value is part
+    of the checkpoint.
+    """
+
+    def __init__(self, period: int):
+        """Evaluate after every `period` steps and at the end; 0: only at the end."""
+        self.period = period
+        self.best = -math.inf
+        self.best_iteration = -1
+
+    def after_step(self) -> None:
+        """Evaluate if it is time."""
+        trainer = self.trainer
+        if not _is_due(trainer, self.period):
+            return
+        results = trainer.evaluate()
+        comm.synchronize()
+        if not comm.is_main_process():
+            return
+        for who, found in results.items():
+            trainer.storage.put_scalars(**flat_results(found, who), smoothing_hint=False)
+        self._keep_best(results["teacher"]["geometric_mean"])
+        if _is_last(trainer):
+            self._export("model_final.pth")
+
+    def _keep_best(self, value: float) -> None:
+        if value > self.best:
+            self.best, self.best_iteration = value, self.trainer.iter
+            self._export("model_best.pth")
+        logger.info("Best geometric mean: %.4f at step %d", self.best, self.best_iteration + 1)
+        self.trainer.storage.put_scalar("best_geometric_mean", self.best, smoothing_hint=False)
+
+    def _export(self, name: str) -> None:
+        path = os.path.join(self.trainer.cfg.OUTPUT_DIR, name)
+        export_model(self.trainer.teacher, path, iteration=self.trainer.iter)
+
+    def state_dict(self) -> dict:
+        """The best value and its step."""
+        return {"best": self.best, "best_iteration": self.best_iteration}
+
+    def load_state_dict(self, state: dict) -> None:
+        """The inverse of `state_dict`."""
+        self.best, self.best_iteration = state["best"], state["best_iteration"]
+
+
+class SaveCheckpoints(HookBase):
+    """Full checkpoints, model_<step>.pth, of which the newest few are kept."""
+
+    def __init__(self, period: int, keep: int):
+        """Save after every `period` steps and after the last one."""
+        self.period = period
+        self.keep = keep
+
+    def after_step(self) -> None:
+        """Save if it is time, then delete what is older than the newest `keep`."""
+        if not _is_due(self.trainer, self.period):
+            return
+        iteration = self.trainer.iter
+        self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        folder = self.trainer.checkpointer.save_dir
+        saved = sorted(n for n in os.listdir(folder) if n[:6] == "model_" and n[6:-4].isdigit())
+        for name in saved[: -max(self.keep, 1)]:
+            os.remove(os.path.join(folder, name))
+
+
+class Diagnostics(HookBase):
+    """Measures pseudo-labels: how many, how right where labels are hidden but known, agreement."""
+
+    def __init__(self, period: int):
+        """Measure at the steps for which the trainer keeps a record."""
+        self.period = period
+
+    def after_step(self) -> None:
+        """Write diagnostics/<task>/<figure>."""
+        record: StepRecord | None = self.trainer.step_record
+        if record is None:
+            return
+        for task in self.trainer.tasks:
+            images = record.unlabeled[task.name]
+            if not images:
+                continue
+            known = [_known(record.batch[i], task.name) for i in images]
+            measured = task.diagnose(record.pseudo[task.name], known)
+            if task.name in record.agreement:
+                measured["agreement"] = record.agreement[task.name]
+            for name, value in measured.items():
+                if math.isfinite(value):
+                    # Detectron2's printer shows what has [metric] in its name.
+                    self.trainer.storage.put_scalar(f"[metric]{task.name}/{name}", value)
+
+
+def _known(item: dict, task: str):
+    """The true target of an image, hidden from training or not; None if nobody knows it."""
+    hidden = item["known"][task]
+    return item["targets"][task] if hidden is None else hidden
+
+
+class LossWatch(HookBase):
+    """Warns when an unsupervised loss stays 0 or outgrows the supervised one."""
+
+    WINDOW = 100  # steps that a loss has to be 0
+    RATIO = 10  # of unsupervised to supervised loss, medians of 20 steps
+
+    def __init__(self):
+        self._zero_steps: dict[str, int] = {}
+        self._warned: set[str] = set()
+
+    def after_step(self) -> None:
+        """Look at the losses of each task."""
+        for task in self.trainer.tasks:
+            self._watch(task)
+
+    def _watch(self, task) -> None:
+        latest = self.trainer.storage.latest()
+        keys = [f"loss_{task.name}_{part}" for part in task.loss_parts]
+        if f"{keys[0]}_unsup" not in latest:
+            return
+        unsupervised = sum(latest[f"{key}_unsup"][0] for key in keys)
+        zeros = self._zero_steps.get(task.name, 0) + 1 if unsupervised == 0 else 0
+        self._zero_steps[task.name] = zeros
+        if zeros == self.WINDOW:
+            logger.warning(
+                "The unsupervised loss of %s has been 0 for %d steps: no pseudo-label passes "
+                "TASKS.%s.THRESHOLD, or every image of the batches is labeled",
+                *(task.name, zeros, task.name.upper()),
+            )
+        self._watch_ratio(task.name, keys)
+
+    def _watch_ratio(self, name: str, keys: list[str]) -> None:
+        histories = self.trainer.storage.histories()
+        sums = [sum(histories[key + end].median(20) for key in keys) for end in ("", "_unsup")]
+        if sums[0] > 0 and sums[1] > self.RATIO * sums[0] and name not in self._warned:
+            self._warned.add(name)
+            logger.warning(
+                "The unsupervised loss of %s (%.3g) is more than %d times the supervised one "
+                "(%.3g): lower TASKS.%s.UNSUPERVISED_WEIGHT or raise its THRESHOLD",
+                *(name, sums[1], self.RATIO, sums[0], name.upper()),
+            )
+
+
+class Pictures(HookBase):
+    """Draws predictions.png and pseudo_labels.png at the end."""
+
+    def __init__(self, count: int, threshold: float):
+        """Draw `count` images; boxes with a score over `threshold`."""
+        self.count = count
+        self.threshold = threshold
+        self._snapshot: Snapshot | None = None
+
+    def after_step(self) -> None:
+        """Keep the last pseudo-labels that were measured."""
+        trainer = self.trainer
+        if trainer.step_record is not None and trainer.step_record.strong_images:
+            self._snapshot = Snapshot.of(trainer.step_record, self.count)
+        if _is_last(trainer) and self.count:
+            folder = trainer.cfg.OUTPUT_DIR
+            records = trainer.eval_records[: self.count]
+            with torch.no_grad():
+                draw_predictions(
+                    trainer.teacher,
+                    records,
+                    trainer.tasks,
+                    self.threshold,
+                    os.path.join(folder, "predictions.png"),
+                )
+            if self._snapshot is not None:
+                path = os.path.join(folder, "pseudo_labels.png")
+                draw_pseudo_labels(self._snapshot, trainer.tasks, path)
+
+
+class WriteReport(HookBase):
+    """Writes results.json, curves.png and report.md when the training is complete."""
+
+    def after_train(self) -> None:
+        """Write them, after the writers have closed metrics.json."""
+        if self.trainer.iter == self.trainer.max_iter and self.trainer.results:
+            write_report(
+                self.trainer.cfg, self.trainer.tasks, self.trainer.records, self.trainer.results
+            )

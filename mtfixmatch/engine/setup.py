@@ -1,0 +1,114 @@
+"""From the command line to a checked config, before anything is built."""
+
+import logging
+import os
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..config import add_mtfixmatch_config
+from ..data.datasets import get_records, register_datasets
+from ..errors import InputError
+from ..tasks.task import get_task_classes
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("supervised", "fixmatch", "dense_fixmatch")
+CHOICES = {
+    "FIXMATCH.METHOD": METHODS,
+    "FIXMATCH.UNSUPERVISED_ON": ("unlabeled", "all"),
+    "SOLVER.AMP.PRECISION": ("auto", "float16", "bfloat16"),
+}
+
+
+def load_config(config_file: str, opts: list[str]) -> CfgNode:
+    """The config of a run: defaults, file, `KEY VALUE` pairs, then what the machine decides.
+
+    Raises:
+        InputError: for a missing file, an unknown key, or a value that cannot be.
+    """
+    setup_logger(name="mtfixmatch")
+    cfg = get_cfg()
+    add_mtfixmatch_config(cfg)
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise InputError(f"--config-file {config_file}: there is no such file")
+        _merge(cfg.merge_from_file, config_file, config_file)
+    _merge(cfg.merge_from_list, opts, "the command line")
+    check_config(cfg)
+    prepare_config(cfg)
+    return cfg
+
+
+def _merge(merge, source, name: str) -> None:
+    try:
+        merge(source)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise InputError(f"{name}: {error.args[0] if error.args else error!r}") from None
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Stop at a value that cannot work."""
+    get_task_classes(cfg)
+    for key, choices in CHOICES.items():
+        value = _get(cfg, key)
+        if value not in choices:
+            raise InputError(f"{key} is {value!r}: it must be one of {', '.join(choices)}")
+    if any(side <= 0 or side % 32 for side in cfg.INPUT.TRAIN_SIZE):
+        raise InputError(f"INPUT.TRAIN_SIZE is {cfg.INPUT.TRAIN_SIZE}: multiples of 32 are needed")
+    low, high = cfg.INPUT.SCALE_RANGE
+    if not 0 < low <= high:
+        raise InputError(f"INPUT.SCALE_RANGE is {cfg.INPUT.SCALE_RANGE}: 0 < least <= greatest")
+    for key in ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS"):
+        if _get(cfg, key) < 1:
+            raise InputError(f"{key} is {_get(cfg, key)}: it must be at least 1")
+
+
+def _get(cfg: CfgNode, key: str):
+    node = cfg
+    for name in key.split("."):
+        node = node[name]
+    return node
+
+
+def prepare_config(cfg: CfgNode) -> None:
+    """Fill in what data and machine decide: classes, device, seed."""
+    register_datasets(cfg)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s, but there is no GPU: using the CPU", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.SEED < 0:
+        cfg.SEED = comm.shared_random_seed() % 2**31
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if names:
+        get_records(names)  # one pass over all data sets: bad files stop the run here
+        metadata = MetadataCatalog.get(names[0])
+        for task in get_task_classes(cfg):
+            classes = getattr(metadata, task.metadata_key, [])
+            if not classes:
+                raise InputError(
+                    f"{names[0]} has no classes for {task.name}: give it labels or leave "
+                    f"{task.name} out of MODEL.TASKS"
+                )
+            task.set_num_classes(cfg, len(classes))
+
+
+def choose_precision(cfg: CfgNode) -> torch.dtype:
+    """The type of the forward passes (SOLVER.AMP); float32 where a machine has no faster one."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return torch.float32
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+    if cfg.SOLVER.AMP.PRECISION != "auto":
+        precision = getattr(torch, cfg.SOLVER.AMP.PRECISION)
+        if precision is torch.float16 and not on_gpu:
+            raise InputError("SOLVER.AMP.PRECISION is float16, which needs a GPU: use bfloat16")
+        return precision
+    if on_gpu:
+        return torch.float16
+    if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    logger.info("This CPU has no bfloat16 instructions: training in float32")
+    return torch.float32

@@ -1,0 +1,140 @@
+"""What a finished training leaves to read: results.json, curves.png, report.md."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from detectron2.config import CfgNode
+from tabulate import tabulate
+
+from .data.partial_labels import count_labels
+from .evaluation import per_class_table
+from .tasks import Task
+
+matplotlib.use("Agg")
+
+# What the report shows of the configuration; all of it is in config.yaml.
+SHOWN_KEYS = (
+    "MODEL.TASKS", "MODEL.RESNETS.DEPTH", "MODEL.WEIGHTS", "DATASETS.TRAIN", "DATASETS.TEST",
+    "DATASETS.LABEL_SUBSETS", "DATASETS.LABEL_SEED", "DATALOADER.SAMPLING", "DATALOADER.LABELED",
+    "DATALOADER.LABELED_PER_BATCH", "FIXMATCH.METHOD", "FIXMATCH.UNSUPERVISED_ON",
+    "FIXMATCH.RAMP_UP", "FIXMATCH.EMA_DECAY", "INPUT.TRAIN_SIZE", "SOLVER.IMS_PER_BATCH",
+    "SOLVER.BASE_LR", "SOLVER.MAX_ITER", "SEED",
+)  # fmt: skip
+
+
+def write_json(data: Mapping, path: str) -> None:
+    """Write figures where people and programs can read them; nan becomes null."""
+    with open(path, "w") as file:
+        json.dump(_without_nan(data), file, indent=2)
+        file.write("\n")
+
+
+def _without_nan(value):
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_report(
+    cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict], results: Mapping[str, Mapping]
+) -> None:
+    """Write the three files into OUTPUT_DIR, beside the pictures that are already there.
+
+    Args:
+        cfg: of the run.
+        tasks: that were trained.
+        records: of the training images.
+        results: {"teacher": ..., "student": ...} of the last evaluation.
+    """
+    folder = cfg.OUTPUT_DIR
+    write_json(results, os.path.join(folder, "results.json"))
+    history = read_history(os.path.join(folder, "metrics.json"))
+    draw_curves(history, tasks, os.path.join(folder, "curves.png"))
+    parts = [
+        "# Report",
+        "## Results\n\n" + _figures(results, tasks),
+        "## Labels\n\n" + _labels(tasks, records),
+        *(f"## {t.name.capitalize()}\n\n{per_class_table(results['teacher'], t)}" for t in tasks),
+        "## Curves\n\n![curves](curves.png)",
+        *_pictures(folder),
+        "## Configuration\n\n" + _configuration(cfg),
+    ]
+    with open(os.path.join(folder, "report.md"), "w") as file:
+        file.write("\n\n".join(parts) + "\n")
+
+
+def _figures(results: Mapping[str, Mapping], tasks: Sequence[Task]) -> str:
+    rows = [
+        [who, *(found[t.name][t.metric] for t in tasks), found["geometric_mean"]]
+        for who, found in results.items()
+    ]
+    headers = ["", *(task.metric for task in tasks), "geometric mean"]
+    return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f")
+
+
+def _labels(tasks: Sequence[Task], records: Sequence[dict]) -> str:
+    counts = count_labels(records, [task.label_key for task in tasks])
+    names = {task.label_key: f"labeled for {task.name}" for task in tasks}
+    rows = [["training images", len(records)]]
+    rows += [[names.get(key, f"labeled for {key}"), count] for key, count in counts.items()]
+    return tabulate(rows, headers=["", "images"], tablefmt="pipe")
+
+
+def _configuration(cfg: CfgNode) -> str:
+    rows = []
+    for key in SHOWN_KEYS:
+        node = cfg
+        for name in key.split("."):
+            node = node[name]
+        rows.append([f"`{key}`", f"`{node}`"])
+    for name in cfg.MODEL.TASKS:
+        rows += [
+            [f"`TASKS.{name.upper()}.{k}`", f"`{v}`"] for k, v in cfg.TASKS[name.upper()].items()
+        ]
+    return tabulate(rows, headers=["key", "value"], tablefmt="pipe")
+
+
+def _pictures(folder: str) -> list[str]:
+    names = ("predictions.png", "pseudo_labels.png")
+    there = [name for name in names if os.path.isfile(os.path.join(folder, name))]
+    return [f"## {name[:-4].replace('_', ' ').capitalize()}\n\n![]({name})" for name in there]
+
+
+def read_history(path: str) -> list[dict]:
+    """The lines of metrics.json, one dict of scalars for each time it was written."""
+    if not os.path.isfile(path):
+        return []
+    with open(path) as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def draw_curves(history: Sequence[Mapping], tasks: Sequence[Task], path: str) -> None:
+    """Losses, metrics and pseudo-label figures of each task over the steps."""
+    from matplotlib import pyplot as plt
+
+    kinds = [("loss_{}_", "loss"), ("teacher/{}/", "metric"), ("[metric]{}/", "pseudo-labels")]
+    figure, axes = plt.subplots(
+        len(tasks), len(kinds), figsize=(15, 3.6 * len(tasks)), squeeze=False
+    )
+    for row, task in zip(axes, tasks, strict=True):
+        for axis, (prefix, title) in zip(row, kinds, strict=True):
+            _draw_axis(axis, history, prefix.format(task.name), f"{task.name}: {title}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def _draw_axis(axis, history: Sequence[Mapping], prefix: str, title: str) -> None:
+    keys = sorted({key for line in history for key in line if key.startswith(prefix)})
+    for key in [key for key in keys if "/per_class/" not in key]:
+        points = [(line["iteration"], line[key]) for line in history if key in line]
+        marker = "o" if len(points) < 30 else None
+        axis.plot(*zip(*points, strict=True), label=key[len(prefix) :], marker=marker, markersize=3)
+    axis.set_title(title)
+    axis.set_xlabel("step")
+    axis.grid(alpha=0.3)
+    if keys:
+        axis.legend(fontsize=7)

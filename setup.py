@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+from setuptools import find_packages, setup
+
+setup(
+    name="mtfixmatch",
+    version="0.1.0",
+    description="One network for several vision tasks, trained on partially labeled datasets "
+    "with FixMatch* and Dense FixMatch. A Detectron2 project.",
+    license="Apache-2.0",
+    packages=find_packages(include=["mtfixmatch", "mtfixmatch.*"]),
+    python_requires=">=3.10",
+    # detectron2 itself is installed first, by `make venv` or from its own source: see README.md.
+    install_requires=[
+        "torch>=2.4,<3",
+        "torchvision>=0.19,<1",
+        "numpy>=1.26,<3",
+        "kornia>=0.9,<0.10",
+        "opencv-python-headless>=4.9,<6",
+        "pillow>=10",
+        "fvcore>=0.1.5.post20221221,<0.2",
+        "pycocotools>=2.0.7,<3",
+        "cityscapesscripts>=2.2.2,<3",
+        "tensorboard>=2.15,<3",
+        "matplotlib>=3.8,<4",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "dev": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.6", "mypy>=1.11", "psutil>=5.9"]
+    },
+)

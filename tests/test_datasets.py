@@ -1,0 +1,135 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from PIL import Image
+
+from mtfixmatch.data import datasets
+from mtfixmatch.data.datasets import check_class_lists, get_records, register_datasets
+from mtfixmatch.errors import InputError
+
+
+def make_cfg(root, **coco_style):
+    files = {"IMAGES": "", "BOXES": "", "MAPS": ""}
+    own = {"THING_CLASSES": [], "SEM_SEG_CLASSES": [], "IGNORE_LABEL": 255}
+    own |= {"TRAIN": dict(files), "VAL": dict(files)} | coco_style
+    data = {"ROOT": str(root), "CACHE_DIR": str(root / "cache"), "COCO_STYLE": own}
+    return CfgNode({"DATASETS": data, "DATALOADER": {"NUM_WORKERS": 0}})
+
+
+def save(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(path)
+
+
+def add_street(root, split="train"):
+    save(root / f"street/leftImg8bit/{split}/town/town_1_leftImg8bit.png")
+
+
+def add_boxes(root, split, categories):
+    """One image with a box of the last category."""
+    save(root / split / "a.png")
+    content = {
+        "images": [{"id": 0, "file_name": "a.png", "height": 4, "width": 6}],
+        "categories": [{"id": i, "name": name} for i, name in categories.items()],
+        "annotations": [
+            {"id": 1, "image_id": 0, "category_id": list(categories)[-1], "bbox": [0, 0, 2, 2]}
+        ],
+    }
+    path = root / f"{split}.json"
+    path.write_text(json.dumps(content))
+    return {"IMAGES": str(root / split), "BOXES": str(path), "MAPS": ""}
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path):
+    register_datasets(make_cfg(tmp_path / "nowhere"))
+    metadata = MetadataCatalog.get("cityscapes_val")
+    assert (len(metadata.thing_classes), len(metadata.stuff_classes)) == (8, 19)
+    with pytest.raises(InputError, match=r"nowhere.street: looked for"):
+        get_records(["street_train"])
+
+
+def test_registering_again_replaces(tmp_path):
+    register_datasets(make_cfg(tmp_path / "nowhere"))
+    add_street(tmp_path)
+    register_datasets(make_cfg(tmp_path))
+    assert [record["image_id"] for record in get_records(["street_train"])] == ["town_1"]
+    assert os.listdir(tmp_path / "cache")
+
+
+def test_root_and_cache_have_defaults(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    add_street(tmp_path)
+    cfg = make_cfg(tmp_path)
+    cfg.DATASETS.ROOT = cfg.DATASETS.CACHE_DIR = ""
+    register_datasets(cfg)
+    assert len(get_records(["street_train"])) == 1
+    assert os.listdir(tmp_path / "home/.cache/mtfixmatch")
+
+
+def test_records_of_several_datasets(tmp_path):
+    add_street(tmp_path)
+    save(tmp_path / "cityscapes/leftImg8bit/train/ulm/ulm_1_leftImg8bit.png")
+    register_datasets(make_cfg(tmp_path))
+    records = get_records(["street_train", "cityscapes_train"])
+    assert [record["image_id"] for record in records] == ["town_1", "ulm_1"]
+    assert get_records([]) == []
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path):
+    register_datasets(make_cfg(tmp_path))
+    with pytest.raises(InputError, match=r"'cityscape_train', expected one of cityscapes_train, "):
+        get_records(["cityscape_train"])
+
+
+def test_classes_are_those_of_the_training_file(tmp_path):
+    """The files number the same classes differently."""
+    train = add_boxes(tmp_path, "train", {1: "cat", 2: "dog"})
+    val = add_boxes(tmp_path, "val", {1: "dog", 2: "cat"})
+    register_datasets(make_cfg(tmp_path, TRAIN=train, VAL=val, SEM_SEG_CLASSES=["road"]))
+    (record,) = get_records(["coco_style_val"])
+    assert record["annotations"][0]["category_id"] == 0
+    (record,) = get_records(["coco_style_train"])
+    assert record["annotations"][0]["category_id"] == 1
+    metadata = MetadataCatalog.get("coco_style_val")
+    assert metadata.thing_classes == ["cat", "dog"] and metadata.stuff_classes == ["road"]
+    assert len(metadata.thing_colors) == 2 and len(metadata.stuff_colors[0]) == 3
+    assert metadata.ignore_label == 255
+    check_class_lists(["coco_style_train", "coco_style_val"])
+
+
+def test_given_classes_are_known_at_once(tmp_path):
+    train = add_boxes(tmp_path, "train", {1: "cat", 2: "dog"})
+    register_datasets(make_cfg(tmp_path, TRAIN=train, THING_CLASSES=["dog", "cat"]))
+    assert MetadataCatalog.get("coco_style_train").thing_classes == ["dog", "cat"]
+    assert get_records(["coco_style_train"])[0]["annotations"][0]["category_id"] == 0
+
+
+def test_other_classes_cannot_be_mixed(tmp_path):
+    add_street(tmp_path)
+    train = add_boxes(tmp_path, "train", {1: "cat"})
+    register_datasets(make_cfg(tmp_path, TRAIN=train))
+    with pytest.raises(InputError, match=r"street_train and coco_style_train cannot .*\['cat'\]"):
+        get_records(["street_train", "coco_style_train"])
+
+
+def test_the_other_processes_wait_and_hear_of_failures(tmp_path, monkeypatch):
+    """As a rank other than 0: first what the main process sends, then reading, if all is well."""
+    add_street(tmp_path)
+    register_datasets(make_cfg(tmp_path))
+    events = []
+    load = datasets._load
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(comm, "all_gather", lambda mine: events.append("wait") or ["", mine])
+    monkeypatch.setattr(datasets, "_load", lambda names: events.append("load") or load(names))
+    assert len(get_records(["street_train"])) == 1
+    assert events == ["wait", "load"]
+    monkeypatch.setattr(comm, "all_gather", lambda mine: ["x.png: bad", mine])
+    with pytest.raises(InputError, match=r"^x\.png: bad$"):
+        get_records(["street_train"])
+    assert events == ["wait", "load"]
