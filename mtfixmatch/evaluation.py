@@ -63,7 +63,7 @@ def evaluate(
 
 
 def flat_results(results: Mapping, prefix: str) -> dict[str, float]:
-    """Results as scalars under names such as teacher/detection/AP/car, without nan."""
+    """Results as scalars under names such as teacher/detection/per_class/car, no nan."""
     flat: dict[str, float] = {}
     for key, value in results.items():
         if isinstance(value, Mapping):
@@ -73,12 +73,12 @@ def flat_results(results: Mapping, prefix: str) -> dict[str, float]:
     return flat
 
 
-def per_class_table(results: Mapping, task: Task, *, fmt: str = "pipe") -> str:
+def per_class_table(results: Mapping, task: Task) -> str:
     """The classes of one task and their figures, with mean and standard deviation."""
     found = results[task.name]
-    rows = [[name, value] for name, value in found["per_class"].items()]
-    rows.append([f"{task.metric} (mean ± std)", f"{found[task.metric]:.3f} ± {found['std']:.3f}"])
-    return tabulate(rows, headers=["class", task.name], tablefmt=fmt, floatfmt=".3f")
+    rows = [[name, f"{value:.3f}"] for name, value in found["per_class"].items()]
+    rows.append(["mean ± std", f"{found[task.metric]:.3f} ± {found['std']:.3f}"])
+    return tabulate(rows, headers=["class", task.name], tablefmt="pipe", disable_numparse=True)
 
 
 def log_results(results: Mapping, tasks: Sequence[Task], who: str) -> None:

@@ -1,7 +1,6 @@
 """Checkpoints: everything a resumed run needs, and plain ones of the teacher."""
 
 import os
-import pickle
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -24,9 +23,8 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
             raise InputError(f"the checkpoint {path} does not exist (MODEL.WEIGHTS)")
         try:
             return super().load(path, *args, **kwargs)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"the checkpoint {path} cannot be read: {reason}") from None
+        except RuntimeError as error:
+            raise _unreadable(path, error) from None
 
     def save(self, name: str, **kwargs) -> None:
         """Write a full checkpoint and point `last_checkpoint` to it, once it is whole."""
@@ -40,8 +38,12 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(file_name)
 
     def _load_file(self, filename: str) -> dict:
-        loaded = super()._load_file(filename)
-        if "layer1.0.conv1.weight" in loaded["model"]:
+        try:
+            loaded = super()._load_file(filename)
+            names = loaded["model"].keys()
+        except Exception as error:  # there is no end to what unpickling foreign bytes raises
+            raise _unreadable(filename, error) from None
+        if "layer1.0.conv1.weight" in names:
             loaded["model"] = from_torchvision(loaded["model"])
         return loaded
 
@@ -54,6 +56,11 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
                 "was made for other classes or another architecture"
             )
         return incompatible
+
+
+def _unreadable(path: str, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"the checkpoint {path} cannot be read: {reason}")
 
 
 def write_checkpoint(data: dict, path: str) -> None:

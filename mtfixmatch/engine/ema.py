@@ -1,12 +1,15 @@
 """The teacher: an exponential moving average of the student (paper Sec. 3, Table 10)."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def build_teacher(student: nn.Module) -> nn.Module:
+
+def build_teacher(student: Network) -> Network:
     """A copy of the student in evaluation mode, without gradients."""
     teacher = copy.deepcopy(student)
     teacher.requires_grad_(False)
@@ -22,12 +25,13 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
         student: the network itself, not its DistributedDataParallel wrapper.
         decay: 0 makes the teacher a copy; integer buffers (counters) are always copied.
     """
-    averaged: list[list[torch.Tensor]] = [[], []]
+    averages: list[torch.Tensor] = []
+    latest: list[torch.Tensor] = []
     pairs = zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)
     for old, new in pairs:
         if old.is_floating_point():
-            averaged[0].append(old)
-            averaged[1].append(new)
+            averages.append(old)
+            latest.append(new)
         else:
             old.copy_(new)
-    torch._foreach_lerp_(*averaged, 1 - decay)
+    torch._foreach_lerp_(averages, latest, 1 - decay)

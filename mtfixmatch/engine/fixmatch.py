@@ -5,10 +5,10 @@ pseudo-labels are moved, ONE forward pass of the student, losses, optimiser, tea
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -21,7 +21,16 @@ from ..modeling import MultiTaskNet
 from ..tasks import Task
 from ..tasks.task import Assigned, Raw, Target
 from .ema import update_teacher
-from .step import StepRecord, Term, images_of, ramp_up, split_rows, sum_over_ranks, union
+from .step import (
+    StepRecord,
+    Term,
+    checked_losses,
+    images_of,
+    ramp_up,
+    split_rows,
+    sum_over_ranks,
+    union,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +73,7 @@ class FixMatchTrainer(SimpleTrainer):
             seed: of dropout.
         """
         super().__init__(model, data_loader, optimizer)
-        self.student: MultiTaskNet = getattr(model, "module", model)
+        self.student = cast(MultiTaskNet, getattr(model, "module", model))
         self.teacher = teacher
         self.tasks = list(tasks)
         self.strong_augmentation = strong_augmentation
@@ -127,7 +136,7 @@ class FixMatchTrainer(SimpleTrainer):
         pseudo = {}
         for task in self.tasks:
             images = record.unlabeled[task.name]
-            head = self.teacher.heads[task.name]
+            head = self.teacher.head(task.name)
             pseudo[task.name] = (
                 head.pseudo_labels(outputs[task.name], size, valid[images]) if images else []
             )
@@ -159,13 +168,16 @@ class FixMatchTrainer(SimpleTrainer):
     ) -> tuple[Tensor, list[Term]]:
         """The student's one batch: labeled weak views, then strong views; and all loss terms."""
         weak_images = union(labeled)
+        if record.strong is None:
+            # Without any image the losses would have no key, and another rank would wait for them.
+            weak_images = weak_images or [0]
         images = record.weak[weak_images]
         if record.strong is not None:
             images = torch.cat([images, record.strong])
         size = (images.shape[2], images.shape[3])
         terms = []
         for task in self.tasks:
-            head = self.student.heads[task.name]
+            head = self.student.head(task.name)
             targets = [record.batch[i]["targets"][task.name] for i in labeled[task.name]]
             rows = [weak_images.index(i) for i in labeled[task.name]]
             assigned = head.assign(targets, size, unsupervised=False)
@@ -184,7 +196,7 @@ class FixMatchTrainer(SimpleTrainer):
         """Count over the whole global batch what each loss is a mean over."""
         counts = sum_over_ranks([term.assigned.count for term in terms], self.student.device)
         for term, count in zip(terms, counts, strict=True):
-            head = self.student.heads[term.task.name]
+            head = self.student.head(term.task.name)
             term.normalizer = head.normalizer(count, unsupervised=term.unsupervised)
 
     def forward_backward(
@@ -197,17 +209,23 @@ class FixMatchTrainer(SimpleTrainer):
         """
         self.optimizer.zero_grad()
         logged: dict[str, float] = {}
-        parts = split_rows(len(images), self.accumulation_steps)
+        parts = split_rows(len(images), self._num_parts(len(images)))
         for part in parts:
             # Gradients are exchanged between the ranks once, with the last part.
             with nullcontext() if part is parts[-1] else self._no_sync():
                 losses = self._part_losses(images, terms, part, record)
-                for key, value in self._checked(losses, record.batch).items():
+                for key, value in checked_losses(losses, record.batch, self.iter).items():
                     logged[key] = logged.get(key, 0.0) + value
                 # DistributedDataParallel averages what should be summed.
                 total = losses["total_loss"] * comm.get_world_size()
                 self.grad_scaler.scale(total).backward()
         return logged
+
+    def _num_parts(self, num_images: int) -> int:
+        """As many on every rank, for with each part they exchange its losses."""
+        if self.accumulation_steps == 1:
+            return 1
+        return min(self.accumulation_steps, *comm.all_gather(num_images))
 
     def _part_losses(
         self, images: Tensor, terms: list[Term], part: list[int], record: StepRecord
@@ -237,7 +255,7 @@ class FixMatchTrainer(SimpleTrainer):
     ) -> dict[str, Tensor]:
         if not raw or not len(raw[0]):  # no image to learn this from: exactly 0, never nan
             return {key: zero for key in term.part_keys()}
-        parts = self.student.heads[term.task.name].losses(raw, assigned)
+        parts = self.student.head(term.task.name).losses(raw, assigned)
         return {term.key(part): value / term.normalizer for part, value in parts.items()}
 
     def _weight(self, term: Term) -> float:
@@ -252,24 +270,11 @@ class FixMatchTrainer(SimpleTrainer):
 
     def _note_agreement(self, term: Term, raw: Raw, pick: list[int], record: StepRecord) -> None:
         if term.unsupervised and pick and self._measures():
-            head = self.student.heads[term.task.name]
+            head = self.student.head(term.task.name)
             record.agreement[term.task.name] = head.agreement(raw, term.assigned.rows(pick))
 
     def _measures(self) -> bool:
         return bool(self.diagnostics_period) and self.iter % self.diagnostics_period == 0
-
-    def _checked(self, losses: dict[str, Tensor], batch: list[dict]) -> dict[str, float]:
-        """The losses over all ranks; every rank stops if one of them is not finite."""
-        values = torch.stack([value.detach() for value in losses.values()])
-        summed = dict(zip(losses, sum_over_ranks(values, values.device), strict=True))
-        bad = [key for key, value in summed.items() if not math.isfinite(value)]
-        if bad:
-            names = ", ".join(item["file_name"] for item in batch)
-            raise FloatingPointError(
-                f"step {self.iter}: {bad[0]} is {summed[bad[0]]}; the last checkpoint is unharmed. "
-                f"Images of the batch: {names}"
-            )
-        return summed
 
     def update(self) -> None:
         """Optimiser step, on true gradients where they were scaled (clipping needs them)."""
@@ -290,14 +295,10 @@ class FixMatchTrainer(SimpleTrainer):
         skipped = [message for item in batch for message in item["skipped"]]
         for message in skipped:
             logger.warning("Image replaced: %s", message)
+        self.skipped_images += len(skipped)
         storage = get_event_storage()
         storage.put_scalars(data_time=data_time, **losses)
         storage.put_scalar("skipped_images", self.skipped_images, smoothing_hint=False)
-        for task in self.tasks if self.strong_augmentation else []:
-            storage.put_scalar(
-                f"lambda/{task.name}", self.unsupervised_weight(task), smoothing_hint=False
-            )
-        self.skipped_images += len(skipped)
 
     def state_dict(self) -> dict:
         """The optimiser's state, the loss scaler's and the count of skipped images."""

@@ -97,15 +97,16 @@ class SaveCheckpoints(HookBase):
 class Diagnostics(HookBase):
     """Measures pseudo-labels: how many, how right where labels are hidden but known, agreement."""
 
-    def __init__(self, period: int):
-        """Measure at the steps for which the trainer keeps a record."""
-        self.period = period
-
     def after_step(self) -> None:
-        """Write diagnostics/<task>/<figure>."""
-        record: StepRecord | None = self.trainer.step_record
-        if record is None:
-            return
+        """Write lambda/<task> at every step, [metric]<task>/<figure> at those that measure."""
+        if self.trainer.cfg.FIXMATCH.METHOD != "supervised":
+            for task in self.trainer.tasks:
+                weight = self.trainer.unsupervised_weight(task)
+                self.trainer.storage.put_scalar(f"lambda/{task.name}", weight, smoothing_hint=False)
+        if self.trainer.step_record is not None:
+            self._measure(self.trainer.step_record)
+
+    def _measure(self, record: StepRecord) -> None:
         for task in self.trainer.tasks:
             images = record.unlabeled[task.name]
             if not images:
@@ -159,6 +160,8 @@ class LossWatch(HookBase):
 
     def _watch_ratio(self, name: str, keys: list[str]) -> None:
         histories = self.trainer.storage.histories()
+        if len(histories[keys[0]].values()) < 20:
+            return
         sums = [sum(histories[key + end].median(20) for key in keys) for end in ("", "_unsup")]
         if sums[0] > 0 and sums[1] > self.RATIO * sums[0] and name not in self._warned:
             self._warned.add(name)

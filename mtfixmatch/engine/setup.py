@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_mtfixmatch_config
-from ..data.datasets import get_records, register_datasets
+from ..data.datasets import DATASET_NAMES, get_records, register_datasets
 from ..errors import InputError
 from ..tasks.task import get_task_classes
 
@@ -20,6 +20,7 @@ METHODS = ("supervised", "fixmatch", "dense_fixmatch")
 CHOICES = {
     "FIXMATCH.METHOD": METHODS,
     "FIXMATCH.UNSUPERVISED_ON": ("unlabeled", "all"),
+    "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.AMP.PRECISION": ("auto", "float16", "bfloat16"),
 }
 
@@ -53,6 +54,9 @@ def _merge(merge, source, name: str) -> None:
 def check_config(cfg: CfgNode) -> None:
     """Stop at a value that cannot work."""
     get_task_classes(cfg)
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+        if not _get(cfg, key):
+            raise InputError(f"{key} is empty: it must name one or more of {DATASET_NAMES}")
     for key, choices in CHOICES.items():
         value = _get(cfg, key)
         if value not in choices:

@@ -86,3 +86,23 @@ def sum_over_ranks(values: Sequence[float] | Tensor, device: torch.device) -> li
     if comm.get_world_size() > 1:
         dist.all_reduce(total)
     return total.tolist()
+
+
+def checked_losses(
+    losses: Mapping[str, Tensor], batch: Sequence[dict], step: int
+) -> dict[str, float]:
+    """The losses summed over all ranks.
+
+    Raises:
+        FloatingPointError: on every rank, before any weight has changed, if one is not finite.
+    """
+    values = torch.stack([value.detach() for value in losses.values()])
+    summed = dict(zip(losses, sum_over_ranks(values, values.device), strict=True))
+    bad = [key for key, value in summed.items() if not math.isfinite(value)]
+    if bad:
+        names = ", ".join(item["file_name"] for item in batch)
+        raise FloatingPointError(
+            f"step {step}: {bad[0]} is {summed[bad[0]]}; the last checkpoint is unharmed. "
+            f"Images of the batch: {names}"
+        )
+    return summed

@@ -11,6 +11,8 @@ from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.solver import get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
 
@@ -18,7 +20,7 @@ from ..augmentation.strong import StrongAugmentation
 from ..data.loader import build_eval_loader, build_train_loader, eval_records, train_records
 from ..evaluation import evaluate, log_results
 from ..report import write_json
-from ..tasks import build_tasks
+from ..tasks import Task, build_tasks
 from .checkpoint import MultiTaskCheckpointer
 from .ema import build_teacher
 from .fixmatch import FixMatchTrainer
@@ -72,12 +74,26 @@ class MultiTaskTrainer(DefaultTrainer):
         self.results: dict = {}
         self.register_hooks(self.build_hooks())
 
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """SGD as Detectron2 builds it (Table 10), or AdamW."""
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return super().build_optimizer(cfg, model)
+        groups = get_default_optimizer_params(model, weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM)
+        optimizer = torch.optim.AdamW(
+            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+        )
+        return maybe_add_gradient_clipping(cfg, optimizer)
+
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint, or start from MODEL.WEIGHTS with the teacher as a copy."""
+        """Go on from the last checkpoint, or start from MODEL.WEIGHTS, the teacher as a copy."""
         super().resume_or_load(resume)
         if not (resume and self.checkpointer.has_checkpoint()):
             self.teacher.load_state_dict(self._trainer.student.state_dict())
         self._trainer.data_loader.start_step = self.start_iter
+        if hasattr(self.scheduler, "max_iters"):
+            # The checkpoint brought its own; this run may be longer.
+            self.scheduler.max_iters = self.max_iter
 
     def build_hooks(self) -> list[hooks.HookBase]:
         """Evaluation comes before the checkpoint, which holds the best value so far."""
@@ -85,7 +101,7 @@ class MultiTaskTrainer(DefaultTrainer):
         found = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            Diagnostics(cfg.FIXMATCH.DIAGNOSTICS_PERIOD),
+            Diagnostics(),
             LossWatch(),
             EvaluateTeacher(cfg.TEST.EVAL_PERIOD),
         ]
@@ -117,6 +133,10 @@ class MultiTaskTrainer(DefaultTrainer):
     def step_record(self):
         """What the last step kept for the hooks, if it was one that measures."""
         return self._trainer.record
+
+    def unsupervised_weight(self, task: Task) -> float:
+        """Lambda of a task at this step."""
+        return self._trainer.unsupervised_weight(task)
 
     def train(self) -> dict:
         """Train from where `resume_or_load` left off and return the last results."""

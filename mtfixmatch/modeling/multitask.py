@@ -1,6 +1,7 @@
 """MultiTaskNet: a shared backbone and one head per task (paper Sec. 3, 4)."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from detectron2.config import configurable
@@ -19,6 +20,9 @@ class MultiTaskNet(nn.Module):
     In evaluation it takes and gives Detectron2's standard formats. In training the trainer, which
     knows the method, asks for raw outputs; the heads turn them into losses.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -65,6 +69,10 @@ class MultiTaskNet(nn.Module):
         """Where the parameters are."""
         return self.pixel_mean.device
 
+    def head(self, task: str) -> TaskHead:
+        """The head of a task, by name."""
+        return cast(TaskHead, self.heads[task])
+
     def forward(
         self, images: Tensor | list[dict], rows: Mapping[str, Sequence[int]] | None = None
     ) -> dict[str, Raw] | tuple[dict[str, Raw], Tensor] | list[dict]:
@@ -88,7 +96,7 @@ class MultiTaskNet(nn.Module):
         outputs: dict[str, Raw] = {}
         for name, head in self.heads.items():
             if len(rows[name]):
-                outputs[name] = self._run_head(head, features, rows[name])
+                outputs[name] = self._run_head(self.head(name), features, rows[name])
             else:
                 zero = zero + 0 * sum(p.float().sum() for p in head.parameters())
         # The pyramid hangs on heads that may have been left out.
@@ -101,6 +109,7 @@ class MultiTaskNet(nn.Module):
     @staticmethod
     def _run_head(head: TaskHead, features: dict[str, Tensor], rows: Sequence[int]) -> Raw:
         num_images = len(next(iter(features.values())))
+        features = {name: features[name] for name in head.in_features}
         if list(rows) != list(range(num_images)):
             features = {name: feature[list(rows)] for name, feature in features.items()}
         # Decoding, suppression and losses need more than bfloat16's 8 bits.
@@ -123,7 +132,7 @@ class MultiTaskNet(nn.Module):
             for x, s in zip(batched_inputs, images.image_sizes, strict=True)
         ]
         results: list[dict] = [{} for _ in batched_inputs]
-        for head in self.heads.values():
+        for head in map(self.head, self.heads):
             raw = self._run_head(head, features, range(len(results)))
             found = head.inference(raw, size, images.image_sizes, output_sizes)
             for result, part in zip(results, found, strict=True):

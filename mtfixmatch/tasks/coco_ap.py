@@ -67,7 +67,7 @@ class CocoApEvaluator(DatasetEvaluator):
 
 
 def _coco_dataset(records: Sequence[dict], class_names: Sequence[str]) -> dict:
-    annotations = []
+    annotations: list[dict] = []
     for image_id, record in enumerate(records, start=1):
         for a in record["annotations"]:
             x0, y0, x1, y1 = a["bbox"]

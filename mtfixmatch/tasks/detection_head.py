@@ -30,6 +30,8 @@ def boxes_target(size: Size, boxes: Tensor, classes: Tensor, ignore: Tensor) -> 
 class DetectionHead(TaskHead):
     """RetinaNet's head; raw outputs: logits (N, R, K) and box deltas (N, R, 4), R anchors."""
 
+    normalizers: Tensor
+
     @configurable
     def __init__(
         self,
@@ -53,6 +55,7 @@ class DetectionHead(TaskHead):
         """
         super().__init__()
         self.retinanet = retinanet
+        self.in_features = list(retinanet.head_in_features)
         self.num_classes = retinanet.num_classes
         self.pseudo_matcher = pseudo_matcher
         self.strides = list(strides)
@@ -82,7 +85,7 @@ class DetectionHead(TaskHead):
 
     def forward(self, features: dict[str, Tensor]) -> Raw:
         """See base class."""
-        levels = [features[f] for f in self.retinanet.head_in_features]
+        levels = [features[f] for f in self.in_features]
         logits, deltas = self.retinanet.head(levels)
         logits = torch.cat([permute_to_N_HWA_K(x, self.num_classes) for x in logits], dim=1)
         return logits, torch.cat([permute_to_N_HWA_K(x, 4) for x in deltas], dim=1)

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.modeling.meta_arch import build_sem_seg_head
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.projects.deeplab import DeepLabV3PlusHead
 from detectron2.utils import comm
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
@@ -129,7 +130,7 @@ class SegmentationHead(TaskHead):
     """DeepLabv3+'s head; raw output: logits (N, K, H / 4, W / 4)."""
 
     @configurable
-    def __init__(self, *, head: nn.Module, stride: int, threshold: float):
+    def __init__(self, *, head: DeepLabV3PlusHead, stride: int, threshold: float):
         """Wrap the head.
 
         Args:
@@ -139,6 +140,7 @@ class SegmentationHead(TaskHead):
         """
         super().__init__()
         self.head = head
+        self.in_features = list(head.in_features)
         self.stride = stride
         self.threshold = threshold
 

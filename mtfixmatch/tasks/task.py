@@ -69,10 +69,9 @@ class Task(ABC):
         self.unsupervised_weight: float = node.UNSUPERVISED_WEIGHT
         self.threshold: float = node.THRESHOLD
         self.num_labels: int = node.LABELS
-        datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-        metadata = MetadataCatalog.get(datasets[0]) if datasets else None
-        self.class_names: list[str] = list(getattr(metadata, self.metadata_key, []))
-        self.metadata = metadata
+        # Class names and colors, of the first dataset: all of them have the same.
+        self.metadata = MetadataCatalog.get([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST][0])
+        self.class_names: list[str] = list(getattr(self.metadata, self.metadata_key))
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -142,7 +141,13 @@ class Task(ABC):
 
 
 class TaskHead(nn.Module, ABC):
-    """The task's part of the network and what follows from its raw outputs."""
+    """The task's part of the network and what follows from its raw outputs.
+
+    Attributes:
+        in_features: names of the backbone's features that it reads.
+    """
+
+    in_features: Sequence[str]
 
     @abstractmethod
     def forward(self, features: dict[str, Tensor]) -> Raw:

@@ -1,0 +1,43 @@
+# make quickstart: from a fresh clone to a trained network and a report with pictures.
+# make test, make lint, make bench, make clean. Variables: VENV, DATA, OUTPUT, ARGS.
+VENV ?= .venv
+PYTHON ?= $(VENV)/bin/python
+DATA ?= datasets
+OUTPUT ?= output/quickstart
+# What the generator makes, and KEY VALUE pairs that go to train_net.py after the config.
+STREET ?= --train 400 --val 60
+ARGS ?=
+CONFIG ?= configs/street/quickstart.yaml
+RUN = $(PYTHON) -W ignore
+
+.PHONY: quickstart venv test lint bench clean
+quickstart: $(OUTPUT)/report.md
+	@echo "Done: see $(OUTPUT)/report.md, predictions.png, pseudo_labels.png, curves.png"
+	@echo "Curves: $(VENV)/bin/tensorboard --logdir $(OUTPUT)"
+
+venv: $(VENV)/.complete
+$(VENV)/.complete: setup.py tools/setup_env.sh tools/requirements-detectron2.txt
+	tools/setup_env.sh $(VENV)
+	touch $@
+
+$(DATA)/street/street.json: | venv
+	$(RUN) -m mtfixmatch.data.datasets.street --root $(DATA)/street $(STREET) --workers 2
+
+# A training that was interrupted goes on from its last checkpoint.
+$(OUTPUT)/report.md: $(DATA)/street/street.json
+	$(RUN) projects/train_net.py --config-file $(CONFIG) --resume \
+	    DATASETS.ROOT $(DATA) OUTPUT_DIR $(OUTPUT) $(ARGS)
+
+test: venv
+	$(RUN) -m pytest
+
+lint: venv
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(DATA)/street/street.json
+	$(RUN) tools/bench.py DATASETS.ROOT $(DATA)
+
+clean:
+	rm -rf $(VENV) $(OUTPUT)

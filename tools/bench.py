@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Where the time of a training step goes, as ratios within one run (`make bench`).
+
+Every comparison alternates between its two sides in short blocks, so that a machine that gets
+slower or faster meanwhile does not tip it.
+"""
+
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+
+import numpy as np
+import psutil
+import torch
+from detectron2.utils.events import EventStorage
+from tabulate import tabulate
+
+from mtfixmatch.data.datasets.street_scene import draw_scene
+from mtfixmatch.engine import MultiTaskTrainer, fixmatch, load_config
+
+BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
+OUTPUT = "output/bench.json"
+CONFIG = "configs/street/Base-Street.yaml"
+# ResNet-18, 256x256, 4 labeled + 4 unlabeled images a batch.
+OPTS = {
+    "DATALOADER.NUM_WORKERS": "1",
+    "DATALOADER.LABELED": "all",
+    "DATALOADER.LABELED_PER_BATCH": "4",
+    "SOLVER.IMS_PER_BATCH": "8",
+    "TASKS.DETECTION.LABELS": "40",
+    "TASKS.SEGMENTATION.LABELS": "40",
+    "FIXMATCH.DIAGNOSTICS_PERIOD": "0",
+    "FIXMATCH.RAMP_UP": "0.0",
+}
+
+
+class Stepper:
+    """A trainer whose steps are timed part by part and can be replayed without the rest."""
+
+    PARTS = ("weak_views", "pseudo_labels", "make_strong_views", "student_inputs", "update")
+
+    def __init__(self, *opts: str):
+        trainer = MultiTaskTrainer(load_config(CONFIG, [*sum(OPTS.items(), ()), *opts]))
+        trainer.resume_or_load(resume=False)
+        self.step = trainer._trainer
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.replays: list[tuple] = []
+        self._forward_backward = self.step.forward_backward
+        self._teacher = self.step.teacher.forward
+        for name in self.PARTS:
+            self._time(self.step, name)
+        self._time(fixmatch, "update_teacher")
+        self.step.forward_backward = self._keep_student
+        self.step.teacher.forward = self._keep_teacher
+
+    def _time(self, owner, name: str) -> None:
+        function = getattr(owner, name)
+
+        def timed(*args, **kwargs):
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.seconds[name] += time.perf_counter() - start
+            return result
+
+        setattr(owner, name, timed)
+
+    def _keep_teacher(self, *args):
+        start = time.perf_counter()
+        result = self._teacher(*args)
+        self.seconds["teacher forward"] += time.perf_counter() - start
+        self._teacher_args = args
+        return result
+
+    def _keep_student(self, *args):
+        start = time.perf_counter()
+        result = self._forward_backward(*args)
+        self.seconds["student forward, losses, backward"] += time.perf_counter() - start
+        self.replays.append((self._teacher_args, args))
+        return result
+
+    def run(self, steps: int) -> float:
+        """Seconds of some steps of the training."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.step.run_step()
+            self.step.iter += 1
+        return time.perf_counter() - start
+
+    def replay(self) -> float:
+        """Seconds of the same steps with nothing but the passes, on ready tensors."""
+        start = time.perf_counter()
+        for teacher_args, student_args in self.replays:
+            with torch.no_grad(), self.step.autocast():
+                self._teacher(*teacher_args)
+            self._forward_backward(*student_args)
+        seconds = time.perf_counter() - start
+        self.replays.clear()
+        return seconds
+
+
+def bench_step(stepper: Stepper) -> dict:
+    """The step against its floor, and the share of each part."""
+    stepper.run(2)
+    stepper.replays.clear()
+    stepper.seconds.clear()
+    steps, floors = [], []
+    for _ in range(BLOCKS):
+        steps.append(stepper.run(BLOCK))
+        spent = dict(stepper.seconds)
+        floors.append(stepper.replay())
+        stepper.seconds.clear()
+        stepper.seconds.update(spent)
+    total = sum(steps)
+    shares = {name: seconds / total for name, seconds in stepper.seconds.items()}
+    # The pseudo-labels' own part is what the teacher's forward pass leaves.
+    shares["pseudo_labels"] -= shares["teacher forward"]
+    data = stepper.step.storage.history("data_time")
+    shares["data wait"] = sum(v for v, _ in data.values()[-BLOCK * BLOCKS :]) / total
+    return {
+        "step_seconds": total / BLOCK / BLOCKS,
+        "floor_seconds": sum(floors) / BLOCK / BLOCKS,
+        "step_over_floor": statistics.median(s / f for s, f in zip(steps, floors, strict=True)),
+        "shares_of_step": shares,
+    }
+
+
+def bench_precision(*opts: str) -> dict:
+    """float32 NCHW against bfloat16 channels_last, alternating."""
+    amp = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", "bfloat16"]
+    plain = ["SOLVER.AMP.ENABLED", "False", "MODEL.CHANNELS_LAST", "False"]
+    fast, slow = Stepper(*opts, *amp), Stepper(*opts, *plain)
+    ratios = []
+    for stepper in (fast, slow):
+        stepper.step.iter = 0
+    for _ in range(3):
+        ratios.append(slow.run(2) / fast.run(2))
+    return {
+        "speedup_of_bfloat16_channels_last": statistics.median(ratios[1:]),
+        "cpu_has_amx": torch.cpu._is_amx_tile_supported(),
+    }
+
+
+def bench_memory(stepper: Stepper) -> dict:
+    """Memory of the process over many steps: half-way and at the end."""
+    process = psutil.Process()
+    seen = []
+    for _ in range(MEMORY_STEPS):
+        stepper.run(1)
+        stepper.replays.clear()
+        seen.append(process.memory_info().rss / 2**20)
+    half = MEMORY_STEPS // 2
+    return {
+        "peak_mib": max(seen),
+        "growth_mib_second_half": max(seen[half:]) - max(seen[:half]),
+        "steps": MEMORY_STEPS,
+    }
+
+
+def bench_generator() -> dict:
+    """Scenes drawn per second by one core."""
+    start = time.process_time()
+    for i in range(20):
+        draw_scene(np.random.default_rng([0, 0, i]), 512, 256)
+    return {"street_images_per_second_and_core": 20 / (time.process_time() - start)}
+
+
+def main(opts: list[str]) -> None:
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory() as folder, EventStorage(0) as storage:
+        opts = [*opts, "OUTPUT_DIR", folder]
+        stepper = Stepper(*opts)
+        stepper.step.storage = storage
+        results = bench_step(stepper) | bench_generator() | bench_memory(stepper)
+        results |= bench_precision(*opts)
+    shares = results.pop("shares_of_step")
+    results["ema_share_of_step"] = shares["update_teacher"]
+    rows = [[name, value] for name, value in results.items()]
+    rows += [[f"share of step: {name}", value] for name, value in shares.items()]
+    print(tabulate(rows, headers=["figure", "value"], floatfmt=".3f"))
+    os.makedirs(os.path.dirname(OUTPUT), exist_ok=True)
+    with open(OUTPUT, "w") as file:
+        json.dump(results | {"shares_of_step": shares}, file, indent=2)
+    print(f"Written to {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
