@@ -89,8 +89,6 @@ def _add_training_config(cfg: CN) -> None:
     # With SOLVER.AMP.ENABLED: "float16" (GPU, with loss scaling), "bfloat16", or "auto": float16 on
     # a GPU, bfloat16 on a CPU that has instructions for it, else no mixed precision.
     cfg.SOLVER.AMP.PRECISION = "auto"
-    # "SGD" (Table 10) or "AdamW".
-    cfg.SOLVER.OPTIMIZER = "SGD"
     # Parts in which a batch passes through the student, one after the other, to save memory. The
     # gradient is that of the whole batch, but for BatchNorm's statistics.
     cfg.SOLVER.ACCUMULATION_STEPS = 1

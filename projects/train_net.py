@@ -2,11 +2,16 @@
 """Train or evaluate a multi-task network, from a config file and KEY VALUE pairs."""
 
 import sys
+import warnings
 
-from detectron2.engine import default_argument_parser, default_setup, launch
+# PyTorch says at every import that a function which Detectron2 uses will go away.
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
-from mtfixmatch.engine import MultiTaskTrainer, evaluate_checkpoint, load_config
-from mtfixmatch.errors import InputError
+from detectron2.engine import default_argument_parser, default_setup, launch  # noqa: E402
+from torch.multiprocessing.spawn import ProcessRaisedException  # noqa: E402
+
+from mtfixmatch.engine import MultiTaskTrainer, evaluate_checkpoint, load_config  # noqa: E402
+from mtfixmatch.errors import InputError  # noqa: E402
 
 
 def setup(args):
@@ -36,8 +41,18 @@ def launch_main(args):
     )
 
 
+def message_of(error):
+    """What a process of several said, if it is one of the errors that need no traceback."""
+    name, _, message = str(error).strip().splitlines()[-1].partition(": ")
+    return message if name.split(".")[-1] in ("InputError", "FloatingPointError") else ""
+
+
 if __name__ == "__main__":
     try:
         launch_main(default_argument_parser().parse_args())
     except (InputError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except ProcessRaisedException as error:
+        if not message_of(error):
+            raise
+        sys.exit(f"error: {message_of(error)}")

@@ -22,9 +22,12 @@ torch.set_num_threads(1)
 # Without momentum the optimiser leaves the gradient as it was.
 NO_MIXING: tuple[Any, ...] = (
     *("MODEL.RESNETS.NORM", "GN", "MODEL.SEM_SEG_HEAD.NORM", "GN"),
-    *("MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS", [32], "SOLVER.AMP.ENABLED", False),
+    *("MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS", [32]),
     *("SOLVER.MOMENTUM", 0.0, "SOLVER.NESTEROV", False),
+    *("SOLVER.CLIP_GRADIENTS.ENABLED", False),
 )
+# Some CPUs' bfloat16 leaves unused taps of a convolution's gradient unwritten where its input is
+# 1x1, as that of P7 is for images of 64x64.
 FLOAT32 = ("SOLVER.AMP.ENABLED", False)
 # Kinds of images by letter: the tasks that they are labeled for.
 KINDS = {
@@ -42,6 +45,7 @@ def run_config(root: Path, output: Path, *opts: Any) -> CfgNode:
         *("OUTPUT_DIR", str(output), "FIXMATCH.METHOD", "dense_fixmatch"),
         *("DATALOADER.SAMPLING", "implicit", "TASKS.DETECTION.THRESHOLD", 0.005),
         *("TEST.PICTURES", 0, "SOLVER.WARMUP_ITERS", 0, "MODEL.FPN.OUT_CHANNELS", 64),
+        *FLOAT32,
         *opts,
     )
 
@@ -86,8 +90,12 @@ def gradients(trainer: MultiTaskTrainer) -> dict[str, torch.Tensor]:
 
 
 def relative_difference(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
-    """Greatest difference of two lists of tensors, on the scale of each tensor."""
-    floor = 1e-6 * max(float(x.norm()) for x in b)
+    """Greatest difference of two lists of tensors, on the scale of each tensor.
+
+    What is tiny beside the others, such as a gradient that would be 0 but for rounding, is seen on
+    theirs.
+    """
+    floor = 1e-4 * max(float(x.norm()) for x in b)
     pairs = zip(a, b, strict=True)
     return max(float((x - y).norm()) / max(float(y.norm()), floor) for x, y in pairs)
 

@@ -140,6 +140,7 @@ def test_unsupervised_loss_by_hand(make_head):
     head, logits = make_head(), random_logits(1)
     assigned = head.assign([target(MIDDLE_BOX)], SIZE, unsupervised=True)
     losses = head.losses(raw_outputs(logits), assigned)
+    assert (assigned.tensors[0] == IGNORED).sum() == ANCHORS - 1
     expected = focal(logits[MIDDLE, 0], False) + focal(logits[MIDDLE, 1], True)
     assert float(losses["cls"]) == pytest.approx(expected, rel=1e-5)
     assert float(losses["box"]) == pytest.approx(0, abs=1e-6)
@@ -220,8 +221,8 @@ def test_empty_targets(make_head, unsupervised):
     raw = raw_outputs(logits, requires_grad=True)
     losses = head.losses(raw, assigned)
     everything = sum(focal(x, False) for x in logits.flatten())
-    assert float(losses["cls"]) == pytest.approx(0 if unsupervised else everything, rel=1e-5)
-    assert float(losses["box"]) == 0
+    assert losses["cls"].item() == pytest.approx(0 if unsupervised else everything, rel=1e-5)
+    assert losses["box"].item() == 0
     sum(losses.values()).backward()
     assert all(x.grad.isfinite().all() for x in raw)
     assert (raw[1].grad == 0).all()

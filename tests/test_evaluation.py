@@ -37,7 +37,9 @@ class Stub(DatasetEvaluator):
         self.seen = []
 
     def process(self, inputs, outputs):
-        self.seen += [(image["image_id"], output) for image, output in zip(inputs, outputs)]
+        self.seen += [
+            (image["image_id"], output) for image, output in zip(inputs, outputs, strict=True)
+        ]
 
     def evaluate(self):
         return dict(self.results)

@@ -4,7 +4,6 @@ from itertools import combinations
 import pytest
 import torch
 from engine_helpers import (
-    FLOAT32,
     NO_MIXING,
     build_trainer,
     copy_state,
@@ -33,9 +32,7 @@ def trainers(street_root, tmp_path_factory):
     """Trainers by method, built once; no test depends on the weights that another left."""
     output = tmp_path_factory.mktemp("steps")
     return {
-        method: build_trainer(
-            run_config(street_root, output / method, "FIXMATCH.METHOD", method, *FLOAT32)
-        )
+        method: build_trainer(run_config(street_root, output / method, "FIXMATCH.METHOD", method))
         for method in ("supervised", "fixmatch", "dense_fixmatch")
     }
 
@@ -337,7 +334,8 @@ def gradient_size(trainer, kind):
 
 def test_clipping_limits_the_update(fresh):
     limit = 1e-4
-    opts = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", limit)
+    clip = ("ENABLED", True, "CLIP_TYPE", "value", "CLIP_VALUE", limit)
+    opts = [x if i % 2 else f"SOLVER.CLIP_GRADIENTS.{x}" for i, x in enumerate(clip)]
     trainer = fresh(*NO_MIXING, *opts, "SOLVER.WEIGHT_DECAY", 0.0, "SOLVER.BASE_LR", 0.1)
     before = copy_state(trainer._trainer.student)
     run_step(trainer, make_batch(trainer, "bdsn"))
@@ -363,8 +361,9 @@ def dtypes_of_a_step(trainer):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_mixed_precision_is_used(fresh, precision):
-    amp = {"float32": ("ENABLED", False), "bfloat16": ("PRECISION", "bfloat16")}[precision]
-    trainer = fresh(f"SOLVER.AMP.{amp[0]}", amp[1])
+    mixed = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "bfloat16")
+    opts = mixed if precision == "bfloat16" else ()
+    trainer = fresh("INPUT.TRAIN_SIZE", (128, 128), *opts)
     seen, losses = dtypes_of_a_step(trainer)
     dtype = getattr(torch, precision)
     assert seen == {
@@ -378,4 +377,4 @@ def test_mixed_precision_is_used(fresh, precision):
 
 def test_float16_needs_a_gpu(fresh):
     with pytest.raises(InputError, match=r"SOLVER\.AMP\.PRECISION"):
-        fresh("SOLVER.AMP.PRECISION", "float16")
+        fresh("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "float16")

@@ -347,6 +347,22 @@ def test_configured_values_reach_the_augmentation():
     assert StrongAugmentation(config("fixmatch")).flip_prob == 0
 
 
+def test_moves_come_in_the_order_drawn_and_the_flip_last(monkeypatch):
+    moves = {"shear_x": geometry.shear(10, 0), "translate_x": geometry.translation(4, 0)}
+    moves["rotate"] = geometry.rotation(20)
+    for name, matrix in moves.items():
+        monkeypatch.setitem(GEOMETRIC, name, (lambda v, size, m=matrix: m, (0, 1)))
+    augment = augmentation(operations=list(moves), num_operations=3, flip_prob=1.0)
+    orders = set()
+    for step in range(20):
+        first, second, third = augment._draw_operations(step)
+        view = augment(torch.zeros(1, 3, 8, 8), step=step, positions=[0])
+        expected = geometry.horizontal_flip(8) @ moves[third] @ moves[second] @ moves[first]
+        torch.testing.assert_close(view.matrices[0], expected)
+        orders.add((first, second, third))
+    assert len(orders) > 3
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6))
 def test_the_matrix_says_where_the_pixels_went(step):

@@ -42,7 +42,7 @@ OPTS = {
 class Stepper:
     """A trainer whose steps are timed part by part and can be replayed without the rest."""
 
-    PARTS = ("weak_views", "pseudo_labels", "make_strong_views", "student_inputs", "update")
+    PARTS = ("pseudo_labels", "make_strong_views", "student_inputs", "update")
 
     def __init__(self, *opts: str):
         trainer = MultiTaskTrainer(load_config(CONFIG, [*sum(OPTS.items(), ()), *opts]))

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mtfixmatch.errors import InputError
+from ..errors import InputError
 
 Record = dict[str, Any]
 

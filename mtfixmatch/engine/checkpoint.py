@@ -1,6 +1,7 @@
 """Checkpoints: everything a resumed run needs, and plain ones of the teacher."""
 
 import os
+from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -19,8 +20,8 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
         Raises:
             InputError: if it does not exist, cannot be read, or has other classes or layers.
         """
-        if path and not PathManager.exists(path):
-            raise InputError(f"the checkpoint {path} does not exist (MODEL.WEIGHTS)")
+        if path:
+            _check_exists(path)
         try:
             return super().load(path, *args, **kwargs)
         except RuntimeError as error:
@@ -61,6 +62,17 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
 def _unreadable(path: str, error: Exception) -> InputError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return InputError(f"the checkpoint {path} cannot be read: {reason}")
+
+
+def _check_exists(path: str) -> None:
+    """Fetch what is not on this machine (detectron2://, https://); other paths are files."""
+    try:
+        local = PathManager.get_local_path(urlparse(path)._replace(query="").geturl())
+    except OSError as error:
+        reason = f"cannot be fetched: {error}"
+        raise InputError(f"the checkpoint {path} {reason} (MODEL.WEIGHTS)") from None
+    if not os.path.isfile(local):
+        raise InputError(f"the checkpoint {path} does not exist (MODEL.WEIGHTS)")
 
 
 def write_checkpoint(data: dict, path: str) -> None:

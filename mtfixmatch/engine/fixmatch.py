@@ -7,7 +7,7 @@ pseudo-labels are moved, ONE forward pass of the student, losses, optimiser, tea
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -28,6 +28,7 @@ from .step import (
     images_of,
     ramp_up,
     split_rows,
+    stack_images,
     sum_over_ranks,
     union,
 )
@@ -96,8 +97,7 @@ class FixMatchTrainer(SimpleTrainer):
         data_time = time.perf_counter() - start
         # Dropout is a function of (seed, step, rank), so that a resumed run draws the same.
         torch.manual_seed(hash((self.seed, self.iter, comm.get_rank())))
-
-        weak = self.weak_views(batch)
+        weak = stack_images(batch, self.student.device)
         labeled = {t.name: images_of(batch, t, labeled=True) for t in self.tasks}
         record = StepRecord(batch, weak, self._unlabeled(batch))
         record.pseudo = self.pseudo_labels(record)
@@ -108,11 +108,6 @@ class FixMatchTrainer(SimpleTrainer):
         update_teacher(self.teacher, self.student, self.ema_decay)
         self._log(losses, data_time, batch)
         self.record = record if self._measures() else None
-
-    def weak_views(self, batch: list[dict]) -> Tensor:
-        """(N, 3, H, W) RGB in [0, 1], on the model's device."""
-        images = torch.stack([item["image"] for item in batch])
-        return images.to(self.student.device, non_blocking=True).float() / 255
 
     def _unlabeled(self, batch: list[dict]) -> dict[str, list[int]]:
         """By task, the images whose unsupervised loss is taken (method: `unlabeled` / `all`)."""
@@ -133,14 +128,12 @@ class FixMatchTrainer(SimpleTrainer):
         rows = {name: [needed.index(i) for i in rows] for name, rows in record.unlabeled.items()}
         with self.autocast():
             outputs, _ = self.teacher(record.weak[needed], rows)
-        pseudo = {}
-        for task in self.tasks:
-            images = record.unlabeled[task.name]
-            head = self.teacher.head(task.name)
-            pseudo[task.name] = (
-                head.pseudo_labels(outputs[task.name], size, valid[images]) if images else []
-            )
-        return pseudo
+        return {
+            name: self.teacher.head(name).pseudo_labels(outputs[name], size, valid[images])
+            if images
+            else []
+            for name, images in record.unlabeled.items()
+        }
 
     @torch.no_grad()
     def make_strong_views(self, record: StepRecord) -> None:
@@ -168,9 +161,8 @@ class FixMatchTrainer(SimpleTrainer):
     ) -> tuple[Tensor, list[Term]]:
         """The student's one batch: labeled weak views, then strong views; and all loss terms."""
         weak_images = union(labeled)
-        if record.strong is None:
-            # Without any image the losses would have no key, and another rank would wait for them.
-            weak_images = weak_images or [0]
+        if record.strong is None and not weak_images:
+            weak_images = [0]  # a rank without any loss still takes part in the exchange
         images = record.weak[weak_images]
         if record.strong is not None:
             images = torch.cat([images, record.strong])
@@ -212,7 +204,8 @@ class FixMatchTrainer(SimpleTrainer):
         parts = split_rows(len(images), self._num_parts(len(images)))
         for part in parts:
             # Gradients are exchanged between the ranks once, with the last part.
-            with nullcontext() if part is parts[-1] else self._no_sync():
+            no_sync = getattr(self.model, "no_sync", nullcontext)
+            with nullcontext() if part is parts[-1] else no_sync():
                 losses = self._part_losses(images, terms, part, record)
                 for key, value in checked_losses(losses, record.batch, self.iter).items():
                     logged[key] = logged.get(key, 0.0) + value
@@ -260,9 +253,8 @@ class FixMatchTrainer(SimpleTrainer):
 
     def _weight(self, term: Term) -> float:
         """gamma_t, times lambda_t(step) for an unsupervised loss (Eq. 5)."""
-        if not term.unsupervised:
-            return term.task.loss_weight
-        return term.task.loss_weight * self.unsupervised_weight(term.task)
+        ramped = self.unsupervised_weight(term.task) if term.unsupervised else 1.0
+        return term.task.loss_weight * ramped
 
     def unsupervised_weight(self, task: Task) -> float:
         """lambda_t at this step."""
@@ -285,17 +277,12 @@ class FixMatchTrainer(SimpleTrainer):
     def autocast(self) -> torch.autocast:
         """Mixed precision for the forward passes."""
         mixed = self.precision is not torch.float32
-        dtype = self.precision if mixed else None
-        return torch.autocast(self.student.device.type, dtype=dtype, enabled=mixed)
-
-    def _no_sync(self) -> AbstractContextManager:
-        return self.model.no_sync() if hasattr(self.model, "no_sync") else nullcontext()
+        return torch.autocast(self.student.device.type, dtype=self.precision, enabled=mixed)
 
     def _log(self, losses: dict[str, float], data_time: float, batch: list[dict]) -> None:
-        skipped = [message for item in batch for message in item["skipped"]]
-        for message in skipped:
+        for message in [message for item in batch for message in item["skipped"]]:
             logger.warning("Image replaced: %s", message)
-        self.skipped_images += len(skipped)
+            self.skipped_images += 1
         storage = get_event_storage()
         storage.put_scalars(data_time=data_time, **losses)
         storage.put_scalar("skipped_images", self.skipped_images, smoothing_hint=False)
@@ -303,10 +290,8 @@ class FixMatchTrainer(SimpleTrainer):
     def state_dict(self) -> dict:
         """The optimiser's state, the loss scaler's and the count of skipped images."""
         state = super().state_dict()
-        return state | {
-            "grad_scaler": self.grad_scaler.state_dict(),
-            "skipped_images": self.skipped_images,
-        }
+        state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state | {"skipped_images": self.skipped_images}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """The inverse of `state_dict`."""

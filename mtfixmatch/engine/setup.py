@@ -4,6 +4,7 @@ import logging
 import os
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
@@ -20,7 +21,6 @@ METHODS = ("supervised", "fixmatch", "dense_fixmatch")
 CHOICES = {
     "FIXMATCH.METHOD": METHODS,
     "FIXMATCH.UNSUPERVISED_ON": ("unlabeled", "all"),
-    "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.AMP.PRECISION": ("auto", "float16", "bfloat16"),
 }
 
@@ -47,8 +47,12 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
 def _merge(merge, source, name: str) -> None:
     try:
         merge(source)
+    except AttributeError:  # of a text or a list where a mapping should be
+        raise InputError(f"{name}: it must hold KEY: VALUE pairs") from None
     except (KeyError, ValueError, AssertionError) as error:
         raise InputError(f"{name}: {error.args[0] if error.args else error!r}") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{name}: {' '.join(str(error).split())}") from None
 
 
 def check_config(cfg: CfgNode) -> None:

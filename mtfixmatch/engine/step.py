@@ -64,6 +64,12 @@ class StepRecord:
     agreement: dict[str, float] = field(default_factory=dict)
 
 
+def stack_images(batch: Sequence[dict], device: torch.device) -> Tensor:
+    """The weak views of a batch, (N, 3, H, W) RGB in [0, 1]."""
+    images = torch.stack([item["image"] for item in batch])
+    return images.to(device, non_blocking=True).float() / 255
+
+
 def images_of(batch: Sequence[dict], task: Task, *, labeled: bool) -> list[int]:
     """The images of a batch that are, or are not, labeled for a task."""
     has_label = [item["targets"][task.name] is not None for item in batch]

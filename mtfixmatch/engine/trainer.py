@@ -11,8 +11,6 @@ from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.projects.deeplab import build_lr_scheduler
-from detectron2.solver import get_default_optimizer_params
-from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
 
@@ -73,17 +71,6 @@ class MultiTaskTrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.results: dict = {}
         self.register_hooks(self.build_hooks())
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """SGD as Detectron2 builds it (Table 10), or AdamW."""
-        if cfg.SOLVER.OPTIMIZER == "SGD":
-            return super().build_optimizer(cfg, model)
-        groups = get_default_optimizer_params(model, weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM)
-        optimizer = torch.optim.AdamW(
-            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
-        )
-        return maybe_add_gradient_clipping(cfg, optimizer)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last checkpoint, or start from MODEL.WEIGHTS, the teacher as a copy."""

@@ -30,6 +30,7 @@ class Detection(Task):
     label_key = "annotations"
     metadata_key = "thing_classes"
     metric = "mAP"
+    head_config = "RETINANET"
     loss_parts = ("cls", "box")
 
     def __init__(self, cfg: CfgNode):
@@ -58,22 +59,6 @@ class Detection(Task):
         node.BACKGROUND_WEIGHT = 0.0
         # With it: predictions between this score and THRESHOLD are ignored, not background.
         node.UNCERTAIN_THRESHOLD = 0.1
-
-    @classmethod
-    def set_num_classes(cls, cfg: CfgNode, num_classes: int) -> None:
-        """See base class."""
-        stated = cfg.MODEL.RETINANET.NUM_CLASSES
-        if stated not in (0, num_classes):
-            raise InputError(
-                f"MODEL.RETINANET.NUM_CLASSES is {stated}, but {cfg.DATASETS.TRAIN} has "
-                f"{num_classes} box classes (0 takes the number from the dataset)"
-            )
-        cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
-
-    @classmethod
-    def in_features(cls, cfg: CfgNode) -> list[str]:
-        """See base class."""
-        return list(cfg.MODEL.RETINANET.IN_FEATURES)
 
     def build_head(self, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> "DetectionHead":
         """See base class."""

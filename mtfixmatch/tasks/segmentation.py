@@ -54,29 +54,9 @@ class Segmentation(Task):
     label_key = "sem_seg_file_name"
     metadata_key = "stuff_classes"
     metric = "mIoU"
+    head_config = "SEM_SEG_HEAD"
     loss_parts = ("ce",)
     fills_pixels = True
-
-    @classmethod
-    def add_config(cls, cfg: CfgNode) -> None:
-        """Keys of segmentation; the head itself is configured by MODEL.SEM_SEG_HEAD."""
-        super().add_config(cfg)
-
-    @classmethod
-    def set_num_classes(cls, cfg: CfgNode, num_classes: int) -> None:
-        """See base class."""
-        stated = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        if stated not in (0, num_classes):
-            raise InputError(
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {stated}, but {cfg.DATASETS.TRAIN} has "
-                f"{num_classes} map classes (0 takes the number from the dataset)"
-            )
-        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_classes
-
-    @classmethod
-    def in_features(cls, cfg: CfgNode) -> list[str]:
-        """See base class."""
-        return list(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
 
     def build_head(self, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> "SegmentationHead":
         """See base class."""

@@ -51,6 +51,7 @@ class Task(ABC):
         name: in MODEL.TASKS, in cfg.TASKS (upper case) and in the names of losses and metrics.
         label_key: of the record; absent there: the image is not labeled for this task.
         metadata_key: of the dataset's metadata, where the class names are.
+        head_config: node of cfg.MODEL that configures the head, with IN_FEATURES and NUM_CLASSES.
         metric: name of the one figure that enters the geometric mean.
         loss_parts: names of the terms of its loss.
         fills_pixels: its drawing covers the picture, so that others are drawn over it.
@@ -59,6 +60,7 @@ class Task(ABC):
     name: ClassVar[str]
     label_key: ClassVar[str]
     metadata_key: ClassVar[str]
+    head_config: ClassVar[str]
     metric: ClassVar[str]
     loss_parts: ClassVar[tuple[str, ...]]
     fills_pixels: ClassVar[bool] = False
@@ -87,18 +89,29 @@ class Task(ABC):
         node.LABELS = -1
 
     @classmethod
-    @abstractmethod
     def set_num_classes(cls, cfg: CfgNode, num_classes: int) -> None:
-        """Write the number of classes where the head reads it; InputError if it says another."""
+        """Write the dataset's number of classes where the head reads it.
+
+        Raises:
+            InputError: if another number stands there.
+        """
+        node = cfg.MODEL[cls.head_config]
+        if node.NUM_CLASSES not in (0, num_classes):
+            raise InputError(
+                f"MODEL.{cls.head_config}.NUM_CLASSES is {node.NUM_CLASSES}, but "
+                f"{list(cfg.DATASETS.TRAIN)} has {num_classes} classes for {cls.name} "
+                "(0 takes the number from the dataset)"
+            )
+        node.NUM_CLASSES = num_classes
+
+    @classmethod
+    def in_features(cls, cfg: CfgNode) -> list[str]:
+        """Names of the backbone's features that the head reads (res2..res5, p3..p7)."""
+        return list(cfg.MODEL[cls.head_config].IN_FEATURES)
 
     @abstractmethod
     def build_head(self, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> "TaskHead":
         """The head for features of the given shapes."""
-
-    @classmethod
-    @abstractmethod
-    def in_features(cls, cfg: CfgNode) -> list[str]:
-        """Names of the backbone's features that the head reads (res2..res5, p3..p7)."""
 
     @abstractmethod
     def load_target(self, record: dict) -> Target:

@@ -11,10 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.colormap import colormap
 
-from mtfixmatch.data.datasets.cityscapes import cityscapes_metadata, load_cityscapes
-from mtfixmatch.data.datasets.coco_style import load_coco_style, load_instances
-from mtfixmatch.data.datasets.scan import IGNORE_LABEL
-from mtfixmatch.errors import InputError
+from ...errors import InputError
+from .cityscapes import cityscapes_metadata, load_cityscapes
+from .coco_style import load_coco_style, load_instances
+from .scan import IGNORE_LABEL
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels
 from detectron2.structures import BoxMode
 
-from mtfixmatch.data.datasets.scan import (
+from ...errors import InputError
+from .scan import (
     IGNORE_LABEL,
     INVALID_LABEL,
     cache_path,
@@ -24,7 +25,6 @@ from mtfixmatch.data.datasets.scan import (
     scan_files,
     scan_label_map,
 )
-from mtfixmatch.errors import InputError
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
 INSTANCES_SUFFIX = "_gtFine_instanceIds.png"

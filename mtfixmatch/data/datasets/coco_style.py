@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from mtfixmatch.data.datasets.instances_json import read_instances
-from mtfixmatch.data.datasets.scan import (
+from ...errors import InputError
+from .instances_json import read_instances
+from .scan import (
     IGNORE_LABEL,
     INVALID_LABEL,
     cache_path,
@@ -17,7 +18,6 @@ from mtfixmatch.data.datasets.scan import (
     scan_files,
     scan_label_map,
 )
-from mtfixmatch.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MAP_SUFFIXES = (".png",)

@@ -5,7 +5,7 @@ import math
 import posixpath
 from typing import Any
 
-from mtfixmatch.errors import InputError
+from ...errors import InputError
 
 NUMBER = (int, float)
 

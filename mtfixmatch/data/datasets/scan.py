@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mtfixmatch.errors import InputError
+from ...errors import InputError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

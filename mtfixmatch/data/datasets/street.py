@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mtfixmatch.data.datasets.street_scene import draw_scene
-from mtfixmatch.errors import InputError
+from ...errors import InputError
+from .street_scene import draw_scene
 
 CITIES = ("northtown", "southport", "westfield")
 SPLITS = ("train", "val")

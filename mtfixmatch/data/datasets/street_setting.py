@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from mtfixmatch.data.datasets.street_canvas import (
+from .street_canvas import (
     CAMERA,
     DARK,
     ID,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from numpy.random import Generator
 
-from mtfixmatch.data.datasets.street_canvas import (
+from .street_canvas import (
     CIRCLE,
     DARK,
     Color,
