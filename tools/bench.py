@@ -8,6 +8,7 @@ slower or faster meanwhile does not tip it.
 import json
 import logging
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -145,9 +146,10 @@ def bench_precision(*opts: str) -> dict:
     }
 
 
-def bench_memory(stepper: Stepper) -> dict:
-    """Memory of the process over many steps: half-way and at the end."""
+def bench_memory(*opts: str) -> dict:
+    """Growth of the process over many steps, of small images to make them many."""
     process = psutil.Process()
+    stepper = Stepper(*opts, "INPUT.TRAIN_SIZE", "[96,96]")
     seen = []
     for _ in range(MEMORY_STEPS):
         stepper.run(1)
@@ -155,9 +157,8 @@ def bench_memory(stepper: Stepper) -> dict:
         seen.append(process.memory_info().rss / 2**20)
     half = MEMORY_STEPS // 2
     return {
-        "peak_mib": max(seen),
         "growth_mib_second_half": max(seen[half:]) - max(seen[:half]),
-        "steps": MEMORY_STEPS,
+        "memory_steps": MEMORY_STEPS,
     }
 
 
@@ -175,8 +176,11 @@ def main(opts: list[str]) -> None:
         opts = [*opts, "OUTPUT_DIR", folder]
         stepper = Stepper(*opts)
         stepper.step.storage = storage
-        results = bench_step(stepper) | bench_generator() | bench_memory(stepper)
-        results |= bench_precision(*opts)
+        before = psutil.Process().memory_info().rss
+        results = bench_step(stepper)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        results["peak_mib_of_a_step"] = (peak - before) / 2**20
+        results |= bench_generator() | bench_precision(*opts) | bench_memory(*opts)
     shares = results.pop("shares_of_step")
     results["ema_share_of_step"] = shares["update_teacher"]
     rows = [[name, value] for name, value in results.items()]
