@@ -575,3 +575,8 @@ def test_real_photographs(tmp_path):
     assert 0 <= results["detection"]["mAP"] <= 1 and 0 < results["segmentation"]["mIoU"] <= 1
     assert len(results["detection"]["per_class"]) == 12
     assert len(results["segmentation"]["per_class"]) == 27
+
+
+def test_evaluation_without_weights_is_refused(street_root):
+    with pytest.raises(InputError, match="MODEL.WEIGHTS is empty"):
+        evaluate_checkpoint(tiny_config(street_root, "MODEL.WEIGHTS", ""))

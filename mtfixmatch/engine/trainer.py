@@ -16,6 +16,7 @@ from torch import nn
 
 from ..augmentation.strong import StrongAugmentation
 from ..data.loader import build_eval_loader, build_train_loader, eval_records, train_records
+from ..errors import InputError
 from ..evaluation import evaluate, log_results
 from ..report import write_json
 from ..tasks import Task, build_tasks
@@ -143,7 +144,12 @@ def evaluate_checkpoint(cfg: CfgNode) -> dict:
     """`--eval-only`: evaluate MODEL.WEIGHTS, write results.json into OUTPUT_DIR.
 
     A full checkpoint of a training is evaluated by its teacher.
+
+    Raises:
+        InputError: without MODEL.WEIGHTS: figures of random weights help nobody.
     """
+    if not cfg.MODEL.WEIGHTS:
+        raise InputError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")
     tasks = build_tasks(cfg)
     records = eval_records(cfg, tasks)
     model = build_model(cfg)
