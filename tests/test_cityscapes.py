@@ -103,11 +103,18 @@ def test_boxes_are_extents_of_masks(tree):
     assert all(isinstance(x, float) for a in annotations for x in a["bbox"])
 
 
+def test_what_is_ignored_is_counted(tree):
+    """Two groups of persons and one of cars; the third of persons is a speck; a caravan."""
+    expected = {"group region": 3, "speck of a group region": 1, "caravan or trailer": 1}
+    assert [r.get("ignored") for r in load(tree)] == [None, None, expected, expected]
+
+
 def test_no_instances_is_an_empty_list(tmp_path):
     add_image(tmp_path, "ulm_000001_000019")
     path = tmp_path / "gtFine/train/ulm/ulm_000001_000019_gtFine_instanceIds.png"
     save(path, np.full((HEIGHT, WIDTH), ROAD, np.uint16))
-    assert load(tmp_path)[0]["annotations"] == []
+    (record,) = load(tmp_path)
+    assert record["annotations"] == [] and "ignored" not in record
 
 
 def test_the_cache_gives_the_same_records(tree, tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mtfixmatch.data import datasets
 from mtfixmatch.data.datasets import check_class_lists, get_records, register_datasets
+from mtfixmatch.data.datasets.street import MARK
 from mtfixmatch.errors import InputError
 
 
@@ -28,6 +29,7 @@ def save(path):
 
 def add_street(root, split="train"):
     save(root / f"street/leftImg8bit/{split}/town/town_1_leftImg8bit.png")
+    (root / "street" / MARK).touch()
 
 
 def add_boxes(root, split, categories):
@@ -75,6 +77,7 @@ def test_root_and_cache_have_defaults(tmp_path, monkeypatch):
 def test_records_of_several_datasets(tmp_path):
     add_street(tmp_path)
     save(tmp_path / "cityscapes/leftImg8bit/train/ulm/ulm_1_leftImg8bit.png")
+    (tmp_path / "cityscapes/gtFine/train/ulm").mkdir(parents=True)
     register_datasets(make_cfg(tmp_path))
     records = get_records(["street_train", "cityscapes_train"])
     assert [record["image_id"] for record in records] == ["town_1", "ulm_1"]
@@ -125,11 +128,11 @@ def test_the_other_processes_wait_and_hear_of_failures(tmp_path, monkeypatch):
     events = []
     load = datasets._load
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
-    monkeypatch.setattr(comm, "all_gather", lambda mine: events.append("wait") or ["", mine])
+    monkeypatch.setattr(comm, "all_gather", lambda mine: events.append("wait") or [[], mine])
     monkeypatch.setattr(datasets, "_load", lambda names: events.append("load") or load(names))
     assert len(get_records(["street_train"])) == 1
     assert events == ["wait", "load"]
-    monkeypatch.setattr(comm, "all_gather", lambda mine: ["x.png: bad", mine])
+    monkeypatch.setattr(comm, "all_gather", lambda mine: [["x.png: bad"], mine])
     with pytest.raises(InputError, match=r"^x\.png: bad$"):
         get_records(["street_train"])
     assert events == ["wait", "load"]

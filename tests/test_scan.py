@@ -19,7 +19,7 @@ from mtfixmatch.data.datasets.scan import (
     scan_files,
     scan_label_map,
 )
-from mtfixmatch.errors import InputError
+from mtfixmatch.errors import InputError, InputErrors
 
 
 def count_and_read(path):
@@ -148,14 +148,6 @@ def test_an_unwritable_cache_folder_only_warns(tmp_path, caplog):
     assert cache in caplog.text and "cannot be written" in caplog.text
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_first_bad_file_is_reported_unchanged(tmp_path, workers):
-    paths = write_files(tmp_path, [*range(30), "b1", *range(30, 40), "b2"])
-    with pytest.raises(InputError) as error:
-        scan_files(paths, refuse_b, str(tmp_path / "cache.json.gz"), workers)
-    assert str(error.value) == f"{paths[30]}: refused"
-
-
 def test_a_missing_file_is_named():
     with pytest.raises(InputError, match=r"/nowhere/x\.txt"):
         scan_files(["/nowhere/x.txt"], other_function, None, 1)
@@ -260,3 +252,16 @@ def test_check_map_size_names_both_files():
     check_map_size("i.png", [2, 3], "m.png", [2, 3])
     with pytest.raises(InputError, match=r"m\.png is 4x2 pixels, but its image i\.png is 3x2"):
         check_map_size("i.png", [2, 3], "m.png", [2, 4])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_bad_files_are_named_and_the_good_ones_remembered(tmp_path, workers):
+    paths = write_files(tmp_path, [*range(30), "b1", *range(30, 40), "b2"])
+    bad = [paths[30], paths[41]]
+    cache = str(tmp_path / "cache.json.gz")
+    with pytest.raises(InputErrors) as caught:
+        scan_files(paths, refuse_b, cache, workers)
+    assert caught.value.messages == [f"{path}: refused" for path in bad]
+    assert str(caught.value) == f"{bad[0]}: refused (and 1 more like this)"
+    with gzip.open(cache, "rt") as file:
+        assert set(json.load(file)["files"]) == set(paths) - set(bad)

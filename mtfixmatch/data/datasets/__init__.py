@@ -11,18 +11,28 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.colormap import colormap
 
-from ...errors import InputError
+from ...errors import InputError, InputErrors
+from .bdd100k import bdd100k_metadata, load_bdd100k
 from .cityscapes import cityscapes_metadata, load_cityscapes
 from .coco_style import load_coco_style, load_instances
 from .scan import IGNORE_LABEL
 
 logger = logging.getLogger(__name__)
 
-CITYSCAPES_LIKE = ("cityscapes", "street")
 SPLITS = ("train", "val")
-DATASET_NAMES = [f"{name}_{split}" for name in (*CITYSCAPES_LIKE, "coco_style") for split in SPLITS]
+# Splits without labels: the images of the coarse set, the frames around those of "train".
+CITYSCAPES_SPLITS = (*SPLITS, "train_extra", "sequence")
 
 Record = dict[str, Any]
+# A folder below DATASETS.ROOT: its splits, what reads one of them, its classes and colours.
+LAYOUTS: dict[str, tuple[Sequence[str], Callable[..., list[Record]], Callable[[], dict]]] = {
+    "cityscapes": (CITYSCAPES_SPLITS, load_cityscapes, cityscapes_metadata),
+    "street": (SPLITS, load_cityscapes, cityscapes_metadata),
+    "bdd100k": (SPLITS, load_bdd100k, bdd100k_metadata),
+    "street_bdd100k": (SPLITS, load_bdd100k, bdd100k_metadata),
+}
+DATASET_NAMES = [f"{name}_{split}" for name, (splits, *_) in LAYOUTS.items() for split in splits]
+DATASET_NAMES += [f"coco_style_{split}" for split in SPLITS]
 
 
 def register_datasets(cfg: CfgNode) -> None:
@@ -32,10 +42,11 @@ def register_datasets(cfg: CfgNode) -> None:
     """
     root = cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")
     reading = {"cache_dir": _cache_dir(cfg), "workers": cfg.DATALOADER.NUM_WORKERS}
+    for folder, (splits, read, metadata) in LAYOUTS.items():
+        for split in splits:
+            load = partial(read, os.path.join(root, folder), split, **reading)
+            _register(f"{folder}_{split}", load, metadata())
     for split in SPLITS:
-        for name in CITYSCAPES_LIKE:
-            load = partial(load_cityscapes, os.path.join(root, name), split, **reading)
-            _register(f"{name}_{split}", load, cityscapes_metadata())
         name = f"coco_style_{split}"
         load = partial(_load_coco_style, cfg.clone(), split, name)
         _register(name, load, _coco_style_metadata(cfg))
@@ -51,16 +62,17 @@ def get_records(names: Sequence[str]) -> list[Record]:
         if name not in DatasetCatalog:
             known = ", ".join(DATASET_NAMES)
             raise InputError(f"DATASETS: there is no dataset {name!r}, expected one of {known}")
-    message, records = "", []
+    messages: list[str] = []
+    records: list[Record] = []
     if comm.is_main_process():
         try:
             records = _load(names)
         except InputError as error:
-            message = str(error)
+            messages = error.messages if isinstance(error, InputErrors) else [str(error)]
     # What is wrong is wrong for all processes: none is left waiting for another.
-    message = comm.all_gather(message)[0]
-    if message:
-        raise InputError(message)
+    messages = comm.all_gather(messages)[0]
+    if messages:
+        raise InputErrors(messages)
     return records if comm.is_main_process() else _load(names)
 
 

@@ -1,12 +1,10 @@
 """Cityscapes, and anything else in its folders, as records.
 
-leftImg8bit/<split>/<city>/<image_id>_leftImg8bit.png
-gtFine/<split>/<city>/<image_id>_gtFine_instanceIds.png    (absent = not labeled for boxes)
-gtFine/<split>/<city>/<image_id>_gtFine_labelIds.png       (absent = not labeled for segmentation)
+Where the files are says cityscapes_files.py. A missing instance map = not labeled for boxes, a
+missing label map = not labeled for segmentation. "train_extra" and "sequence" have no labels.
 """
 
-import glob
-import os
+from functools import cache
 from typing import Any
 
 import cv2
@@ -15,6 +13,7 @@ from cityscapesscripts.helpers.labels import labels
 from detectron2.structures import BoxMode
 
 from ...errors import InputError
+from .cityscapes_files import INSTANCES_SUFFIX, LABELS_SUFFIX, find_images, find_maps, image_id
 from .scan import (
     IGNORE_LABEL,
     INVALID_LABEL,
@@ -25,10 +24,6 @@ from .scan import (
     scan_files,
     scan_label_map,
 )
-
-IMAGE_SUFFIX = "_leftImg8bit.png"
-INSTANCES_SUFFIX = "_gtFine_instanceIds.png"
-LABELS_SUFFIX = "_gtFine_labelIds.png"
 
 # The license plate has id -1, which an 8-bit map holds as 255; it and the void classes are ignored.
 STUFF_LABELS = sorted((x for x in labels if 0 <= x.trainId < 255), key=lambda x: x.trainId)
@@ -41,6 +36,8 @@ INSTANCE_LABEL_IDS = frozenset(x.id for x in labels if x.hasInstances)
 INSTANCES_PER_CLASS = 1000
 # Specks of a group region up to this many pixels are left out.
 MAX_SPECK_PIXELS = 10
+
+Record = dict[str, Any]
 
 
 def cityscapes_metadata() -> dict[str, Any]:
@@ -56,30 +53,42 @@ def cityscapes_metadata() -> dict[str, Any]:
 
 def load_cityscapes(
     root: str, split: str, *, cache_dir: str | None, workers: int = 1
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Return the records of one split, sorted by image id.
 
     Args:
         root: the folder that holds leftImg8bit and gtFine.
-        split: name of the folders below these two.
+        split: "train", "val", "train_extra" or "sequence".
         cache_dir: where to remember what the files hold; None = nowhere.
         workers: number of processes that read files which are not in the cache.
-    """
-    images = _find_images(root, split)
 
-    def scan(paths: list[str], function: Any, what: str) -> dict[str, Any]:
-        found = [path for path in paths if os.path.isfile(path)]
+    Returns:
+        records whose key "ignored", reason -> count, tells what the labels leave out, if anything.
+
+    Raises:
+        InputError: files are missing, misplaced or not what they should be.
+    """
+    images = find_images(root, split)
+
+    def scan(paths: list[str], function: Any, what: str) -> list[Any]:
         name = f"cityscapes_{split}_{what}"
         cache_file = cache_path(cache_dir, name, root) if cache_dir else None
-        return dict(zip(found, scan_files(found, function, cache_file, workers), strict=True))
+        return scan_files(paths, function, cache_file, workers)
 
     sizes = scan(images, read_image_size, "sizes")
-    instances = scan([_map_path(x, INSTANCES_SUFFIX) for x in images], scan_instances, "boxes")
-    maps = scan([_map_path(x, LABELS_SUFFIX) for x in images], scan_label_map, "maps")
-    records = [_make_record(image, sizes[image], instances, maps) for image in images]
-    return sorted(records, key=lambda record: record["image_id"])
+    records = {x: _make_record(x, size) for x, size in zip(images, sizes, strict=True)}
+    for suffix, function, what, add in (
+        (INSTANCES_SUFFIX, scan_instances, "boxes", _add_boxes),
+        (LABELS_SUFFIX, scan_label_map, "maps", _add_map),
+    ):
+        maps = find_maps(root, split, images, suffix)
+        scans = scan(list(maps.values()), function, what)
+        for (image, path), found in zip(maps.items(), scans, strict=True):
+            add(records[image], path, found)
+    return sorted(records.values(), key=lambda record: record["image_id"])
 
 
+@cache
 def label_id_lut() -> bytes:
     """Return the table of 256 train ids that translates the label ids in a map."""
     lut = np.full(256, INVALID_LABEL, np.uint8)
@@ -89,52 +98,91 @@ def label_id_lut() -> bytes:
 
 
 def scan_instances(path: str) -> list:
-    """Return [height, width, [[category id, iscrowd, x0, y0, x1, y1], ...]] of an instance map.
+    """Return what an instance map says of boxes.
 
     An instance gives the extent of its mask. A region with a bare class id is a group that was not
     told apart: it gives one crowd box for each of its connected components.
+
+    Returns:
+        [height, width, [[category id, iscrowd, x0, y0, x1, y1], ...], {reason to ignore: count}]
     """
     ids = read_instance_map(path)
-    present = np.flatnonzero(np.bincount(ids.ravel()))
-    single = present >= INSTANCES_PER_CLASS
-    unknown = [
-        *set(present[~single].tolist()).difference(LABEL_IDS),
-        *(i for i in present[single].tolist() if _label_id(i) not in INSTANCE_LABEL_IDS),
-    ]
-    if unknown:
-        raise InputError(f"{path}: instance id {unknown[0]} belongs to no Cityscapes label")
-
-    things = np.array([i for i in present.tolist() if _label_id(i) in CATEGORY_OF_LABEL_ID], int)
-    instances = things[things >= INSTANCES_PER_CLASS]
-    boxes = [
-        [CATEGORY_OF_LABEL_ID[_label_id(i)], 0, *box]
-        for i, box in zip(instances.tolist(), mask_extents(ids, instances), strict=True)
-    ]
-    for group in things[things < INSTANCES_PER_CLASS].tolist():
-        boxes += [[CATEGORY_OF_LABEL_ID[group], 1, *box] for box in _component_boxes(ids == group)]
-    return [*ids.shape, boxes]
+    present = np.unique(ids.ravel()[_run_begins(ids)]).tolist()
+    _check_instance_ids(path, present)
+    things = np.array([i for i in present if _label_id(i) in CATEGORY_OF_LABEL_ID], int)
+    boxes, crowds, specks = [], [], 0
+    for i, extent in zip(things.tolist(), mask_extents(ids, things), strict=True):
+        category = CATEGORY_OF_LABEL_ID[_label_id(i)]
+        if i >= INSTANCES_PER_CLASS:
+            boxes.append([category, 0, *extent])
+        else:
+            parts, small = _component_boxes(ids, i, extent)
+            crowds += [[category, 1, *box] for box in parts]
+            specks += small
+    ignored = {
+        "group region": len(crowds),
+        "speck of a group region": specks,
+        "caravan or trailer": sum(i >= INSTANCES_PER_CLASS for i in present) - len(boxes),
+    }
+    return [*ids.shape, boxes + crowds, {why: n for why, n in ignored.items() if n}]
 
 
 def mask_extents(ids: np.ndarray, wanted: np.ndarray) -> list[list[int]]:
-    """Return [x0, y0, x1, y1], ends exclusive, of the pixels that hold each of the wanted ids."""
-    index = np.full(int(ids.max()) + 1, -1, np.int16)
+    """Return [x0, y0, x1, y1], ends exclusive, of the pixels that hold each of the wanted ids.
+
+    Args:
+        ids: (H, W) of non-negative integers.
+        wanted: (N,) different ids, all of which occur.
+    """
+    begins = _run_begins(ids)
+    index = np.full(int(ids.max()) + 1, -1)
     index[wanted] = np.arange(len(wanted))
-    found = index[ids]
-    ys, xs = np.nonzero(found >= 0)
-    found = found[ys, xs]
-    starts, ends = [], []
-    for positions, size in ((xs, ids.shape[1]), (ys, ids.shape[0])):
-        seen = np.zeros((len(wanted), size), bool)
-        seen[found, positions] = True
-        starts.append(seen.argmax(axis=1))
-        ends.append(size - seen[:, ::-1].argmax(axis=1))
-    return np.stack(starts + ends, axis=1).tolist()
+    found = index[ids.ravel()[begins]]
+    kept = found >= 0
+    y0, x0 = np.divmod(begins, ids.shape[1])
+    x1 = x0 + np.diff(begins, append=ids.size)
+    low = np.full((len(wanted), 2), max(ids.shape))
+    high = np.zeros((len(wanted), 2), int)
+    np.minimum.at(low, found[kept], np.stack([x0, y0], axis=1)[kept])
+    np.maximum.at(high, found[kept], np.stack([x1, y0 + 1], axis=1)[kept])
+    return np.hstack([low, high]).tolist()
 
 
-def _component_boxes(mask: np.ndarray) -> list[list[int]]:
-    stats = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2]
+def _run_begins(ids: np.ndarray) -> np.ndarray:
+    """Return where, in `ids.ravel()`, a row begins or its id changes.
+
+    A map has a hundred times fewer of these places than pixels.
+    """
+    begins = np.ones(ids.shape, bool)
+    begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    return np.flatnonzero(begins)
+
+
+def _component_boxes(ids: np.ndarray, group: int, extent: list[int]) -> tuple[list, int]:
+    """Return [x0, y0, x1, y1] of each component of a group region, and the number of specks.
+
+    Args:
+        ids: (H, W) instance map.
+        group: the id of the region.
+        extent: its [x0, y0, x1, y1]; components are sought there alone, which is much faster.
+    """
+    x0, y0, x1, y1 = extent
+    mask = (ids[y0:y1, x0:x1] == group).astype(np.uint8)
     # Row 0 is the background; a row is x, y, width, height, area.
-    return [[x, y, x + w, y + h] for x, y, w, h, n in stats[1:].tolist() if n > MAX_SPECK_PIXELS]
+    rows = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:].tolist()
+    boxes = [
+        [x0 + x, y0 + y, x0 + x + w, y0 + y + h]
+        for x, y, w, h, area in rows
+        if area > MAX_SPECK_PIXELS
+    ]
+    return boxes, len(rows) - len(boxes)
+
+
+def _check_instance_ids(path: str, ids: list[int]) -> None:
+    for i in ids:
+        known = LABEL_IDS if i < INSTANCES_PER_CLASS else INSTANCE_LABEL_IDS
+        if _label_id(i) not in known:
+            raise InputError(f"{path}: instance id {i} belongs to no Cityscapes label")
 
 
 def _label_id(instance_id: int) -> int:
@@ -142,53 +190,33 @@ def _label_id(instance_id: int) -> int:
     return instance_id if bare else instance_id // INSTANCES_PER_CLASS
 
 
-def _find_images(root: str, split: str) -> list[str]:
-    pattern = os.path.join("leftImg8bit", split, "*", f"*{IMAGE_SUFFIX}")
-    for folder in (
-        root,
-        os.path.join(root, "leftImg8bit"),
-        os.path.join(root, "leftImg8bit", split),
-    ):
-        if not os.path.isdir(folder):
-            raise InputError(
-                f"{root}: looked for images in {pattern}, but there is no folder {folder}; "
-                "give the folder that holds leftImg8bit and gtFine"
-            )
-    images = glob.glob(os.path.join(glob.escape(root), pattern))
-    if not images:
-        raise InputError(f"{root}: there is no image {pattern}")
-    return sorted(images)
-
-
-def _map_path(image: str, suffix: str) -> str:
-    folder, name = os.path.split(image)
-    rest, city = os.path.split(folder)
-    top, split = os.path.split(rest)
-    name = name.removesuffix(IMAGE_SUFFIX) + suffix
-    return os.path.join(os.path.dirname(top), "gtFine", split, city, name)
-
-
-def _make_record(
-    image: str, size: list[int], instances: dict[str, Any], maps: dict[str, Any]
-) -> dict[str, Any]:
-    record: dict[str, Any] = {
+def _make_record(image: str, size: list[int]) -> Record:
+    return {
         "file_name": image,
-        "image_id": os.path.basename(image).removesuffix(IMAGE_SUFFIX),
+        "image_id": image_id(image),
         "height": size[0],
         "width": size[1],
     }
-    instance_map, label_map = _map_path(image, INSTANCES_SUFFIX), _map_path(image, LABELS_SUFFIX)
-    if instance_map in instances:
-        *map_size, boxes = instances[instance_map]
-        check_map_size(image, size, instance_map, map_size)
-        record["annotations"] = [_make_annotation(*box) for box in boxes]
-    if label_map in maps:
-        *map_size, ids = maps[label_map]
-        check_map_size(image, size, label_map, map_size)
-        _check_label_ids(image, label_map, ids)
-        record["sem_seg_file_name"] = label_map
-        record["sem_seg_lut"] = label_id_lut()
-    return record
+
+
+def _add_boxes(record: Record, path: str, found: list) -> None:
+    *size, boxes, ignored = found
+    _check_size(record, path, size)
+    record["annotations"] = [_make_annotation(*box) for box in boxes]
+    if ignored:
+        record["ignored"] = ignored
+
+
+def _add_map(record: Record, path: str, found: list) -> None:
+    *size, ids = found
+    _check_size(record, path, size)
+    _check_label_ids(record["file_name"], path, ids)
+    record["sem_seg_file_name"] = path
+    record["sem_seg_lut"] = label_id_lut()
+
+
+def _check_size(record: Record, path: str, size: list[int]) -> None:
+    check_map_size(record["file_name"], [record["height"], record["width"]], path, size)
 
 
 def _make_annotation(category: int, iscrowd: int, *box: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Look into every file of a dataset once, in parallel, and remember what was found."""
 
+import functools
 import gzip
 import hashlib
 import json
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...errors import InputError
+from ...errors import InputError, InputErrors
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -26,7 +27,7 @@ IGNORE_LABEL = 255
 INVALID_LABEL = 254
 
 # Raise this when what a scanned function returns changes its meaning.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 # Below this many files a pool of processes takes longer to start than it saves.
 MIN_FILES_FOR_PROCESSES = 32
 
@@ -50,17 +51,42 @@ def scan_files(
 
     Returns:
         one result per path, in the same order.
+
+    Raises:
+        InputErrors: for all files of which `function` raised InputError; the others are remembered.
     """
     name = f"{function.__module__}.{function.__qualname__}"
     cache = _load_cache(cache_file, name)
     stamps = {path: _stamp(path) for path in paths}
     known = {path: cache[path] for path in stamps if cache.get(path, [])[:2] == stamps[path]}
     todo = [path for path in stamps if path not in known]
-    for path, result in zip(todo, _run(function, todo, workers), strict=True):
-        known[path] = [*stamps[path], result]
+    errors = []
+    for path, (result, error) in zip(todo, _run(Guarded(function), todo, workers), strict=True):
+        if error:
+            errors.append(error)
+        else:
+            known[path] = [*stamps[path], result]
     if cache_file and (todo or len(known) != len(cache)):
         _save_cache(cache_file, name, known)
+    if errors:
+        raise InputErrors(errors)
     return [known[path][2] for path in paths]
+
+
+class Guarded:
+    """Gives [result, ""] or [None, message]: a bad file must not hide the next one."""
+
+    def __init__(self, function: Callable[[str], Any]):
+        """Wrap a function of a path; it keeps its name, which caches ask for."""
+        functools.update_wrapper(self, function)
+        self.function = function
+
+    def __call__(self, path: str) -> list:
+        """Call the function."""
+        try:
+            return [self.function(path), ""]
+        except InputError as error:
+            return [None, str(error)]
 
 
 def cache_path(cache_dir: str, what: str, source: str) -> str:

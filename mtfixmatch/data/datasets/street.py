@@ -1,9 +1,9 @@
-"""Driving-like scenes in the layout of Cityscapes, drawn instead of downloaded.
+"""Driving-like scenes in the layout of Cityscapes or BDD100K, drawn instead of downloaded.
 
     python -m mtfixmatch.data.datasets.street --root datasets/street --train 400 --val 100
 
 Scene i of a split is a function of (seed, split, i) and the size alone: neither the number of
-workers nor the number of images changes it.
+workers nor the number of images nor the layout changes it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ...errors import InputError
+from .street_layouts import LAYOUTS, SPLITS, Frames, write_frames
 from .street_scene import draw_scene
 
-CITIES = ("northtown", "southport", "westfield")
-SPLITS = ("train", "val")
 MARK = "street.json"  # written last: the folder is complete
 VERSION = 1  # of the drawing; a folder of another version is not the same data
 SMALLEST = 32  # pixels
-PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 
 Job = tuple[str, int]
 
@@ -44,6 +42,7 @@ def generate(
     size: tuple[int, int],
     seed: int,
     workers: int = 1,
+    layout: str = "cityscapes",
 ) -> bool:
     """Write the data set, unless `root` holds it already.
 
@@ -54,6 +53,7 @@ def generate(
         size: Width and height of the pictures in pixels.
         seed: Which data set; every seed gives other scenes.
         workers: Number of processes.
+        layout: Name of the folders and files, see LAYOUTS.
 
     Returns:
         Whether anything had to be written.
@@ -61,18 +61,23 @@ def generate(
     Raises:
         InputError: An argument is out of range, or `root` holds something else.
     """
+    if layout not in LAYOUTS:
+        raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     _check(num_train, num_val, size, seed, workers)
     root = Path(root)
     wanted: dict[str, object] = {"version": VERSION, "train": num_train, "val": num_val}
     wanted |= {"size": list(size), "seed": seed}
+    if layout != "cityscapes":  # what a root does not say
+        wanted["layout"] = layout
     if _is_complete(root, wanted):
         return False
     started = root / f"{MARK}.part"
     jobs = [("train", i) for i in range(num_train)] + [("val", i) for i in range(num_val)]
     try:
-        _make_folders(root)
+        root.mkdir(parents=True, exist_ok=True)
         started.write_text(json.dumps(wanted) + "\n")
-        _write_all(partial(_write_scene, root, size, seed), jobs, workers)
+        frames = _write_all(partial(_write_scene, root, layout, size, seed), jobs, workers)
+        write_frames(root, frames)
         os.replace(started, root / MARK)
     except OSError as error:
         raise InputError(f"{root}: cannot be written: {error.strerror or error}") from error
@@ -109,42 +114,21 @@ def _is_complete(root: Path, wanted: dict) -> bool:
     return False
 
 
-def _make_folders(root: Path) -> None:
-    for kind in ("leftImg8bit", "gtFine"):
-        for split in SPLITS:
-            for city in CITIES:
-                (root / kind / split / city).mkdir(parents=True, exist_ok=True)
-
-
-def _write_all(write: partial[None], jobs: Sequence[Job], workers: int) -> None:
-    def show(done: Iterable[None]) -> None:
-        for _ in tqdm(done, "street", len(jobs), unit="img", disable=None):
-            pass
+def _write_all(write: partial[Frames], jobs: Sequence[Job], workers: int) -> list[Frames]:
+    def show(done: Iterable[Frames]) -> list[Frames]:
+        return list(tqdm(done, "street", len(jobs), unit="img", disable=None))
 
     if workers == 1:
-        show(map(write, jobs))
-        return
+        return show(map(write, jobs))
     # Each worker is one process on one core: no threads of OpenCV within it.
     with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        show(pool.map(write, jobs, chunksize=4))
+        return show(pool.map(write, jobs, chunksize=4))
 
 
-def _write_scene(root: Path, size: tuple[int, int], seed: int, job: Job) -> None:
+def _write_scene(root: Path, layout: str, size: tuple[int, int], seed: int, job: Job) -> Frames:
     split, index = job
     scene = draw_scene(np.random.default_rng([seed, SPLITS.index(split), index]), *size)
-    labels = np.where(scene.ids >= 1000, scene.ids // 1000, scene.ids).astype(np.uint8)
-    city = CITIES[index % len(CITIES)]
-    name = f"{city}_{index:06d}_000019"
-    truth = root / "gtFine" / split / city / f"{name}_gtFine"
-    picture = cv2.cvtColor(scene.rgb, cv2.COLOR_RGB2BGR)
-    _write_png(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", picture)
-    _write_png(truth.with_name(f"{truth.name}_instanceIds.png"), scene.ids)
-    _write_png(truth.with_name(f"{truth.name}_labelIds.png"), labels)
-
-
-def _write_png(path: Path, image: np.ndarray) -> None:
-    _, data = cv2.imencode(".png", image, PNG)
-    path.write_bytes(data.tobytes())
+    return LAYOUTS[layout](root, split, index, scene)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -170,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=_parse_size, default=(512, 256), help="WIDTHxHEIGHT, pixels")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other scenes")
     parser.add_argument("--workers", type=int, default=2, help="number of processes")
+    parser.add_argument("--layout", choices=LAYOUTS, default="cityscapes", help="how files lie")
     return parser
 
 
@@ -184,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             size=args.size,
             seed=args.seed,
             workers=args.workers,
+            layout=args.layout,
         )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

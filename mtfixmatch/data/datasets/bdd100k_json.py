@@ -1,0 +1,162 @@
+"""Read the part of BDD100K's detection JSON that is needed here, and check its form.
+
+The file of 2020 (det_20) and the older one, which also holds lanes and drivable areas, are lists:
+
+    [{"name": "x.jpg", "labels": [{"category": "car", "attributes": {"crowd": false},
+                                   "box2d": {"x1": 1.5, "y1": 2, "x2": 30, "y2": 40}}, ...]}, ...]
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from ...errors import InputError
+
+CLASSES = (
+    "pedestrian",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+    "traffic light",
+    "traffic sign",
+)
+# Other names of a class, as in BDD100K's own tools.
+ALIASES = {
+    "person": "pedestrian",
+    "bike": "bicycle",
+    "motor": "motorcycle",
+    "van": "car",
+    "caravan": "car",
+}
+# What looks much like a class but is none, and the class that the same tools ignore it for.
+UNCERTAIN = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
+# Lines and areas, also with a kind as in "lane/road curb": they have no boxes.
+NO_OBJECTS = frozenset(("lane", "area", "drivable area"))
+# A category: its class, and why it is ignored ("" = it is not).
+CATEGORIES = (
+    {name: (i, "") for i, name in enumerate(CLASSES)}
+    | {alias: (CLASSES.index(name), "") for alias, name in ALIASES.items()}
+    | {other: (CLASSES.index(name), other) for other, name in UNCERTAIN.items()}
+)
+
+CHUNK = 1 << 24  # characters read at once
+SEPARATORS = re.compile(r"[\s,]*")
+# What ends inside a token fails at most this far from its end, or as an unterminated string.
+LONGEST_LITERAL = len("-Infinity")
+
+
+def read_frames(path: str) -> list[list]:
+    """Return what a detection JSON says about boxes, in short, for `scan_files`.
+
+    Returns:
+        [name of the image, boxes, {why ignored: count}] for each frame. The boxes are None for a
+        frame whose "labels" are null or absent, else [[class, iscrowd, x1, y1, x2, y2], ...] in
+        pixel indices, both ends inclusive. Ignored are UNCERTAIN objects and those with the
+        attribute "crowd", as boxes with "iscrowd" 1, and NO_OBJECTS, which are left out.
+
+    Raises:
+        InputError: the file is truncated, no JSON, or not of the form above.
+    """
+    frames: list[list] = []
+    names: set[str] = set()
+    for frame in _decode_frames(path):
+        name = frame.get("name") if isinstance(frame, dict) else None
+        if not isinstance(name, str):
+            raise InputError(f"{path}: frame number {len(frames) + 1} needs 'name' (str)")
+        if name in names:
+            raise InputError(f"{path}: frame {name!r} occurs twice")
+        names.add(name)
+        frames.append([name, *_read_labels(frame.get("labels"), f"{path}: frame {name!r}")])
+    return frames
+
+
+def _decode_frames(path: str) -> Iterator[Any]:
+    """Decode one frame after the other: all at once take several gigabytes."""
+    decode = json.JSONDecoder().raw_decode
+    try:
+        with open(path, encoding="utf-8") as file:
+            text, at = file.read(CHUNK).lstrip(), 1
+            if text and text[0] != "[":
+                raise InputError(f"{path}: expected BDD100K's labels, a JSON list of frames")
+            while True:
+                at = _skip_separators(text, at)
+                if text.startswith("]", at):
+                    return
+                try:
+                    frame, at = decode(text, at)
+                except json.JSONDecodeError as error:
+                    _check_at_end(path, text, error)
+                    more = file.read(CHUNK)
+                    if not more:
+                        raise InputError(f"{path}: is truncated, the list has no end") from error
+                    text, at = text[at:] + more, 0
+                else:
+                    yield frame
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def _skip_separators(text: str, at: int) -> int:
+    match = SEPARATORS.match(text, at)
+    return match.end() if match else at
+
+
+def _check_at_end(path: str, text: str, error: json.JSONDecodeError) -> None:
+    """Raise InputError unless the text is right as far as it goes."""
+    if error.msg.startswith("Unterminated") or len(text) - error.pos <= LONGEST_LITERAL:
+        return
+    shown = text[max(error.pos - 30, 0) : error.pos + 30]
+    raise InputError(f"{path}: is not valid JSON ({error.msg} in {shown!r})") from error
+
+
+def _read_labels(labels: Any, where: str) -> tuple[list[list] | None, dict[str, int]]:
+    """Return boxes and counts as in `read_frames`."""
+    if labels is None:
+        return None, {}
+    if not isinstance(labels, list):
+        raise InputError(f"{where} needs 'labels', a list or null")
+    boxes, ignored = [], Counter[str]()
+    for label in labels:
+        category, reason = _read_category(label, where)
+        if reason:
+            ignored[reason] += 1
+        if category is not None:
+            corners = _read_corners(label.get("box2d"), where)
+            boxes.append([category, int(bool(reason)), *corners])
+    return boxes, dict(ignored)
+
+
+def _read_category(label: Any, where: str) -> tuple[int | None, str]:
+    """Return the class of a label, None for no object, and why it is ignored."""
+    name = label.get("category") if isinstance(label, dict) else None
+    if not isinstance(name, str):
+        raise InputError(f"{where} has a label without 'category' (str)")
+    group = name.split("/")[0]
+    if group in NO_OBJECTS:
+        return None, group
+    if name not in CATEGORIES:
+        raise InputError(
+            f"{where} has the unknown category {name!r}, expected {', '.join(CATEGORIES)}"
+        )
+    category, reason = CATEGORIES[name]
+    attributes = label.get("attributes")
+    crowd = isinstance(attributes, dict) and bool(attributes.get("crowd"))
+    return category, reason or ("crowd" if crowd else "")
+
+
+def _read_corners(box: Any, where: str) -> list[float]:
+    corners: list[Any] = [None]
+    if isinstance(box, dict):
+        corners = [box.get(key) for key in ("x1", "y1", "x2", "y2")]
+    if not all(type(x) in (int, float) and math.isfinite(x) for x in corners):
+        raise InputError(
+            f"{where} has 'box2d' {json.dumps(box)}, expected x1, y1, x2 and y2, finite numbers"
+        )
+    return corners

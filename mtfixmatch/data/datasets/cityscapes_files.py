@@ -1,0 +1,169 @@
+"""Find the files of Cityscapes as downloaded, and say what is missing or misplaced.
+
+leftImg8bit/<train | val | train_extra>/<city>/<image_id>_leftImg8bit.png
+leftImg8bit_sequence/train/<city>/<image_id>_leftImg8bit.png                 (split "sequence")
+gtFine/<train | val>/<city>/<image_id>_gtFine_<instanceIds | labelIds>.png
+"""
+
+import glob
+import logging
+import os
+
+from ...errors import InputError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIX = "_leftImg8bit.png"
+INSTANCES_SUFFIX = "_gtFine_instanceIds.png"
+LABELS_SUFFIX = "_gtFine_labelIds.png"
+
+SEQUENCE = "sequence"
+UNLABELED_SPLITS = ("train_extra", SEQUENCE)
+# Images in the official download. Of the 30 frames of each snippet the annotated one is in "train".
+OFFICIAL_COUNTS = {"train": 2975, "val": 500, "train_extra": 19998, SEQUENCE: 29 * 2975}
+IMAGE_PACKAGES = {
+    "train_extra": "leftImg8bit_trainextra.zip",
+    SEQUENCE: "leftImg8bit_sequence_trainvaltest.zip",
+}
+BDD100K_FOLDERS = ("images/100k", "images/10k", "labels/det_20")
+
+
+def find_images(root: str, split: str) -> list[str]:
+    """Return the images of a split, sorted; "sequence" lacks the frames that are in "train".
+
+    Raises:
+        InputError: there are none, they are elsewhere, or `root` holds another data set as well.
+    """
+    for folder in BDD100K_FOLDERS:
+        if os.path.isdir(os.path.join(root, folder)):
+            raise InputError(
+                f"{root}: expected Cityscapes alone, but {folder} is a folder of BDD100K; "
+                "give each data set a folder of its own"
+            )
+    images = _list_images(root, split)
+    if split == SEQUENCE:
+        why = " (the annotated frames, which the sequences go without)"
+        annotated = set(map(image_id, _list_images(root, "train", why)))
+        images = [image for image in images if image_id(image) not in annotated]
+    if _is_official(root):
+        _check_cities(root, split, images)
+        _check_count(root, split, len(images))
+    return images
+
+
+def find_maps(root: str, split: str, images: list[str], suffix: str) -> dict[str, str]:
+    """Return image -> its map for the images that have one, and warn of the others."""
+    if split in UNLABELED_SPLITS:
+        return {}
+    paths = {image: _map_path(root, split, image, suffix) for image in images}
+    found = {image: path for image, path in paths.items() if os.path.isfile(path)}
+    if len(found) < len(paths):
+        first = next(path for image, path in paths.items() if image not in found)
+        logger.warning(
+            "%s: %d of %d images of %s have no *%s and count as unlabeled (the first: %s)",
+            root,
+            len(paths) - len(found),
+            len(paths),
+            split,
+            suffix,
+            first,
+        )
+    return found
+
+
+def image_id(image: str) -> str:
+    """Return <city>_<sequence>_<frame>, which names a frame in all splits."""
+    return os.path.basename(image).removesuffix(IMAGE_SUFFIX)
+
+
+def _is_official(root: str) -> bool:
+    """Whether a folder has to be complete: it was not made by `street`."""
+    # At the top, `python -m mtfixmatch.data.datasets.street` would find itself imported already.
+    from .street import MARK
+
+    return not os.path.isfile(os.path.join(root, MARK))
+
+
+def _list_images(root: str, split: str, why: str = "") -> list[str]:
+    top, folder = _image_folders(split)
+    pattern = _image_pattern(split)
+    for place in (root, os.path.join(root, top), os.path.join(root, top, folder)):
+        if not os.path.isdir(place):
+            package = IMAGE_PACKAGES.get(split, "leftImg8bit_trainvaltest.zip")
+            raise InputError(
+                f"{root}: looked for images in {pattern}{why}, but there is no folder {place}; "
+                + _explain(root, package)
+            )
+    images = glob.glob(os.path.join(glob.escape(root), pattern))
+    if not images:
+        raise InputError(f"{root}: there is no image {pattern}{why}")
+    return sorted(images)
+
+
+def _image_folders(split: str) -> tuple[str, str]:
+    return ("leftImg8bit_sequence", "train") if split == SEQUENCE else ("leftImg8bit", split)
+
+
+def _image_pattern(split: str) -> str:
+    return os.path.join(*_image_folders(split), "*", f"*{IMAGE_SUFFIX}")
+
+
+def _map_path(root: str, split: str, image: str, suffix: str) -> str:
+    city = os.path.basename(os.path.dirname(image))
+    return os.path.join(root, "gtFine", split, city, image_id(image) + suffix)
+
+
+def _check_count(root: str, split: str, count: int) -> None:
+    expected = OFFICIAL_COUNTS.get(split, count)
+    if count != expected:
+        rest = " without the images of leftImg8bit/train" if split == SEQUENCE else ""
+        logger.warning(
+            "%s: found %d images in %s%s, the official Cityscapes has %d",
+            root,
+            count,
+            _image_pattern(split),
+            rest,
+            expected,
+        )
+
+
+def _check_cities(root: str, split: str, images: list[str]) -> None:
+    """Refuse an unfinished download; what few cities lack means unlabeled images."""
+    if split in UNLABELED_SPLITS:
+        return
+    folder = os.path.join(root, "gtFine", split)
+    cities = sorted({os.path.basename(os.path.dirname(image)) for image in images})
+    missing = [city for city in cities if not os.path.isdir(os.path.join(folder, city))]
+    if 2 * len(missing) > len(cities):
+        raise InputError(
+            f"{folder}: expected the maps of the {len(cities)} cities in leftImg8bit/{split}, but "
+            f"{len(missing)} have no folder there (the first: {missing[0]}); "
+            + _explain(root, "gtFine_trainvaltest.zip")
+        )
+
+
+def _explain(root: str, package: str) -> str:
+    """Say where something that `root` lacks is, or which package of the download brings it."""
+    advice = "expected the folder that holds leftImg8bit and gtFine"
+    holders = [x for x in (root, *_folders_near(root)) if _holds_images(x)]
+    if holders and holders[0] != root:
+        return f"{advice}, which is {holders[0]} (DATASETS.ROOT is the folder above it)"
+    zips = [
+        path
+        for folder in (root, os.path.dirname(root))
+        for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.zip")))
+        if os.path.basename(path).startswith(("leftImg8bit", "gtFine"))
+    ]
+    found = f" (found as zip files: {', '.join(zips)})" if zips else ""
+    return f"{advice}, with {package} unzipped in it{found}"
+
+
+def _folders_near(root: str) -> list[str]:
+    """Return the folders in `root` and those above it, for which it may have been mistaken."""
+    path = os.path.abspath(root)
+    above = [os.path.normpath(os.path.join(path, *[os.pardir] * n)) for n in (1, 2, 3)]
+    return sorted(glob.glob(os.path.join(glob.escape(path), "*"))) + above
+
+
+def _holds_images(folder: str) -> bool:
+    return os.path.isdir(os.path.join(folder, "leftImg8bit"))
