@@ -31,6 +31,9 @@ def _add_data_config(cfg: CN) -> None:
     data.LABEL_SUBSETS = "nested"
     # Seed of those subsets; same counts, mode and seed give the same images on every machine.
     data.LABEL_SEED = 0
+    # A run's label_subsets.json: the same images keep their labels here. TASKS.<NAME>.LABELS,
+    # LABEL_SUBSETS and LABEL_SEED are not used then. "" for none.
+    data.LABEL_MANIFEST = ""
     # Bring your own data: registered as "coco_style_train" and "coco_style_val".
     data.COCO_STYLE = CN()
     # Names of the box classes in their order; empty: the order of the training file's categories.
@@ -43,10 +46,10 @@ def _add_data_config(cfg: CN) -> None:
         # Folder of images; COCO instances JSON ("" for none); folder of 8-bit PNGs ("" for none).
         data.COCO_STYLE[split] = CN({"IMAGES": "", "BOXES": "", "MAPS": ""})
 
-    # Mini-batches (Sec. 3): "uniform" over images labeled for at least one task, "implicit" over
-    # all images, "explicit": LABELED_PER_BATCH labeled ones and the rest others.
+    # Mini-batches (Sec. 3): "uniform" over the labeled images, "implicit" over all images,
+    # "explicit": LABELED_PER_BATCH labeled ones and the rest others.
     cfg.DATALOADER.SAMPLING = "uniform"
-    # What "labeled" means to explicit sampling: "any", "all", or the name of a task.
+    # What "labeled" means to them: for "any" task, for "all", or the name of a task.
     cfg.DATALOADER.LABELED = "any"
     # Labeled images in each batch of SOLVER.IMS_PER_BATCH; explicit sampling only.
     cfg.DATALOADER.LABELED_PER_BATCH = 8
@@ -94,6 +97,8 @@ def _add_training_config(cfg: CN) -> None:
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # Full checkpoints to keep, the newest ones; each holds all that a resumed run needs.
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 2
+    # Measure the losses on the test images too (Table 7).
+    cfg.TEST.EVAL_LOSSES = False
     # Evaluate the student too, beside the teacher.
     cfg.TEST.EVAL_STUDENT = False
     # Images in predictions.png and pseudo_labels.png; least score of a box drawn there.

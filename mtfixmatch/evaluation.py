@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .modeling import MultiTaskNet
 from .tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,66 @@ def evaluate(
         found["std"] = float(np.std(known)) if known else math.nan
     figures = [results[task.name][task.metric] for task in tasks]
     return {**results, "geometric_mean": geometric_mean(figures)}
+
+
+@torch.no_grad()
+def evaluate_losses(
+    model: MultiTaskNet, loader: DataLoader, records: Sequence[dict], tasks: Sequence[Task]
+) -> dict[str, dict[str, float]]:
+    """The supervised losses on whole images (Table 7), from the model in evaluation mode.
+
+    Args:
+        model: to measure.
+        loader: as in `evaluate`.
+        records: likewise.
+        tasks: likewise.
+
+    Returns:
+        {task: {part: mean over all elements of all images}} on all processes, elements being what
+        the training loss is a mean over: positive anchors, valid pixels.
+    """
+    by_id = {record["image_id"]: record for record in records}
+    names = {task.name: ["count", *task.loss_parts] for task in tasks}
+    sums = {name: dict.fromkeys(parts, 0.0) for name, parts in names.items()}
+    training = model.training
+    model.eval()
+    for (inputs,) in loader:
+        record = by_id[inputs["image_id"]]
+        for name, found in _image_losses(model, inputs["image"], record, tasks).items():
+            for part, value in found.items():
+                sums[name][part] += value
+    model.train(training)
+    everywhere = comm.all_gather(sums)
+    means = {}
+    for task in tasks:
+        total = {p: sum(found[task.name][p] for found in everywhere) for p in names[task.name]}
+        means[task.name] = {part: total[part] / total["count"] for part in task.loss_parts}
+    return means
+
+
+def _image_losses(
+    model: MultiTaskNet, image: Tensor, record: dict, tasks: Sequence[Task]
+) -> dict[str, dict[str, float]]:
+    """By labeled task, each part of the loss summed over the image, and the count of elements."""
+    divisor = model.backbone.size_divisibility
+    height, width = image.shape[1:]
+    size = (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
+    # Padded as in inference, with what normalisation turns into 0.
+    padded = (model.pixel_mean / 255).repeat(1, *size)[None]
+    padded[0, :, :height, :width] = image.to(model.device) / 255
+    labeled = [task for task in tasks if task.label_key in record]
+    rows = {task.name: [0] if task in labeled else [] for task in tasks}
+    outputs, _ = model(padded, rows)
+    found = {}
+    for task in labeled:
+        # Into the padded image nothing moves, and what is padding there becomes ignored.
+        target = task.move_target(task.load_target(record), torch.eye(3), size)
+        head = model.head(task.name)
+        assigned = head.assign([target], size, unsupervised=False)
+        losses = head.losses(outputs[task.name], assigned)
+        found[task.name] = {part: float(value) for part, value in losses.items()}
+        found[task.name]["count"] = assigned.count
+    return found
 
 
 def flat_results(results: Mapping, prefix: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Pictures to look at: ground truth beside predictions, pseudo-labels before and after the move."""
+"""Pictures to look at: ground truth beside predictions, labels before and after their move."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .augmentation import geometry
 from .data.mapper import EvalMapper
 from .tasks import Task
 from .tasks.task import Target
@@ -17,24 +18,25 @@ from .tasks.task import Target
 if TYPE_CHECKING:
     from .engine.step import StepRecord
 
+READABLE = 256  # pixels that a tile with labels should be wide
 GAP = 4  # white pixels between tiles
-TITLE = 18  # height of a column's title
+TITLE = 18  # height of a column's title and of a row's caption
 
 
 @dataclass
 class Snapshot:
-    """A few images of a step with their pseudo-labels, on the CPU.
+    """A few images of a step with their labels or pseudo-labels, on the CPU.
 
     Attributes:
         weak: (n, H, W, 3) uint8 RGB.
-        strong: the same images after the strong augmentation.
-        pseudo: for each image, task name -> pseudo-label in the weak view.
+        strong: the same images after the strong augmentation; none where a training has none.
+        labels: for each image, task name -> (pseudo-)label in the weak view, or None.
         moved: likewise in the strong view.
     """
 
     weak: np.ndarray
     strong: np.ndarray
-    pseudo: list[dict[str, Target]]
+    labels: list[dict[str, Target]]
     moved: list[dict[str, Target]]
 
     @classmethod
@@ -43,9 +45,9 @@ class Snapshot:
         assert record.strong is not None
         images = record.strong_images[:count]
         return cls(
-            weak=_as_uint8(record.weak[images]),
-            strong=_as_uint8(record.strong[: len(images)]),
-            pseudo=[_targets_of(i, record.unlabeled, record.pseudo) for i in images],
+            weak=as_uint8(record.weak[images]),
+            strong=as_uint8(record.strong[: len(images)]),
+            labels=[_targets_of(i, record.unlabeled, record.pseudo) for i in images],
             moved=[_targets_of(i, record.unlabeled, record.moved) for i in images],
         )
 
@@ -56,7 +58,8 @@ def _targets_of(
     return {t: targets[t][rows[t].index(image)] for t in rows if image in rows[t]}
 
 
-def _as_uint8(images: Tensor) -> np.ndarray:
+def as_uint8(images: Tensor) -> np.ndarray:
+    """(n, 3, H, W) in [0, 1] -> (n, H, W, 3) uint8."""
     return (images.clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
@@ -70,14 +73,41 @@ def _draw_all(image: np.ndarray, tasks: Sequence[Task], targets: dict[str, Targe
 
 def draw_pseudo_labels(snapshot: Snapshot, tasks: Sequence[Task], path: str) -> None:
     """Write a row per image: weak view, pseudo-labels, strong view, moved pseudo-labels."""
-    rows = [
-        [weak, _draw_all(weak, tasks, pseudo), strong, _draw_all(strong, tasks, moved)]
-        for weak, strong, pseudo, moved in zip(
-            snapshot.weak, snapshot.strong, snapshot.pseudo, snapshot.moved, strict=True
-        )
-    ]
     titles = ["weak view", "teacher's pseudo-labels", "strong view", "pseudo-labels moved"]
-    _write_grid(rows, titles, path)
+    write_grid(_view_rows(snapshot, tasks), titles, path)
+
+
+def draw_samples(
+    snapshot: Snapshot, tasks: Sequence[Task], captions: Sequence[str], path: str
+) -> None:
+    """Write a row per image, under its caption: weak view, labels, strong view, moved labels."""
+    rows = _view_rows(snapshot, tasks)
+    titles = ["weak view", "its labels", "strong view", "labels moved"][: len(rows[0])]
+    write_grid(rows, titles, path, captions)
+
+
+def _view_rows(snapshot: Snapshot, tasks: Sequence[Task]) -> list[list[np.ndarray]]:
+    views = zip(snapshot.weak, snapshot.labels, strict=True)
+    rows = [_with_labels(weak, tasks, labels) for weak, labels in views]
+    for row, strong, moved in zip(rows, snapshot.strong, snapshot.moved, strict=False):
+        row += _with_labels(strong, tasks, moved)
+    return rows
+
+
+def _with_labels(
+    image: np.ndarray, tasks: Sequence[Task], targets: dict[str, Target]
+) -> list[np.ndarray]:
+    """A view, and the same with its targets; both enlarged if names would cover a small one."""
+    factor = -(-READABLE // image.shape[1])
+    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+    matrix = geometry.scaling(factor, factor)
+    size = (image.shape[0], image.shape[1])
+    larger = {
+        task.name: task.move_target(targets[task.name], matrix, size)
+        for task in tasks
+        if targets.get(task.name) is not None
+    }
+    return [image, _draw_all(image, tasks, larger)]
 
 
 def draw_predictions(
@@ -92,27 +122,56 @@ def draw_predictions(
         threshold: least score of a box.
         path: of the PNG.
     """
-    rows = []
+    truth, found = truth_tiles(records, tasks), prediction_tiles(model, records, tasks, threshold)
+    rows = [list(row) for row in zip(truth, found, strict=True)]
+    write_grid(rows, ["ground truth", "prediction"], path)
+
+
+def truth_tiles(records: Sequence[dict], tasks: Sequence[Task]) -> list[np.ndarray]:
+    """Each image with its labels, (H, W, 3) uint8."""
+    return [
+        _draw_all(
+            _rgb(EvalMapper()(record)),
+            tasks,
+            {t.name: t.load_target(record) for t in tasks if t.label_key in record},
+        )
+        for record in records
+    ]
+
+
+def prediction_tiles(
+    model: nn.Module, records: Sequence[dict], tasks: Sequence[Task], threshold: float
+) -> list[np.ndarray]:
+    """Each image with what a model finds in it, (H, W, 3) uint8; see `draw_predictions`."""
+    tiles = []
     for record in records:
         inputs = EvalMapper()(record)
         result = model([inputs])[0]
-        image = inputs["image"].permute(1, 2, 0).numpy()
-        known = {t.name: t.load_target(record) for t in tasks if t.label_key in record}
         found = {t.name: t.result_target(result, threshold) for t in tasks}
-        rows.append([_draw_all(image, tasks, known), _draw_all(image, tasks, found)])
-    _write_grid(rows, ["ground truth", "prediction"], path)
+        tiles.append(_draw_all(_rgb(inputs), tasks, found))
+    return tiles
 
 
-def _write_grid(rows: list[list[np.ndarray]], titles: list[str], path: str) -> None:
+def _rgb(inputs: dict) -> np.ndarray:
+    return inputs["image"].permute(1, 2, 0).numpy()
+
+
+def write_grid(
+    rows: list[list[np.ndarray]], titles: list[str], path: str, captions: Sequence[str] = ()
+) -> None:
     """Tiles in rows and columns; a tile smaller than its column is padded with white."""
     widths = [max(row[i].shape[1] for row in rows) for i in range(len(titles))]
     header = [_title(text, width) for text, width in zip(titles, widths, strict=True)]
-    lines = []
-    for row in [header, *rows]:
-        height = max(tile.shape[0] for tile in row)
-        padded = [_pad(tile, height + GAP, w + GAP) for tile, w in zip(row, widths, strict=True)]
-        lines.append(np.concatenate(padded, axis=1))
+    lines = [_line(row, widths) for row in [header, *rows]]
+    for i in reversed(range(len(captions))):
+        lines.insert(i + 1, _title(captions[i], lines[0].shape[1]))
     Image.fromarray(np.concatenate(lines)).save(path)
+
+
+def _line(row: list[np.ndarray], widths: list[int]) -> np.ndarray:
+    height = max(tile.shape[0] for tile in row)
+    padded = [_pad(tile, height + GAP, w + GAP) for tile, w in zip(row, widths, strict=True)]
+    return np.concatenate(padded, axis=1)
 
 
 def _title(text: str, width: int) -> np.ndarray:

@@ -1,17 +1,22 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from helpers import tiny_config
+from PIL import Image
 from torch import nn
 
 from mtfixmatch.data.loader import build_eval_loader, eval_records
+from mtfixmatch.data.mapper import EvalMapper
 from mtfixmatch.evaluation import (
+    _image_losses,
     evaluate,
+    evaluate_losses,
     flat_results,
     geometric_mean,
     log_results,
@@ -202,3 +207,49 @@ def test_an_untrained_network_is_measured(cfg):
     assert 0 <= found["detection"]["mAP"] < 0.05 and 0 < found["segmentation"]["mIoU"] < 0.2
     expected = math.sqrt(found["detection"]["mAP"] * found["segmentation"]["mIoU"])
     assert found["geometric_mean"] == pytest.approx(expected)
+
+
+# Losses on whole images
+
+
+def test_losses_are_means_over_all_labeled_images_together(street_root):
+    """The same as those of one batch with both images."""
+    cfg = tiny_config(street_root)
+    tasks = build_tasks(cfg)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    first, second = [r for r in eval_records(cfg, tasks) if r["annotations"]][:2]
+    second = dict(second)
+    del second["sem_seg_file_name"]
+    records = [first, second]
+    losses = evaluate_losses(model, build_eval_loader(cfg, records), records, tasks)
+
+    images = torch.stack([EvalMapper()(record)["image"] for record in records]).float() / 255
+    size = (128, 256)
+    outputs, _ = model(images, {"detection": [0, 1], "segmentation": [0]})
+    for task, labeled in zip(tasks, ([first, second], [first]), strict=True):
+        head = model.head(task.name)
+        targets = [task.load_target(record) for record in labeled]
+        assigned = head.assign(targets, size, unsupervised=False)
+        for part, value in head.losses(outputs[task.name], assigned).items():
+            assert losses[task.name][part] == pytest.approx(float(value) / assigned.count, rel=1e-4)
+
+
+def test_padding_takes_no_part_in_the_losses(street_root, tmp_path):
+    """An image of 100 x 250 is padded to 128 x 256; nothing is known there."""
+    cfg = tiny_config(street_root)
+    tasks = build_tasks(cfg)
+    model = build_model(cfg).eval()
+    Image.fromarray(np.zeros((100, 250, 3), np.uint8)).save(tmp_path / "image.png")
+    Image.fromarray(np.full((100, 250), 7, np.uint8)).save(tmp_path / "map.png")
+    record = {
+        **eval_records(cfg, tasks)[0],
+        "file_name": str(tmp_path / "image.png"),
+        "sem_seg_file_name": str(tmp_path / "map.png"),
+        "height": 100,
+        "width": 250,
+    }
+    del record["annotations"]
+    found = _image_losses(model, EvalMapper()(record)["image"], record, tasks)
+    assert list(found) == ["segmentation"]
+    assert found["segmentation"]["count"] == 100 * 250

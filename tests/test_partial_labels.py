@@ -1,10 +1,17 @@
 import copy
+import hashlib
+import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtfixmatch.data.partial_labels import count_labels, hide_labels
+from mtfixmatch.data.partial_labels import (
+    count_labels,
+    hide_by_manifest,
+    hide_labels,
+    write_manifest,
+)
 from mtfixmatch.errors import InputError
 
 A, B = "first_label", "second_label"
@@ -129,3 +136,69 @@ def test_a_repeated_image_id_is_named():
     records = [*make_records(2), {"file_name": "other.png", "image_id": "city_000001"}]
     with pytest.raises(InputError, match=r"other\.png: image id 'city_000001' occurs twice"):
         hide_labels(records, {}, mode="nested", seed=0)
+
+
+# Manifests
+
+NAMES = {"first": A, "second": B}
+
+
+def write_subset(path, records, **counts):
+    hidden = hide_labels(records, {A: 3, B: 2} | counts, mode="random", seed=1)
+    write_manifest(hidden, NAMES, str(path), seed=1)
+    return hidden
+
+
+def test_a_manifest_gives_the_same_subsets_back(tmp_path):
+    records = make_records(10, unlabeled={4})
+    path = tmp_path / "subsets.json"
+    hidden = write_subset(path, records)
+    assert hide_by_manifest(records, NAMES, str(path)) == hidden
+
+    content = json.loads(path.read_text())
+    assert content["seed"] == 1
+    images = content["labels"]["second"]["images"]
+    assert images == sorted(kept(hidden, B)) and content["labels"]["second"]["count"] == 2
+    digest = hashlib.sha256("\n".join(images).encode()).hexdigest()
+    assert content["labels"]["second"]["sha256"] == digest
+
+
+def test_a_manifest_serves_a_network_of_one_of_its_tasks(tmp_path):
+    records = make_records(10)
+    hidden = write_subset(tmp_path / "m.json", records)
+    alone = hide_by_manifest(records, {"second": B}, str(tmp_path / "m.json"))
+    assert kept(alone, B) == kept(hidden, B) and len(kept(alone, A)) == 10
+
+
+def spoil(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["labels"].pop("second"), "LABEL_MANIFEST .*m.json: .*for second"),
+        (lambda c: c["labels"]["first"]["images"].pop(), "m.json: .*listed for first .* hash"),
+        (lambda c: c.pop("labels"), "m.json: expected the label_subsets.json of a run"),
+    ],
+)
+def test_a_spoilt_manifest_is_named(tmp_path, change, message):
+    path = tmp_path / "m.json"
+    write_subset(path, make_records(10))
+    spoil(path, change)
+    with pytest.raises(InputError, match=message):
+        hide_by_manifest(make_records(10), NAMES, str(path))
+
+
+def test_a_manifest_of_other_data_or_no_manifest_is_named(tmp_path):
+    path = tmp_path / "m.json"
+    write_subset(path, make_records(10), **{A: 10})
+    with pytest.raises(InputError, match="5 images that it names for first .*'city_000005'"):
+        hide_by_manifest(make_records(10, unlabeled=range(5, 10)), NAMES, str(path))
+    with pytest.raises(InputError, match="LABEL_MANIFEST no.json: No such file"):
+        hide_by_manifest(make_records(10), NAMES, "no.json")
+    path.write_text("{")
+    with pytest.raises(InputError, match="m.json: expected the label_subsets.json"):
+        hide_by_manifest(make_records(10), NAMES, str(path))

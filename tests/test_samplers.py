@@ -133,6 +133,8 @@ def build(records=RECORDS, **options):
 
 def test_build_pools():
     assert build(sampling="uniform") == ([[0, 1, 3]], [8])
+    assert build(sampling="uniform", labeled="all") == ([[0]], [8])
+    assert build(sampling="uniform", labeled="map") == ([[0, 3]], [8])
     assert build(sampling="implicit") == ([[0, 1, 2, 3, 4]], [8])
     assert build() == ([[0, 1, 3], [2, 4]], [2, 6])
     assert build(labeled="all") == ([[0], [1, 2, 3, 4]], [2, 6])
@@ -152,6 +154,10 @@ def test_build_pools():
         ),
         ({"records": [{}]}, "no image is labeled .DATALOADER.LABELED is 'any'"),
         ({"records": [{}], "sampling": "uniform"}, "DATALOADER.SAMPLING is 'uniform', but there"),
+        (
+            {"records": RECORDS[1:2], "sampling": "uniform", "labeled": "all"},
+            "no labeled image .DATALOADER.LABELED is 'all'",
+        ),
         ({"records": [], "sampling": "implicit"}, "DATALOADER.SAMPLING is 'implicit', but there"),
     ],
 )

@@ -1,5 +1,6 @@
 """Records + mapper + sampler -> batches."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,7 +14,7 @@ from ..errors import InputError
 from ..tasks import Task
 from .datasets import get_records
 from .mapper import EvalMapper, TrainMapper
-from .partial_labels import count_labels, hide_labels
+from .partial_labels import count_labels, hide_by_manifest, hide_labels
 from .samplers import Draw, MixedBatchSampler, build_pools
 
 logger = logging.getLogger(__name__)
@@ -85,10 +86,14 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
         InputError: if there are no images, a task has no labeled one, or fewer than asked for.
     """
     records = get_records(cfg.DATASETS.TRAIN)
-    counts = {task.label_key: task.num_labels for task in tasks}
-    records = hide_labels(
-        records, counts, mode=cfg.DATASETS.LABEL_SUBSETS, seed=cfg.DATASETS.LABEL_SEED
-    )
+    if cfg.DATASETS.LABEL_MANIFEST:
+        keys = {task.name: task.label_key for task in tasks}
+        records = hide_by_manifest(records, keys, cfg.DATASETS.LABEL_MANIFEST)
+    else:
+        counts = {task.label_key: task.num_labels for task in tasks}
+        records = hide_labels(
+            records, counts, mode=cfg.DATASETS.LABEL_SUBSETS, seed=cfg.DATASETS.LABEL_SEED
+        )
     for task in tasks:
         if not any(task.label_key in record for record in records):
             raise InputError(
@@ -99,20 +104,25 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     return records
 
 
-def build_train_loader(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict]) -> TrainLoader:
-    """The loader of this rank's share of each batch."""
-    keys = {task.name: task.label_key for task in tasks}
-    pools, counts = build_pools(
+def train_pools(
+    cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict]
+) -> tuple[list[list[int]], list[int]]:
+    """What DATALOADER makes of the records, see `build_pools`."""
+    return build_pools(
         records,
-        keys,
+        {task.name: task.label_key for task in tasks},
         sampling=cfg.DATALOADER.SAMPLING,
         labeled=cfg.DATALOADER.LABELED,
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         labeled_per_batch=cfg.DATALOADER.LABELED_PER_BATCH,
     )
-    dataset = DrawnDataset(
-        records, TrainMapper(cfg, tasks), list(keys.values()), cfg.DATALOADER.SKIP_UNREADABLE
-    )
+
+
+def build_train_loader(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict]) -> TrainLoader:
+    """The loader of this rank's share of each batch."""
+    pools, counts = train_pools(cfg, tasks, records)
+    keys = [task.label_key for task in tasks]
+    dataset = DrawnDataset(records, TrainMapper(cfg, tasks), keys, cfg.DATALOADER.SKIP_UNREADABLE)
 
     def sampler(start_step: int) -> MixedBatchSampler:
         return MixedBatchSampler(
@@ -132,15 +142,17 @@ def build_train_loader(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[di
             batch_sampler=sampler(start_step),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=list,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
             pin_memory=False,
         )
 
     return TrainLoader(build)
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # Looking for garbage among the parent's records would copy the memory that workers share.
+    gc.freeze()
 
 
 def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:

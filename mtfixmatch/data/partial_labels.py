@@ -4,6 +4,7 @@ A label is a key of a record: present = labeled. What it means plays no part her
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,6 +45,67 @@ def hide_labels(
     return [_hide(r, [key for key in counts if r["image_id"] in hidden[key]]) for r in records]
 
 
+def write_manifest(records: Iterable[Record], keys: dict[str, str], path: str, **made: Any) -> None:
+    """Write down which images are labeled, so that another run can be given the same ones.
+
+    Args:
+        records: after `hide_labels`.
+        keys: name -> label key.
+        path: of the JSON file.
+        made: what the choice was made with.
+    """
+    records = list(records)
+    labels = {}
+    for name, key in keys.items():
+        images = sorted(record["image_id"] for record in records if key in record)
+        labels[name] = {"count": len(images), "sha256": _digest(images), "images": images}
+    with open(path, "w") as file:
+        json.dump({**made, "labels": labels}, file, indent=1)
+        file.write("\n")
+
+
+def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str) -> list[Record]:
+    """Hide labels as in `hide_labels`, keeping those of the images that a manifest names.
+
+    Raises:
+        InputError: for a manifest that cannot be read, was changed by hand, lacks a name of `keys`,
+            or names an image that has no such label here.
+    """
+    _check_ids(records)
+    hidden: dict[str, set[str]] = {}
+    for name, key in keys.items():
+        kept = set(_read_manifest(path, name))
+        labeled = {record["image_id"] for record in records if key in record}
+        if kept - labeled:
+            raise InputError(
+                f"{path}: {len(kept - labeled)} images that it names for {name} have no such label "
+                f"in this data, such as {min(kept - labeled)!r}"
+            )
+        hidden[key] = labeled - kept
+    return [_hide(r, [key for key in hidden if r["image_id"] in hidden[key]]) for r in records]
+
+
+def _read_manifest(path: str, name: str) -> list[str]:
+    try:
+        with open(path) as file:
+            found = json.load(file)["labels"][name]
+        images, digest = found["images"], found["sha256"]
+    except OSError as error:
+        raise InputError(f"DATASETS.LABEL_MANIFEST {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"DATASETS.LABEL_MANIFEST {path}: expected the label_subsets.json of a run with labels "
+            f"for {name} ({type(error).__name__}: {error})"
+        ) from None
+    if _digest(images) != digest:
+        raise InputError(f"{path}: the images listed for {name} do not have the hash {digest}")
+    return images
+
+
+def _digest(images: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(images).encode()).hexdigest()
+
+
 def count_labels(records: Iterable[Record], keys: Sequence[str]) -> dict[str, int]:
     """Count the images that have each label, and those with "all" of them and with "none"."""
     present = [[key in record for key in keys] for record in records]
@@ -68,6 +130,10 @@ def _hide(record: Record, keys: list[str]) -> Record:
 def _check(records: Sequence[Record], mode: str) -> None:
     if mode not in MODES:
         raise InputError(f"partial labels: mode {mode!r} is none of {', '.join(MODES)}")
+    _check_ids(records)
+
+
+def _check_ids(records: Sequence[Record]) -> None:
     seen: set[str] = set()
     for record in records:
         if record["image_id"] in seen:

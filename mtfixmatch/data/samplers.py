@@ -122,9 +122,9 @@ def build_pools(
     Args:
         records: dataset records.
         keys: name -> the record key of its label.
-        sampling: "uniform" draws from the images with at least one label, "implicit" from all
-            images, "explicit" a fixed number of labeled images and the rest from the others.
-        labeled: which images "explicit" takes for labeled, see `labeled_indices`.
+        sampling: "uniform" draws from the labeled images, "implicit" from all images, "explicit" a
+            fixed number of labeled images and the rest from the others.
+        labeled: which images count as labeled, see `labeled_indices`.
         batch_size: images per global batch.
         labeled_per_batch: how many of these "explicit" takes from the labeled ones.
     """
@@ -137,9 +137,9 @@ def build_pools(
         _check_explicit(pool, others, labeled, batch_size, labeled_per_batch)
         return [pool, others], [labeled_per_batch, batch_size - labeled_per_batch]
     uniform = sampling == "uniform"
-    pool = labeled_indices(records, keys, "any") if uniform else list(range(len(records)))
+    pool = labeled_indices(records, keys, labeled) if uniform else list(range(len(records)))
     if not pool:
-        kind = "image with a label" if uniform else "image"
+        kind = f"labeled image (DATALOADER.LABELED is {labeled!r})" if uniform else "image"
         raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, but there is no {kind}")
     return [pool], [batch_size]
 

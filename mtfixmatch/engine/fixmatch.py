@@ -26,6 +26,7 @@ from .step import (
     Term,
     checked_losses,
     images_of,
+    move_target,
     ramp_up,
     split_rows,
     stack_images,
@@ -148,11 +149,10 @@ class FixMatchTrainer(SimpleTrainer):
             positions=[record.batch[i]["draw"].position for i in record.strong_images],
         )
         record.strong = view.images
-        size = (view.images.shape[2], view.images.shape[3])
         for task in self.tasks:
             rows = [record.strong_images.index(i) for i in record.unlabeled[task.name]]
             record.moved[task.name] = [
-                task.move_target(target, view.matrices[row], size, view.erased[row])
+                move_target(task, target, view, row)
                 for row, target in zip(rows, record.pseudo[task.name], strict=True)
             ]
 

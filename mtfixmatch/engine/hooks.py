@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections.abc import Mapping
 
 import torch
 from detectron2.engine import HookBase
@@ -10,7 +11,7 @@ from detectron2.utils import comm
 
 from ..evaluation import flat_results
 from ..pictures import Snapshot, draw_predictions, draw_pseudo_labels
-from ..report import write_report
+from ..report import write_json, write_report
 from .checkpoint import export_model
 from .step import StepRecord
 
@@ -29,8 +30,8 @@ def _is_due(trainer, period: int) -> bool:
 class EvaluateTeacher(HookBase):
     """Evaluates, keeps the best teacher as model_best.pth and the last as model_final.pth.
 
-    The best has the highest geometric mean of the tasks' metrics (paper Sec. 4); its value is part
-    of the checkpoint.
+    The best has the highest geometric mean of the tasks' metrics (paper Sec. 4). Its figures are in
+    results_best.json, its value is part of the checkpoint.
     """
 
     def __init__(self, period: int):
@@ -50,14 +51,17 @@ class EvaluateTeacher(HookBase):
             return
         for who, found in results.items():
             trainer.storage.put_scalars(**flat_results(found, who), smoothing_hint=False)
-        self._keep_best(results["teacher"]["geometric_mean"])
+        self._keep_best(results)
         if _is_last(trainer):
             self._export("model_final.pth")
 
-    def _keep_best(self, value: float) -> None:
+    def _keep_best(self, results: Mapping[str, Mapping]) -> None:
+        value = results["teacher"]["geometric_mean"]
         if value > self.best:
             self.best, self.best_iteration = value, self.trainer.iter
             self._export("model_best.pth")
+            path = os.path.join(self.trainer.cfg.OUTPUT_DIR, "results_best.json")
+            write_json({**results, "iteration": self.trainer.iter}, path)
         logger.info("Best geometric mean: %.4f at step %d", self.best, self.best_iteration + 1)
         self.trainer.storage.put_scalar("best_geometric_mean", self.best, smoothing_hint=False)
 

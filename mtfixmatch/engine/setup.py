@@ -26,12 +26,23 @@ CHOICES = {
 
 
 def load_config(config_file: str, opts: list[str]) -> CfgNode:
-    """The config of a run: defaults, file, `KEY VALUE` pairs, then what the machine decides.
+    """The config of a run: as resolved, then what data and machine decide.
 
     Raises:
         InputError: for a missing file, an unknown key, or a value that cannot be.
     """
     setup_logger(name="mtfixmatch")
+    cfg = resolve_config(config_file, opts)
+    prepare_config(cfg)
+    return cfg
+
+
+def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
+    """Defaults, file, `KEY VALUE` pairs, checked as far as that goes without the data.
+
+    Raises:
+        InputError: for a missing file, an unknown key, or a value that cannot be.
+    """
     cfg = get_cfg()
     add_mtfixmatch_config(cfg)
     if config_file:
@@ -40,7 +51,6 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
         _merge(cfg.merge_from_file, config_file, config_file)
     _merge(cfg.merge_from_list, opts, "the command line")
     check_config(cfg)
-    prepare_config(cfg)
     return cfg
 
 

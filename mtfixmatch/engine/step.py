@@ -9,6 +9,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor
 
+from ..augmentation.strong import StrongView
 from ..tasks import Task
 from ..tasks.task import Assigned, Target
 
@@ -74,6 +75,12 @@ def images_of(batch: Sequence[dict], task: Task, *, labeled: bool) -> list[int]:
     """The images of a batch that are, or are not, labeled for a task."""
     has_label = [item["targets"][task.name] is not None for item in batch]
     return [i for i, known in enumerate(has_label) if known == labeled]
+
+
+def move_target(task: Task, target: Target, view: StrongView, row: int) -> Target:
+    """A target of a weak view, moved into the strong view in a row of `view`."""
+    size = (view.images.shape[2], view.images.shape[3])
+    return task.move_target(target, view.matrices[row], size, view.erased[row])
 
 
 def union(images: Mapping[str, Sequence[int]]) -> list[int]:

@@ -16,8 +16,10 @@ from torch import nn
 
 from ..augmentation.strong import StrongAugmentation
 from ..data.loader import build_eval_loader, build_train_loader, eval_records, train_records
+from ..data.partial_labels import write_manifest
 from ..errors import InputError
-from ..evaluation import evaluate, log_results
+from ..evaluation import evaluate, evaluate_losses, log_results
+from ..modeling import MultiTaskNet
 from ..report import write_json
 from ..tasks import Task, build_tasks
 from .checkpoint import MultiTaskCheckpointer
@@ -108,7 +110,7 @@ class MultiTaskTrainer(DefaultTrainer):
         Returns:
             {"teacher": results, "student": results} on the main process, {} on others.
         """
-        models: dict[str, nn.Module] = {"teacher": self.teacher}
+        models: dict[str, MultiTaskNet] = {"teacher": self.teacher}
         if self.cfg.TEST.EVAL_STUDENT:
             models["student"] = self._trainer.student
         self.results = {
@@ -128,14 +130,32 @@ class MultiTaskTrainer(DefaultTrainer):
 
     def train(self) -> dict:
         """Train from where `resume_or_load` left off and return the last results."""
+        if comm.is_main_process():
+            self._write_manifest()
         TrainerBase.train(self, self.start_iter, self.max_iter)
         return self.results
 
+    def _write_manifest(self) -> None:
+        data = self.cfg.DATASETS
+        made: dict = {"manifest": data.LABEL_MANIFEST}
+        if not data.LABEL_MANIFEST:
+            made = {"subsets": data.LABEL_SUBSETS, "seed": data.LABEL_SEED}
+        keys = {task.name: task.label_key for task in self.tasks}
+        path = os.path.join(self.cfg.OUTPUT_DIR, "label_subsets.json")
+        write_manifest(self.records, keys, path, datasets=list(data.TRAIN), **made)
 
-def test(cfg: CfgNode, model: nn.Module, tasks, records, who: str) -> dict:
+
+def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, who: str) -> dict:
     """Evaluate a model on DATASETS.TEST and print the figures under a name."""
     results = evaluate(model, build_eval_loader(cfg, records), records, tasks)
+    losses = (
+        evaluate_losses(model, build_eval_loader(cfg, records), records, tasks)
+        if cfg.TEST.EVAL_LOSSES
+        else {}
+    )
     if results:
+        for name, found in losses.items():
+            results[name]["losses"] = found
         log_results(results, tasks, who)
     return results
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
 from ..errors import InputError
-from .task import TASK_REGISTRY, Assigned, Raw, Target, Task, TaskHead
+from .task import TASK_REGISTRY, Assigned, Raw, Scan, Statistics, Target, Task, TaskHead
 
 IGNORE = 255  # in every map of this package, whatever the files use
 
@@ -33,17 +33,32 @@ def load_map(record: dict) -> np.ndarray:
         InputError: if the file cannot be read, or its size is not the image's.
     """
     name = record["sem_seg_file_name"]
-    try:
-        with Image.open(name) as file:
-            raw = np.asarray(file)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"cannot read the label map {name}: {error}") from None
+    raw = _read_ids(name)
     if raw.shape != (record["height"], record["width"]) or raw.dtype != np.uint8:
         raise InputError(
             f"{name} is {raw.shape} {raw.dtype}, but its image {record['file_name']} asks for "
             f"{(record['height'], record['width'])} uint8 (height, width)"
         )
     return np.frombuffer(record["sem_seg_lut"], dtype=np.uint8)[raw]
+
+
+def _read_ids(path: str) -> np.ndarray:
+    try:
+        with Image.open(path) as file:
+            return np.asarray(file)
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"cannot read the label map {path}: {error}") from None
+
+
+def count_ids(path: str) -> list[list[int]]:
+    """The raw ids that occur in a map's file, and the number of pixels of each.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    pixels = np.bincount(_read_ids(path).ravel(), minlength=256)
+    ids = np.flatnonzero(pixels)
+    return [ids.tolist(), pixels[ids].tolist()]
 
 
 @TASK_REGISTRY.register
@@ -56,6 +71,7 @@ class Segmentation(Task):
     metric = "mIoU"
     head_config = "SEM_SEG_HEAD"
     loss_parts = ("ce",)
+    counted = "pixels"
     fills_pixels = True
 
     def build_head(self, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> "SegmentationHead":
@@ -76,6 +92,24 @@ class Segmentation(Task):
     def evaluator(self, records: Sequence[dict]) -> "MeanIoUEvaluator":
         """See base class."""
         return MeanIoUEvaluator(records, self.class_names)
+
+    def statistics(self, records: Sequence[dict], scan: Scan) -> Statistics:
+        """See base class."""
+        found = scan([r["sem_seg_file_name"] for r in records], count_ids)
+        pixels = np.zeros(256, dtype=np.int64)
+        present = []  # by map, the number of classes
+        for record, counted in zip(records, found, strict=True):
+            if counted is not None:
+                classes = np.frombuffer(record["sem_seg_lut"], dtype=np.uint8)[counted[0]]
+                row = np.bincount(classes, weights=counted[1], minlength=256).astype(np.int64)
+                pixels += row
+                present.append(int(np.count_nonzero(row[: len(self.class_names)])))
+        figures: dict[str, int | str] = {"maps without a class": present.count(0)}
+        if present:
+            figures["classes per map: mean, most"] = f"{np.mean(present):.1f}, {max(present)}"
+            figures["ignored pixels, %"] = f"{100 * pixels[IGNORE] / pixels.sum():.1f}"
+        counts = pixels[: len(self.class_names)].tolist()
+        return Statistics(dict(zip(self.class_names, counts, strict=True)), figures)
 
     def result_target(self, result: dict, threshold: float) -> Tensor:
         """See base class."""

@@ -9,8 +9,8 @@ own task looks inside. `None` stands for the target of an image that is not labe
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +25,8 @@ from ..errors import InputError
 
 Target = Any
 Raw = tuple[Tensor, ...]  # a head's outputs, each with the images of the batch first
+# (paths, picklable function of one) -> its result on each; None where it raised InputError.
+Scan = Callable[[Sequence[str], Callable[[str], Any]], list[Any]]
 
 
 @dataclass
@@ -44,6 +46,19 @@ class Assigned:
         return Assigned(tuple(tensor[list(rows)] for tensor in self.tensors), self.count)
 
 
+@dataclass
+class Statistics:
+    """What the labels of some images hold, as people want to read it.
+
+    Attributes:
+        counts: by class, how many there are of what the task counts; 0 for one that never occurs.
+        figures: whatever else tells of the labels, by its name with the unit.
+    """
+
+    counts: dict[str, int]
+    figures: dict[str, int | str] = field(default_factory=dict)
+
+
 class Task(ABC):
     """One task: everything about it that does not need the network.
 
@@ -54,6 +69,7 @@ class Task(ABC):
         head_config: node of cfg.MODEL that configures the head, with IN_FEATURES and NUM_CLASSES.
         metric: name of the one figure that enters the geometric mean.
         loss_parts: names of the terms of its loss.
+        counted: what its labels are counted in, plural.
         fills_pixels: its drawing covers the picture, so that others are drawn over it.
     """
 
@@ -63,6 +79,7 @@ class Task(ABC):
     head_config: ClassVar[str]
     metric: ClassVar[str]
     loss_parts: ClassVar[tuple[str, ...]]
+    counted: ClassVar[str]
     fills_pixels: ClassVar[bool] = False
 
     def __init__(self, cfg: CfgNode):
@@ -136,6 +153,15 @@ class Task(ABC):
 
         Its `evaluate` returns, on the main process, {metric: value, "per_class": {name: value}}
         with values in [0, 1] and nan for a class that never occurs.
+        """
+
+    @abstractmethod
+    def statistics(self, records: Sequence[dict], scan: Scan) -> Statistics:
+        """Count what the labels hold.
+
+        Args:
+            records: those labeled for this task; there may be none.
+            scan: runs a function on many files, in parallel, and reports the bad ones itself.
         """
 
     @abstractmethod
