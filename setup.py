@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 from setuptools import find_packages, setup
 
+SUBMITIT = "submitit>=1.5,<2"  # hands the runs of a study to SLURM
+
 setup(
     name="mtfixmatch",
     version="0.1.0",
@@ -23,8 +25,15 @@ setup(
         "tensorboard>=2.15,<3",
         "matplotlib>=3.8,<4",
         "tqdm>=4.66,<5",
+        "pyyaml>=6,<7",
+        "tabulate>=0.9,<1",
     ],
     extras_require={
-        "dev": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.6", "mypy>=1.11", "psutil>=5.9"]
+        "slurm": [SUBMITIT],
+        "dev": [
+            SUBMITIT,
+            *("pytest>=8,<10", "hypothesis>=6.100,<7", "psutil>=5.9"),
+            *("ruff>=0.6", "mypy>=1.11"),
+        ],
     },
 )

@@ -1,0 +1,41 @@
+"""The plan of a study before it is run: its runs, their states, and whether their configs hold."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from tabulate import tabulate
+
+from ..engine.setup import resolve_config
+from ..errors import InputError
+from .plan import Run, Study
+from .state import state_of
+
+
+def show_plan(study: Study, runs: Sequence[Run]) -> None:
+    """Print a line for each run: its factors and how far it is; then how many there are."""
+    names = [name for name in study.content["factors"] if any(name in r.factors for r in runs)]
+    states = [state_of(run) for run in runs]
+    rows = [
+        [*(run.factors.get(name, "") for name in names), state.name, state.message]
+        for run, state in zip(runs, states, strict=True)
+    ]
+    print(f"{study.content['title']}: {len(runs)} of {len(study.runs)} runs, in {study.output}")
+    print(tabulate(rows, headers=[*names, "state", ""], disable_numparse=True))
+    counts = Counter(state.name for state in states)
+    print(", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+def check_configs(study: Study, runs: Sequence[Run]) -> list[CfgNode]:
+    """Resolve the config of every run; no data is read.
+
+    Raises:
+        InputError: naming the run whose config cannot be.
+    """
+    found = []
+    for run in runs:
+        try:
+            found.append(resolve_config(str(study.config), run.overrides))
+        except InputError as error:
+            raise InputError(f"{run.name}: {error}") from None
+    return found

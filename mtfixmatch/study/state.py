@@ -1,0 +1,68 @@
+"""What is there of a run: the files that train_net.py and the runner leave in its folder."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .plan import Run
+
+STATUS_FILE = "status.json"  # by the runner: {"overrides": [...], "error": ..., "job": ...}
+DONE_FILE = "report.md"  # by train_net.py, last of all
+BEST_FILE = "results_best.json"  # by train_net.py, beside model_best.pth
+CHECKPOINT_FILE = "last_checkpoint"
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run is.
+
+    Attributes:
+        name: "done", "failed", "submitted" (to SLURM), "interrupted", "missing", or "changed" (made
+            with other overrides).
+        message: why it failed, where it was submitted to.
+    """
+
+    name: str
+    message: str = ""
+
+
+def state_of(run: Run) -> State:
+    """Look into a run's folder."""
+    status = _read(run.folder / STATUS_FILE)
+    if status is None:
+        return State("missing")
+    if status["overrides"] != run.overrides:
+        return State("changed", f"{run.folder} was made with other settings than the study's")
+    if (run.folder / DONE_FILE).is_file() and (run.folder / BEST_FILE).is_file():
+        return State("done")
+    if status["error"]:
+        return State("failed", status["error"])
+    if status["job"]:
+        return State("submitted", f"to {status['job']}")
+    resumable = (run.folder / CHECKPOINT_FILE).is_file()
+    return State("interrupted" if resumable else "missing")
+
+
+def results_of(run: Run) -> dict[str, Any] | None:
+    """The best teacher's results as evaluation.evaluate gives them; None if it is not done."""
+    if state_of(run).name != "done":
+        return None
+    return _read(run.folder / BEST_FILE)["teacher"]
+
+
+def write_status(run: Run, error: str | None, job: str | None = None) -> None:
+    """Keep what a run was started with, how it failed, the SLURM partition that has it."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"overrides": run.overrides, "error": error, "job": job}, indent=2)
+    (run.folder / STATUS_FILE).write_text(text + "\n")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Run the experiments of a study and report them beside the paper's.
+
+projects/run_study.py cityscapes_low_data --dry-run
+projects/run_study.py cityscapes_low_data --only setting=b sampling=uniform,explicit --num-gpus 4
+projects/run_study.py cityscapes_low_data --slurm gpu timeout_min=4320 --gpus-per-run 2
+projects/run_study.py cityscapes_low_data --report
+"""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+# PyTorch says at every import that a function which Detectron2 uses will go away.
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+
+from mtfixmatch.errors import InputError  # noqa: E402
+from mtfixmatch.study.plan import STUDY_FILE, load_study  # noqa: E402
+from mtfixmatch.study.report import write_report  # noqa: E402
+from mtfixmatch.study.runner import (  # noqa: E402
+    Launcher,
+    core_places,
+    gpu_places,
+    pending,
+    run_here,
+    submit,
+)
+from mtfixmatch.study.show import check_configs, show_plan  # noqa: E402
+
+PROJECTS = Path(__file__).resolve().parent
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("study", help="a folder with study.yaml, or the name of one in projects/")
+    add("--only", nargs="+", default=[], metavar="KEY=VALUE", help="factor=value[,value...]")
+    add("--seeds", nargs="+", type=int, default=[], help="instead of the study's seeds")
+    add("--output", default="", help="folder of the runs, instead of the study's")
+    add("--dry-run", action="store_true", help="show the plan, check every config, run nothing")
+    add("--report", action="store_true", help="write the report of what is there, run nothing")
+    add("--num-gpus", type=int, default=0, help="of this machine; 0: one run at a time on the CPU")
+    add("--gpus-per-run", type=int, default=1)
+    add("--jobs", type=int, default=1, help="without GPUs: runs side by side, each on its cores")
+    add("--again", action="store_true", help="also what was submitted to SLURM and did not end")
+    add("--slurm", nargs="+", metavar="PARTITION", help="and submitit's parameters, KEY=VALUE")
+    add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... for every run")
+    return parser.parse_args(argv)
+
+
+def pairs(texts, option):
+    """From ["a=1", "b=2"] to {"a": "1", "b": "2"}."""
+    for text in texts:
+        if "=" not in text:
+            raise InputError(f"{option}: {text!r} is not KEY=VALUE")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def find(name):
+    for folder in (Path(name), PROJECTS / name):
+        if (folder / STUDY_FILE).is_file():
+            return folder
+    known = sorted(path.parent.name for path in PROJECTS.glob(f"*/{STUDY_FILE}"))
+    raise InputError(f"STUDY {name}: no folder with {STUDY_FILE}, and none of {', '.join(known)}")
+
+
+def main(args):
+    study = load_study(find(args.study), output=args.output, seeds=args.seeds, opts=args.opts)
+    only = pairs(args.only, "--only")
+    runs = study.select({factor: text.split(",") for factor, text in only.items()})
+    if args.report:
+        print(write_report(study, runs))
+        return 0
+    show_plan(study, runs)
+    check_configs(study, runs)
+    if args.dry_run:
+        return 0
+    gpus = args.gpus_per_run if args.num_gpus or args.slurm else 0
+    launch = Launcher(PROJECTS / "train_net.py", study.config, gpus)
+    runs = pending(runs, again=args.again)
+    if args.slurm:
+        parameters = pairs(args.slurm[1:], "--slurm")
+        where = {"folder": study.output / "slurm", "partition": args.slurm[0]}
+        for job in submit(runs, launch, **where, parameters=parameters):
+            print("submitted", job.job_id)
+        return 0
+    places = gpu_places(args.num_gpus, gpus) if args.num_gpus else core_places(args.jobs)
+    failed = run_here(runs, launch, places)
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(parse()))
+    except InputError as error:
+        sys.exit(f"error: {error}")
