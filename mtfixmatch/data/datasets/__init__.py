@@ -24,6 +24,8 @@ SPLITS = ("train", "val")
 CITYSCAPES_SPLITS = (*SPLITS, "train_extra", "sequence")
 
 Record = dict[str, Any]
+# What was read since it was registered: a million boxes take seconds even from the cache.
+_loaded: dict[str, list[Record]] = {}
 # A folder below DATASETS.ROOT: its splits, what reads one of them, its classes and colours.
 LAYOUTS: dict[str, tuple[Sequence[str], Callable[..., list[Record]], Callable[[], dict]]] = {
     "cityscapes": (CITYSCAPES_SPLITS, load_cityscapes, cityscapes_metadata),
@@ -53,7 +55,7 @@ def register_datasets(cfg: CfgNode) -> None:
 
 
 def get_records(names: Sequence[str]) -> list[Record]:
-    """Return the records of the named datasets together.
+    """Return the records of the named datasets together, which are shared: change none of them.
 
     All processes have to call it at once: the main process goes first, so that it
     alone reads what is not in the cache yet.
@@ -92,15 +94,17 @@ def check_class_lists(names: Sequence[str]) -> None:
 def _load(names: Sequence[str]) -> list[Record]:
     records = []
     for name in names:
-        loaded = DatasetCatalog.get(name)
-        logger.info("%s: %d images", name, len(loaded))
-        records += loaded
+        if name not in _loaded:
+            _loaded[name] = DatasetCatalog.get(name)
+            logger.info("%s: %d images", name, len(_loaded[name]))
+        records += _loaded[name]
     check_class_lists(names)
     return records
 
 
 def _register(name: str, load: Callable[[], list[Record]], metadata: dict[str, Any]) -> None:
     # Both catalogs refuse to change an entry.
+    _loaded.pop(name, None)
     DatasetCatalog.pop(name, None)
     MetadataCatalog.pop(name, None)
     DatasetCatalog.register(name, load)
