@@ -2,6 +2,7 @@
 from setuptools import find_packages, setup
 
 SUBMITIT = "submitit>=1.5,<2"  # hands the runs of a study to SLURM
+TIMM = "timm>=1.0,<2"  # the networks of build_timm_fpn_backbone
 
 setup(
     name="mtfixmatch",
@@ -9,7 +10,9 @@ setup(
     description="One network for several vision tasks, trained on partially labeled datasets "
     "with FixMatch* and Dense FixMatch. A Detectron2 project.",
     license="Apache-2.0",
-    packages=find_packages(include=["mtfixmatch", "mtfixmatch.*"]),
+    packages=[*find_packages(include=["mtfixmatch", "mtfixmatch.*"]), "mtfixmatch.configs"],
+    package_dir={"mtfixmatch.configs": "configs"},  # for mtfixmatch.model_zoo
+    package_data={"mtfixmatch.configs": ["**/*.yaml"]},
     python_requires=">=3.10",
     # detectron2 itself is installed first, by `make venv` or from its own source: see README.md.
     install_requires=[
@@ -30,8 +33,9 @@ setup(
     ],
     extras_require={
         "slurm": [SUBMITIT],
+        "timm": [TIMM],
         "dev": [
-            SUBMITIT,
+            *(SUBMITIT, TIMM),
             *("pytest>=8,<10", "hypothesis>=6.100,<7", "psutil>=5.9"),
             *("ruff>=0.6", "mypy>=1.11"),
         ],

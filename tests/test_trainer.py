@@ -30,7 +30,6 @@ from mtfixmatch.data.loader import build_train_loader, train_records
 from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.data.samplers import Draw
 from mtfixmatch.engine import evaluate_checkpoint, hooks
-from mtfixmatch.engine.checkpoint import write_checkpoint
 from mtfixmatch.engine.hooks import Diagnostics, EvaluateTeacher, LossWatch
 from mtfixmatch.errors import InputError
 from mtfixmatch.evaluation import geometric_mean
@@ -276,6 +275,32 @@ def test_best_value_survives_resuming(saved, tmp_path):
     assert trainer.scheduler.max_iters == 12
 
 
+def test_a_start_clears_away_what_a_killed_run_has_left(saved, tmp_path):
+    cfg, _, _ = saved
+    output = tmp_path / "out"
+    shutil.copytree(cfg.OUTPUT_DIR, output)
+    before = sorted(os.listdir(output))
+    for name in ("model_0000003.pth", "model_0000006.pth.0123abcd.tmp"):
+        (output / name).write_bytes(b"half")
+    trainer = build_trainer(with_opts(cfg, "OUTPUT_DIR", str(output)), resume=True)
+    trainer.train()
+    assert sorted(os.listdir(output)) == before
+
+
+def test_a_start_without_resume_replaces_what_is_there(saved, tmp_path):
+    cfg, _, _ = saved
+    shutil.copytree(cfg.OUTPUT_DIR, tmp_path / "out")
+    opts = ("SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1)
+    trainer = build_trainer(with_opts(cfg, "OUTPUT_DIR", str(tmp_path / "out"), *opts))
+    trainer.evaluate = lambda: {"teacher": {"geometric_mean": 0.2}}
+    trainer.train()
+    expected = ["model_0000000.pth", "model_0000001.pth", "model_best.pth", "model_final.pth"]
+    assert files_of(tmp_path / "out") == expected
+    assert torch.load(tmp_path / "out" / "model_best.pth")["iteration"] == 1
+    lines = (tmp_path / "out" / "metrics.json").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [1]
+
+
 def test_a_run_that_is_complete_resumes_to_nothing(saved):
     cfg, _, _ = saved
     trainer = build_trainer(cfg, resume=True)
@@ -290,21 +315,6 @@ def test_a_run_that_is_complete_resumes_to_nothing(saved):
         name: os.path.getmtime(f"{cfg.OUTPUT_DIR}/{name}") for name in files_of(cfg.OUTPUT_DIR)
     }
     assert before == after
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = str(tmp_path / "x.pth")
-    write_checkpoint({"model": 1}, path)
-
-    def fail(data, name):
-        with open(name, "w") as file:
-            file.write("half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_checkpoint({"model": 2}, path)
-    assert torch.load(path) == {"model": 1}
 
 
 def test_weights_that_do_not_fit_or_exist_are_input_errors(saved, street_root, tmp_path):

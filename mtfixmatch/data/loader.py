@@ -2,7 +2,11 @@
 
 import gc
 import logging
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import util
 
 import torch
 from detectron2.config import CfgNode
@@ -18,6 +22,11 @@ from .partial_labels import count_labels, hide_by_manifest, hide_labels
 from .samplers import Draw, MixedBatchSampler, build_pools
 
 logger = logging.getLogger(__name__)
+
+# What asks a training to save and to stop.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+WORKER_NICENESS = 5
 
 
 class DrawnDataset(Dataset):
@@ -137,6 +146,7 @@ def build_train_loader(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[di
     sampler(0)  # a batch that cannot be split over the ranks is an error now, not in a worker
 
     def build(start_step: int) -> DataLoader:
+        _kill_workers_at_exit()
         return DataLoader(
             dataset,
             batch_sampler=sampler(start_step),
@@ -149,8 +159,30 @@ def build_train_loader(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[di
     return TrainLoader(build)
 
 
+def _ignore_stop_signals(worker: int) -> None:
+    # Clusters send them to all processes; until the run has saved, it needs its workers.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _kill_workers() -> None:
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+def _kill_workers_at_exit() -> None:
+    # Where a process ends with workers left, as after an error, Python sends them SIGTERM and
+    # waits; they ignore it. In processes of torch.multiprocessing, atexit is never called.
+    util.Finalize(None, _kill_workers, exitpriority=0)
+
+
 def _start_worker(worker: int) -> None:
+    _ignore_stop_signals(worker)
     torch.set_num_threads(1)
+    # A worker that is ahead must not take a core from the network's threads, which wait for each
+    # other; what they leave idle is enough.
+    os.nice(WORKER_NICENESS)
     # Looking for garbage among the parent's records would copy the memory that workers share.
     gc.freeze()
 
@@ -170,6 +202,9 @@ def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
 
 def build_eval_loader(cfg: CfgNode, records: Sequence[dict]) -> DataLoader:
     """Whole images, one at a time, split over the ranks."""
-    return build_detection_test_loader(
+    loader = build_detection_test_loader(
         list(records), mapper=EvalMapper(), num_workers=cfg.DATALOADER.NUM_WORKERS
     )
+    loader.worker_init_fn = _ignore_stop_signals
+    _kill_workers_at_exit()
+    return loader

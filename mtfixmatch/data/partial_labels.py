@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import InputError
+from ..files import write_atomically
 
 Record = dict[str, Any]
 
@@ -59,9 +60,7 @@ def write_manifest(records: Iterable[Record], keys: dict[str, str], path: str, *
     for name, key in keys.items():
         images = sorted(record["image_id"] for record in records if key in record)
         labels[name] = {"count": len(images), "sha256": _digest(images), "images": images}
-    with open(path, "w") as file:
-        json.dump({**made, "labels": labels}, file, indent=1)
-        file.write("\n")
+    write_atomically(path, json.dumps({**made, "labels": labels}, indent=1) + "\n")
 
 
 def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str) -> list[Record]:

@@ -1,52 +1,123 @@
 """Checkpoints: everything a resumed run needs, and plain ones of the teacher."""
 
+import logging
 import os
 from urllib.parse import urlparse
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..files import write_atomically
+from .checkpoint_files import LAST, damage_of, full_checkpoints, write_checkpoint
+from .unpickling import read_pickle, read_tensors
+
+logger = logging.getLogger(__name__)
 
 
 class MultiTaskCheckpointer(DetectionCheckpointer):
     """Reads Detectron2's and torchvision's files; a file of another shape is an error."""
 
+    def __init__(self, model: nn.Module, save_dir: str = "", *, trust: bool = False, **parts):
+        """See the base class.
+
+        Args:
+            model: whose weights are read and written.
+            save_dir: folder of full checkpoints.
+            trust: load files that can run code (MODEL.TRUST_PICKLE).
+            parts: what else has a state.
+        """
+        super().__init__(model, save_dir, **parts)
+        self.trust = trust
+
     def load(self, path: str, *args, **kwargs) -> dict:
         """Load a file; see the base class.
 
         Raises:
-            InputError: if it does not exist, cannot be read, or has other classes or layers.
+            InputError: if it does not exist, is damaged, cannot be read, might run code, or has
+                other classes or layers.
         """
         if path:
-            _check_exists(path)
+            damage = damage_of(_local(path))
+            if damage:
+                raise InputError(f"the checkpoint {path} is damaged: {damage}")
+        return self._load(path, *args, **kwargs)
+
+    def _load(self, path: str, *args, **kwargs) -> dict:
         try:
             return super().load(path, *args, **kwargs)
         except RuntimeError as error:
             raise _unreadable(path, error) from None
 
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """Go on from the newest checkpoint that is whole; without one, load the weights of a file.
+
+        Raises:
+            InputError: if there are checkpoints, but none is whole; else as for `load`.
+        """
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        name, damage = comm.all_gather(self._newest() if comm.is_main_process() else ("", ""))[0]
+        if not name:
+            raise InputError(
+                f"no checkpoint to go on from: {damage}. Without --resume it starts anew"
+            )
+        if damage and comm.is_main_process():
+            logger.warning("Going on from %s, because %s", name, damage)
+        return self._load(os.path.join(self.save_dir, name))
+
+    def _newest(self) -> tuple[str, str]:
+        """The newest whole checkpoint, "" if there is none, and what is wrong with newer ones."""
+        last = os.path.basename(self.get_checkpoint_file())
+        older = [name for name in full_checkpoints(self.save_dir) if name != last]
+        bad: list[str] = []
+        for name in [last, *older]:
+            path = os.path.join(self.save_dir, name)
+            damage = damage_of(path)
+            if not damage:
+                return name, "; ".join(bad)
+            bad.append(f"{path} is damaged: {damage}")
+        return "", "; ".join(bad)
+
     def save(self, name: str, **kwargs) -> None:
-        """Write a full checkpoint and point `last_checkpoint` to it, once it is whole."""
+        """Write a full checkpoint and point `last_checkpoint` to it, once it is whole.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
         if self.save_to_disk:
             parts = {key: part.state_dict() for key, part in self.checkpointables.items()}
-            file_name = f"{name}.pth"
-            write_checkpoint(
-                {"model": self.model.state_dict(), **parts, **kwargs},
-                os.path.join(self.save_dir, file_name),
-            )
-            self.tag_last_checkpoint(file_name)
+            path = os.path.join(self.save_dir, f"{name}.pth")
+            write_checkpoint({"model": self.model.state_dict(), **parts, **kwargs}, path)
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the checkpoint that a run goes on from."""
+        write_atomically(os.path.join(self.save_dir, LAST), last_filename_basename)
 
     def _load_file(self, filename: str) -> dict:
         try:
-            loaded = super()._load_file(filename)
+            loaded = self._read(filename)
             names = loaded["model"].keys()
-        except Exception as error:  # there is no end to what unpickling foreign bytes raises
+        except InputError:
+            raise
+        except Exception as error:  # there is no end to what reading foreign bytes raises
             raise _unreadable(filename, error) from None
         if "layer1.0.conv1.weight" in names:
             loaded["model"] = from_torchvision(loaded["model"])
         return loaded
+
+    def _read(self, filename: str) -> dict:
+        if filename.endswith(".pkl"):
+            return _from_zoo(read_pickle(filename, trust=self.trust))
+        if filename.endswith(".pyth") and not self.trust:  # which Detectron2 may read unguarded
+            raise InputError(f"{filename} may run code: if you trust it, MODEL.TRUST_PICKLE True")
+        return super()._load_file(filename)
+
+    def _torch_load(self, f: str) -> dict:
+        return read_tensors(f, trust=self.trust)
 
     def _load_model(self, checkpoint: dict):
         incompatible = super()._load_model(checkpoint)
@@ -64,7 +135,7 @@ def _unreadable(path: str, error: Exception) -> InputError:
     return InputError(f"the checkpoint {path} cannot be read: {reason}")
 
 
-def _check_exists(path: str) -> None:
+def _local(path: str) -> str:
     """Fetch what is not on this machine (detectron2://, https://); other paths are files."""
     try:
         local = PathManager.get_local_path(urlparse(path)._replace(query="").geturl())
@@ -73,12 +144,17 @@ def _check_exists(path: str) -> None:
         raise InputError(f"the checkpoint {path} {reason} (MODEL.WEIGHTS)") from None
     if not os.path.isfile(local):
         raise InputError(f"the checkpoint {path} does not exist (MODEL.WEIGHTS)")
+    return local
 
 
-def write_checkpoint(data: dict, path: str) -> None:
-    """Write a file that is either whole or not there."""
-    torch.save(data, path + ".tmp")
-    os.replace(path + ".tmp", path)
+def _from_zoo(content: dict) -> dict:
+    """Bring both kinds of the model zoo into one form: Detectron2's own, and Caffe2's."""
+    if "model" in content and "__author__" in content:
+        return content
+    weights = content.get("blobs", content)
+    momenta = [name for name in weights if name.endswith("_momentum")]
+    kept = {name: value for name, value in weights.items() if name not in momenta}
+    return {"model": kept, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def export_model(model: nn.Module, path: str, **facts: float | int) -> None:

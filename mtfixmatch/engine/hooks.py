@@ -11,8 +11,9 @@ from detectron2.utils import comm
 
 from ..evaluation import flat_results
 from ..pictures import Snapshot, draw_predictions, draw_pseudo_labels
-from ..report import write_json, write_report
+from ..report import write_json
 from .checkpoint import export_model
+from .checkpoint_files import remove_old
 from .step import StepRecord
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,11 @@ def _is_last(trainer) -> bool:
 def _is_due(trainer, period: int) -> bool:
     """After every `period` steps and after the last one."""
     return _is_last(trainer) or (period > 0 and (trainer.iter + 1) % period == 0)
+
+
+def _saves(trainer) -> bool:
+    """At steps that leave a full checkpoint."""
+    return _is_due(trainer, trainer.cfg.SOLVER.CHECKPOINT_PERIOD) or bool(trainer.stop_signal)
 
 
 class EvaluateTeacher(HookBase):
@@ -56,7 +62,7 @@ class EvaluateTeacher(HookBase):
             self._export("model_final.pth")
 
     def _keep_best(self, results: Mapping[str, Mapping]) -> None:
-        value = results["teacher"]["geometric_mean"]
+        value = float(results["teacher"]["geometric_mean"])
         if value > self.best:
             self.best, self.best_iteration = value, self.trainer.iter
             self._export("model_best.pth")
@@ -81,21 +87,17 @@ class EvaluateTeacher(HookBase):
 class SaveCheckpoints(HookBase):
     """Full checkpoints, model_<step>.pth, of which the newest few are kept."""
 
-    def __init__(self, period: int, keep: int):
-        """Save after every `period` steps and after the last one."""
-        self.period = period
+    def __init__(self, keep: int):
+        """Save every SOLVER.CHECKPOINT_PERIOD steps, at a stop signal, and after the last step."""
         self.keep = keep
 
     def after_step(self) -> None:
         """Save if it is time, then delete what is older than the newest `keep`."""
-        if not _is_due(self.trainer, self.period):
+        if not _saves(self.trainer):
             return
         iteration = self.trainer.iter
         self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        folder = self.trainer.checkpointer.save_dir
-        saved = sorted(n for n in os.listdir(folder) if n[:6] == "model_" and n[6:-4].isdigit())
-        for name in saved[: -max(self.keep, 1)]:
-            os.remove(os.path.join(folder, name))
+        remove_old(self.trainer.checkpointer.save_dir, self.keep)
 
 
 class Diagnostics(HookBase):
@@ -141,6 +143,14 @@ class LossWatch(HookBase):
         self._zero_steps: dict[str, int] = {}
         self._warned: set[str] = set()
 
+    def state_dict(self) -> dict:
+        """How long each loss has been 0, and what was warned of."""
+        return {"zero_steps": self._zero_steps, "warned": sorted(self._warned)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """The inverse of `state_dict`."""
+        self._zero_steps, self._warned = state["zero_steps"], set(state["warned"])
+
     def after_step(self) -> None:
         """Look at the losses of each task."""
         for task in self.trainer.tasks:
@@ -177,7 +187,10 @@ class LossWatch(HookBase):
 
 
 class Pictures(HookBase):
-    """Draws predictions.png and pseudo_labels.png at the end."""
+    """Draws predictions.png at the end, pseudo_labels.png with each checkpoint.
+
+    So the last pseudo-labels that were measured are drawn even if none are after the checkpoint.
+    """
 
     def __init__(self, count: int, threshold: float):
         """Draw `count` images; boxes with a score over `threshold`."""
@@ -190,8 +203,12 @@ class Pictures(HookBase):
         trainer = self.trainer
         if trainer.step_record is not None and trainer.step_record.strong_images:
             self._snapshot = Snapshot.of(trainer.step_record, self.count)
+        folder = trainer.cfg.OUTPUT_DIR
+        if self._snapshot is not None and self.count and _saves(trainer):
+            path = os.path.join(folder, "pseudo_labels.png")
+            draw_pseudo_labels(self._snapshot, trainer.tasks, path)
+            self._snapshot = None
         if _is_last(trainer) and self.count:
-            folder = trainer.cfg.OUTPUT_DIR
             records = trainer.eval_records[: self.count]
             with torch.no_grad():
                 draw_predictions(
@@ -201,17 +218,3 @@ class Pictures(HookBase):
                     self.threshold,
                     os.path.join(folder, "predictions.png"),
                 )
-            if self._snapshot is not None:
-                path = os.path.join(folder, "pseudo_labels.png")
-                draw_pseudo_labels(self._snapshot, trainer.tasks, path)
-
-
-class WriteReport(HookBase):
-    """Writes results.json, curves.png and report.md when the training is complete."""
-
-    def after_train(self) -> None:
-        """Write them, after the writers have closed metrics.json."""
-        if self.trainer.iter == self.trainer.max_iter and self.trainer.results:
-            write_report(
-                self.trainer.cfg, self.trainer.tasks, self.trainer.records, self.trainer.results
-            )

@@ -13,6 +13,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import add_mtfixmatch_config
 from ..data.datasets import DATASET_NAMES, get_records, register_datasets
 from ..errors import InputError
+from ..modeling.timm_backbone import resolve_timm
 from ..tasks.task import get_task_classes
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
 def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
     """Defaults, file, `KEY VALUE` pairs, checked as far as that goes without the data.
 
+    For a network of timm, also the normalisation of its images.
+
     Raises:
         InputError: for a missing file, an unknown key, or a value that cannot be.
     """
@@ -51,6 +54,7 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
         _merge(cfg.merge_from_file, config_file, config_file)
     _merge(cfg.merge_from_list, opts, "the command line")
     check_config(cfg)
+    resolve_timm(cfg)
     return cfg
 
 

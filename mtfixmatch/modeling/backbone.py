@@ -1,7 +1,7 @@
-"""One ResNet that gives every head its features: res2..res5 and, where asked for, p3..p7."""
+"""One network that gives every head its features: res2..res5 and, where asked for, p3..p7."""
 
 import torch.nn.functional as F
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import build_resnet_backbone
@@ -30,7 +30,8 @@ class _GivenFeatures(Backbone):
 class MultiTaskBackbone(Backbone):
     """A bottom-up network and, beside its own features, a feature pyramid on top of it."""
 
-    def __init__(self, bottom_up: Backbone, fpn: FPN | None):
+    @configurable
+    def __init__(self, *, bottom_up: Backbone, fpn: FPN | None):
         """Join them.
 
         Args:
@@ -44,6 +45,13 @@ class MultiTaskBackbone(Backbone):
         self._out_features = list(shapes)
         self._out_feature_channels = {k: s.channels for k, s in shapes.items()}
         self._out_feature_strides = {k: s.stride for k, s in shapes.items()}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
+        """A pyramid is built where one of MODEL.TASKS reads it."""
+        asked = {name for task in get_task_classes(cfg) for name in task.in_features(cfg)}
+        fpn = _build_fpn(cfg, bottom_up) if asked - set(bottom_up.output_shape()) else None
+        return {"bottom_up": bottom_up, "fpn": fpn}
 
     @property
     def size_divisibility(self) -> int:
@@ -70,17 +78,25 @@ def build_multitask_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Mul
         InputError: for an encoder stride that the network cannot have.
     """
     bottom_up = build_resnet_backbone(_with_encoder_stride(cfg), input_shape)
-    asked = {name for task in get_task_classes(cfg) for name in task.in_features(cfg)}
-    fpn = _build_fpn(cfg, bottom_up) if asked - set(bottom_up.output_shape()) else None
-    return MultiTaskBackbone(bottom_up, fpn)
+    return MultiTaskBackbone(cfg, bottom_up)
+
+
+def encoder_stride(cfg: CfgNode) -> int:
+    """MODEL.BACKBONE.ENCODER_STRIDE, the stride of res5.
+
+    Raises:
+        InputError: unless it is 16 or 32.
+    """
+    stride = cfg.MODEL.BACKBONE.ENCODER_STRIDE
+    if stride not in (16, 32):
+        raise InputError(f"MODEL.BACKBONE.ENCODER_STRIDE is {stride}: it must be 16 or 32")
+    return stride
 
 
 def _with_encoder_stride(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
-    stride, depth = cfg.MODEL.BACKBONE.ENCODER_STRIDE, cfg.MODEL.RESNETS.DEPTH
-    if stride not in (16, 32):
-        raise InputError(f"MODEL.BACKBONE.ENCODER_STRIDE is {stride}: it must be 16 or 32")
+    stride, depth = encoder_stride(cfg), cfg.MODEL.RESNETS.DEPTH
     if stride == 16 and depth < 50:
         raise InputError(
             f"MODEL.BACKBONE.ENCODER_STRIDE 16 needs a ResNet of depth 50 or more, not {depth}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import write_atomically
 from .plan import Run
 
 STATUS_FILE = "status.json"  # by the runner: {"overrides": [...], "error": ..., "job": ...}
@@ -56,7 +57,7 @@ def write_status(run: Run, error: str | None, job: str | None = None) -> None:
     """Keep what a run was started with, how it failed, the SLURM partition that has it."""
     run.folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"overrides": run.overrides, "error": error, "job": job}, indent=2)
-    (run.folder / STATUS_FILE).write_text(text + "\n")
+    write_atomically(run.folder / STATUS_FILE, text + "\n")
 
 
 def _read(path: Path) -> Any:

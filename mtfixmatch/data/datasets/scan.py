@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import InputError, InputErrors
+from ...files import write_atomically
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -201,15 +201,7 @@ def _save_cache(cache_file: str, name: str, files: dict[str, list[Any]]) -> None
     content = {"version": CACHE_VERSION, "function": name, "files": files}
     try:
         os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder)
-    except OSError as error:
-        logger.warning("%s: cannot be written (%s), so nothing is kept", cache_file, error.strerror)
-        return
-    try:
         # A reader sees the old file or the new one, never a part of it.
-        with os.fdopen(handle, "wb") as file:
-            file.write(gzip.compress(json.dumps(content).encode(), compresslevel=1))
-        os.replace(temporary, cache_file)
-    except OSError as error:
-        os.unlink(temporary)
-        logger.warning("%s: cannot be written (%s), so nothing is kept", cache_file, error.strerror)
+        write_atomically(cache_file, gzip.compress(json.dumps(content).encode(), compresslevel=1))
+    except (OSError, InputError) as error:
+        logger.warning("%s: cannot be written (%s), so nothing is kept", cache_file, error)

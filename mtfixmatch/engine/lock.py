@@ -1,0 +1,68 @@
+"""One run at a time in a folder."""
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO
+
+from detectron2.utils import comm
+
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
+LOCK = "run.lock"
+
+
+@contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """Hold a folder for this run, on all ranks together; it is made if it is not there.
+
+    The main process holds the lock and the kernel gives it back however that process ends. It is a
+    POSIX lock, in which data workers have no part: they may outlive a process that was killed.
+
+    Raises:
+        InputError: on every rank, if another run holds it or nothing can be written there.
+    """
+    file, error = _acquire(folder) if comm.is_main_process() else (None, "")
+    error = comm.all_gather(error)[0]
+    if error:
+        raise InputError(error)
+    try:
+        yield
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _acquire(folder: str) -> tuple[IO[bytes] | None, str]:
+    """The file that holds the lock, or why there is none."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, LOCK), "a+b", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        return None, f"OUTPUT_DIR {folder} cannot be written: {error.strerror}"
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return None, _in_use(folder, file)
+        logger.warning(
+            "OUTPUT_DIR %s cannot be locked (%s): see to it that no other run writes there",
+            *(folder, error.strerror),
+        )
+    with suppress(OSError):  # only for the message to another run
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return file, ""
+
+
+def _in_use(folder: str, file: IO[bytes]) -> str:
+    with file:
+        file.seek(0)
+        holder = file.read().decode(errors="replace") or "another process"
+    return f"OUTPUT_DIR {folder} is in use by {holder}: wait for it, or give another OUTPUT_DIR"

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Kill trainings and break the writing of checkpoints, many times; print what was survived.
+
+A training has survived a fault if what it left in the end equals, bit by bit but for times, what a
+training left that nobody disturbed. A checkpoint has, if the error is told and the one before it
+loads.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from faulty import (
+    FAULTS,
+    at_byte,
+    bytes_of_a_save,
+    raising,
+    resumed,
+    save,
+)
+from kill_training import ANYWHERE, ASKED, INSIDE, Campaign, Tally
+
+from mtfixmatch.errors import InputError
+
+SHARES = {ANYWHERE: 0.5, INSIDE: 0.4, ASKED: 0.1}
+OFFSETS, CUTS = 20, 50
+
+
+def fails(folder: Path, offset: int, number: int) -> bool:
+    """A save that fails there says so and why."""
+    try:
+        with at_byte(offset, raising(number)):
+            save(folder, 2)
+    except InputError as error:
+        return os.strerror(number) in str(error)
+    return False
+
+
+def break_writes(folder: Path) -> dict[str, Tally]:
+    """Errors of the system at offsets of a save, and the newest checkpoint cut off."""
+    total = bytes_of_a_save(folder / "size")
+    tallies = {}
+    for name, number in FAULTS.items():
+        run = folder / name
+        run.mkdir()
+        save(run, 1)
+        good = [
+            fails(run, total * i // OFFSETS, number) and resumed(run) == 1 for i in range(OFFSETS)
+        ]
+        tallies[f"{name} in a write"] = Tally(len(good), sum(good))
+    logging.getLogger("mtfixmatch").setLevel(logging.ERROR)  # each cut would be warned of
+    newest = folder / "size" / "model_0000002.pth"
+    whole = newest.read_bytes()
+    good = []
+    for i in range(CUTS):
+        newest.write_bytes(whole[: len(whole) * i // CUTS])
+        good.append(resumed(folder / "size") == 1)
+    tallies["newest checkpoint cut off"] = Tally(len(good), sum(good))
+    return tallies
+
+
+def rows_of(tallies: dict[str, Tally]) -> list[list]:
+    rows = []
+    for kind, tally in sorted(tallies.items()):
+        lost = f"{sum(tally.lost) / len(tally.lost):.1f} / {max(tally.lost)}" if tally.lost else ""
+        rows.append([kind, tally.tries, tally.survived, lost])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=230, help="of trainings, a tenth by SIGTERM")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        campaign = Campaign(Path(name), args.seed)
+        campaign.run(args.kills, SHARES)
+        disks = Path(name) / "disks"
+        disks.mkdir()
+        tallies = campaign.tallies | break_writes(disks)
+    headers = ["fault", "tries", "survived", "steps repeated, mean / most"]
+    print(tabulate(rows_of(tallies), headers=headers, tablefmt="pipe"))
+    wrong = [text for tally in tallies.values() for text in tally.wrong]
+    if wrong or any(tally.survived < tally.tries for tally in tallies.values()):
+        sys.exit("\n".join(["not all faults were survived", *wrong[:20]]))
+
+
+if __name__ == "__main__":
+    main()
