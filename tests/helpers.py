@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 32,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
     "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [16],
-    # Where the quickstart leaves the paper.
+    # Where that config leaves the paper.
     "TASKS.DETECTION.LABELS": -1,
     "TASKS.DETECTION.THRESHOLD": 0.5,
     "TASKS.SEGMENTATION.LABELS": -1,
@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
 
 
 def tiny_config(root: str | Path, *opts: Any) -> CfgNode:
-    """The quickstart on the data below `root`, small enough for a test.
+    """The small ResNet on the data below `root`, small enough for a test.
 
     Args:
         root: the fixture `street_root`.
@@ -42,4 +42,4 @@ def tiny_config(root: str | Path, *opts: Any) -> CfgNode:
     """
     places = {"DATASETS.ROOT": str(root), "DATASETS.CACHE_DIR": str(Path(root) / "cache")}
     given = [x for pair in (SMALL | places).items() for x in pair]
-    return load_config(str(CONFIGS / "street" / "quickstart.yaml"), [*given, *opts])
+    return load_config(str(CONFIGS / "street" / "resnet18.yaml"), [*given, *opts])

@@ -25,7 +25,7 @@ from mtfixmatch.pictures import GAP, READABLE, TITLE
 from mtfixmatch.tasks import build_tasks
 
 COMMAND = REPOSITORY / "projects" / "check_data.py"
-QUICKSTART = CONFIGS / "street" / "quickstart.yaml"
+RESNET18 = CONFIGS / "street" / "resnet18.yaml"
 SIZE = (96, 128)  # height, width of the images
 WIDE = (64, 160)
 CLASSES = ("cat", "dog", "horse")
@@ -420,7 +420,7 @@ def test_a_broken_image_is_left_out_of_the_sheet(data):
 def command(root, output, opts):
     places = {"DATASETS.ROOT": root, "DATASETS.CACHE_DIR": root / "cache"}
     pairs = [str(x) for pair in (SMALL | places | opts).items() for x in pair]
-    args = ["--config-file", str(QUICKSTART), "--output", str(output), *pairs]
+    args = ["--config-file", str(RESNET18), "--output", str(output), *pairs]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, str(COMMAND), *args],

@@ -172,7 +172,7 @@ def test_the_command_runs_what_is_missing_names_what_fails_and_reports(root, tmp
     folder = tmp_path / "study"
     folder.mkdir()
     content = yaml.safe_load((PROJECTS / "street" / "study.yaml").read_text())
-    content["config"] = str(REPOSITORY / "configs" / "street" / "quickstart.yaml")
+    content["config"] = str(REPOSITORY / "configs" / "street" / "resnet18.yaml")
     content["runs"] = [{
         "setting": "b", "tasks": "both", "method": "supervised", "sampling": "uniform",
         "detection_labels, segmentation_labels": [[3, 3], [9, 3]], "seed": [0],

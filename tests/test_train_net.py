@@ -18,7 +18,7 @@ from mtfixmatch.errors import InputError
 
 TORCH_LOG = re.compile(r"(\[rank\d\]:)?W\d{4} [\d:.]+ \d+ torch/")
 COMMAND = REPOSITORY / "projects" / "train_net.py"
-QUICKSTART = CONFIGS / "street" / "quickstart.yaml"
+RESNET18 = CONFIGS / "street" / "resnet18.yaml"
 OPTS = {
     **SMALL,
     **{"MODEL.FPN.OUT_CHANNELS": 64, "TASKS.DETECTION.LABELS": 6, "TASKS.SEGMENTATION.LABELS": 4},
@@ -39,7 +39,7 @@ def arguments(root, output, *flags, **changed):
     places = {"DATASETS.ROOT": root, "DATASETS.CACHE_DIR": root / "cache", "OUTPUT_DIR": output}
     opts = OPTS | places | {key.replace("__", "."): value for key, value in changed.items()}
     pairs = [str(x) for pair in opts.items() for x in pair]
-    return ["--config-file", str(QUICKSTART), *flags, *pairs]
+    return ["--config-file", str(RESNET18), *flags, *pairs]
 
 
 def run(args, **kwargs):

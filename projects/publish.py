@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Publish the best teacher of a training: weights, facts about them, an index. See MODEL_ZOO.md.
+
+projects/publish.py output/quickstart --name street/quickstart
+projects/publish.py --table
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+# PyTorch says at every import that a function which Detectron2 uses will go away.
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+
+from mtfixmatch.errors import InputError  # noqa: E402
+from mtfixmatch.publish import publish, zoo_table  # noqa: E402
+from mtfixmatch.zoo_files import zoo_root  # noqa: E402
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", nargs="?", metavar="RUN", help="output folder of a training")
+    parser.add_argument("--name", default="", help="default: the folder's; a config's is allowed")
+    parser.add_argument(
+        "--output", help="folder of the models; default: $MTFIXMATCH_MODEL_ZOO or output/model_zoo"
+    )
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="print the table of MODEL_ZOO.md, of all models; --output may be an address",
+    )
+    args = parser.parse_args(argv)
+    if not (args.run or args.table):
+        parser.error("RUN or --table is needed")
+    return args
+
+
+def main(args):
+    root = zoo_root(args.output)
+    if args.run:
+        facts = publish(Path(args.run), args.name, root)
+        print(f"{facts['name']}: {os.path.join(root, facts['weights'])}")
+    if args.table:
+        print(zoo_table(root))
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except InputError as error:
+        sys.exit(f"error: {error}")
