@@ -166,6 +166,8 @@ def _ignore_stop_signals(worker: int) -> None:
 
 
 def _kill_workers() -> None:
+    # PyTorch's handler would take their end for a failure.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
