@@ -1,6 +1,7 @@
 """Files that are either whole or not there, whatever ends the process or the machine."""
 
 import errno
+import hashlib
 import os
 import re
 import uuid
@@ -46,6 +47,15 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """The digest of a file, hexadecimal; OSError if it cannot be read."""
+    sha256 = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+    return sha256.hexdigest()
 
 
 def remove_temporaries(folder: str) -> None:

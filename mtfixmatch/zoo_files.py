@@ -4,7 +4,6 @@ Its index, zoo.json, names for each model two files, the weights and the facts a
 size in bytes and the sha256 of the weights.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
 from .errors import InputError
-from .files import replacing, write_atomically
+from .files import replacing, sha256_of, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -169,12 +168,10 @@ def measure(path: str) -> tuple[int, str]:
     Raises:
         InputError: if it cannot be read.
     """
-    sha256, size = hashlib.sha256(), 0
-    with _reading(path) as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-            size += len(block)
-    return size, sha256.hexdigest()
+    try:
+        return os.path.getsize(path), sha256_of(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 @contextmanager

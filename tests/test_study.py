@@ -286,6 +286,14 @@ def test_a_killed_run_is_named_by_its_signal(study, launcher):
     assert launcher(study.runs[0]) == "killed by signal 9"
 
 
+def test_a_run_that_was_asked_to_stop_has_not_failed(study, launcher):
+    run = study.runs[0]
+    launcher.train_net.write_text("import sys; sys.exit(75)")
+    assert launcher(run) == "exit status 75"
+    (run.folder / "last_checkpoint").write_text("model_0000001.pth")
+    assert state_of(run).name == "interrupted"
+
+
 def test_the_command_is_that_of_the_readme(study, tmp_path):
     run = study.runs[0]
     launcher = Launcher(Path("train_net.py"), Path("c.yaml"), gpus=2)
@@ -351,7 +359,7 @@ def test_submitit_runs_them_and_keeps_their_jobs(study, launcher, tmp_path):
         launcher,
         folder=tmp_path / "jobs",
         partition="gpu",
-        parameters={"timeout_min": 5},
+        parameters={"timeout_min": "5"},  # as the command has it
         cluster="local",
     )
     assert state_of(runs[0]).name in ("submitted", "done")
@@ -359,15 +367,16 @@ def test_submitit_runs_them_and_keeps_their_jobs(study, launcher, tmp_path):
     assert [state_of(run).name for run in runs] == ["done", "failed"]
 
 
-def test_wrong_parameters_for_slurm_are_one_error(study, launcher, tmp_path):
+@pytest.mark.parametrize("wrong", [{"colour": "red"}, {"timeout_min": "long"}])
+def test_wrong_parameters_for_slurm_are_one_error(study, launcher, tmp_path, wrong):
     pytest.importorskip("submitit")
-    with pytest.raises(InputError, match="--slurm gpu: .*colour"):
+    with pytest.raises(InputError, match=f"--slurm gpu: .*{next(iter(wrong))}"):
         submit(
             study.runs,
             launcher,
             folder=tmp_path,
             partition="gpu",
-            parameters={"colour": "red"},
+            parameters=wrong,
             cluster="local",
         )
     assert {state_of(run).name for run in study.runs} == {"missing"}

@@ -1,6 +1,5 @@
 """Look at records and files before a training does: counts, copies, files that cannot be read."""
 
-import hashlib
 import logging
 import os
 from collections import Counter, defaultdict
@@ -13,6 +12,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from ..errors import InputError
+from ..files import sha256_of
 from ..tasks import Task
 from .datasets.scan import Guarded, read_image_size, scan_files
 from .loader import train_pools
@@ -163,8 +163,7 @@ def hash_file(path: str) -> str:
         InputError: if it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 

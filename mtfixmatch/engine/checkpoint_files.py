@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 import torch
 
 from ..errors import InputError
-from ..files import remove_temporaries, replacing, write_atomically
+from ..files import remove_temporaries, replacing, sha256_of, write_atomically
 
 # Name of a checkpoint -> what it may be: {"bytes", "sha256"}, in the order they were written.
 INDEX = "checkpoints.json"
@@ -90,7 +90,7 @@ def damage_of(path: str) -> str:
     expected = read_index(folder).get(name, [])
     try:
         size = os.path.getsize(path)
-        if not expected or {"bytes": size, "sha256": _digest(path)} in expected:
+        if not expected or {"bytes": size, "sha256": sha256_of(path)} in expected:
             return ""
     except OSError as error:
         return str(error.strerror)
@@ -98,14 +98,6 @@ def damage_of(path: str) -> str:
     if size not in sizes:
         return f"it has {size} bytes of {sizes[0]}"
     return "its content has changed since it was written (sha256)"
-
-
-def _digest(path: str) -> str:
-    sha256 = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()
 
 
 def full_checkpoints(folder: str) -> list[str]:

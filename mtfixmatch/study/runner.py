@@ -3,15 +3,17 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import yaml
 from tqdm import tqdm
 
+from ..engine.signals import STOPPED
 from ..errors import InputError
 from .plan import Run
 from .state import state_of, write_status
@@ -83,7 +85,8 @@ class Launcher:
                 self.command(run), stdout=log, stderr=subprocess.STDOUT, env=environment
             ).returncode
         error = None if code == 0 else _reason(run.folder / LOG_FILE, code)
-        write_status(run, error)
+        # A run that was asked to stop has not failed: it is interrupted.
+        write_status(run, None if code == STOPPED else error)
         return error
 
     def checkpoint(self, run: Run) -> Any:
@@ -182,7 +185,7 @@ def submit(
     *,
     folder: Path,
     partition: str,
-    parameters: dict[str, Any],
+    parameters: Mapping[str, str],
     cluster: str = "slurm",
 ) -> list[Any]:
     """Hand the runs to SLURM, one job each, through submitit.
@@ -192,7 +195,7 @@ def submit(
         launch: see Launcher; its GPUs are those of a job.
         folder: of submitit's logs, seen by all nodes.
         partition: of SLURM.
-        parameters: further ones of submitit, such as {"timeout_min": 4320}.
+        parameters: further ones of submitit as texts, such as {"timeout_min": "4320"}.
         cluster: of submitit: "slurm", or "local" and "debug" for this machine.
 
     Returns:
@@ -200,6 +203,7 @@ def submit(
     """
     try:
         import submitit
+        from submitit.core.utils import FailedJobError
     except ImportError:
         raise InputError("--slurm needs submitit: pip install 'mtfixmatch[slurm]'") from None
     # Before they can start: a job that has ended says so itself, in the same file.
@@ -212,11 +216,11 @@ def submit(
             slurm_partition=partition,
             gpus_per_node=launch.gpus,
             nodes=1,
-            **parameters,
+            **{name: yaml.safe_load(text) for name, text in parameters.items()},
         )
         with executor.batch():
             return [executor.submit(launch, run) for run in runs]
-    except (RuntimeError, NameError, TypeError, submitit.core.utils.FailedJobError) as error:
+    except (RuntimeError, NameError, TypeError, AssertionError, FailedJobError) as error:
         for run in runs:
             write_status(run, None)
         raise InputError(f"--slurm {partition}: {error}") from None
