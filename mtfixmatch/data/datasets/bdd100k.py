@@ -26,6 +26,7 @@ from .cityscapes import STUFF_LABELS
 from .scan import (
     IGNORE_LABEL,
     INVALID_LABEL,
+    MARK,
     cache_path,
     check_map_size,
     read_image_size,
@@ -261,8 +262,6 @@ def _to_corners(ends: list[float], record: Record, where: str) -> list[float]:
 
 
 def _check_counts(root: str, split: str, records: list[Record]) -> None:
-    from .street import MARK  # here, because street is also run as a script
-
     found = count_labels(records, list(COUNTED)[:2])
     if found != OFFICIAL[split] and not os.path.isfile(os.path.join(root, MARK)):
         shown = [f"{COUNTED[key]} {found[key]}/{n}" for key, n in OFFICIAL[split].items()]

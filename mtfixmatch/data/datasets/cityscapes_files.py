@@ -10,6 +10,7 @@ import logging
 import os
 
 from ...errors import InputError
+from .scan import MARK
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +79,6 @@ def image_id(image: str) -> str:
 
 def _is_official(root: str) -> bool:
     """Whether a folder has to be complete: it was not made by `street`."""
-    # At the top, `python -m mtfixmatch.data.datasets.street` would find itself imported already.
-    from .street import MARK
-
     return not os.path.isfile(os.path.join(root, MARK))
 
 

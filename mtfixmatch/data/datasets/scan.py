@@ -26,6 +26,10 @@ T = TypeVar("T")
 IGNORE_LABEL = 255
 INVALID_LABEL = 254
 
+# A folder of generated data has this file, which is written last: such data are whole, and no
+# official download.
+MARK = "street.json"
+
 # Raise this when what a scanned function returns changes its meaning.
 CACHE_VERSION = 2
 # Below this many files a pool of processes takes longer to start than it saves.

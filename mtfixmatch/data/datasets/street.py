@@ -24,10 +24,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ...errors import InputError
+from .scan import MARK
 from .street_layouts import LAYOUTS, SPLITS, Frames, write_frames
 from .street_scene import draw_scene
 
-MARK = "street.json"  # written last: the folder is complete
 VERSION = 1  # of the drawing; a folder of another version is not the same data
 SMALLEST = 32  # pixels
 
