@@ -88,7 +88,11 @@ def _add_fixmatch_config(cfg: CN) -> None:
     cfg.FIXMATCH.METHOD = "supervised"
     # Images of a task's unsupervised loss: those "unlabeled" for it, or "all" (Sec. 4.2).
     cfg.FIXMATCH.UNSUPERVISED_ON = "unlabeled"
-    # The unsupervised weight ramps up over this share of the steps (Table 10: .05 or .1).
+    # Steps, counted from the first, that are trained on labels alone: in a short training the
+    # teacher must have learnt something before it teaches. The paper has none.
+    cfg.FIXMATCH.BURN_IN = 0
+    # After them the unsupervised weight ramps up over this share of SOLVER.MAX_ITER (Table 10: .05
+    # or .1).
     cfg.FIXMATCH.RAMP_UP = 0.05
     # Decay of the teacher's exponential moving average (Table 10).
     cfg.FIXMATCH.EMA_DECAY = 0.99

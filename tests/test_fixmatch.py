@@ -90,6 +90,22 @@ def test_supervised_step_with_any_labels(trainers, kinds):
     assert (losses["total_loss"] == 0) == (kinds == "nn")
 
 
+def test_burn_in_trains_on_labels_alone_then_the_ramp_up_begins(trainer, monkeypatch):
+    monkeypatch.setattr(trainer._trainer, "burn_in_steps", 100)
+    monkeypatch.setattr(trainer._trainer, "ramp_up_steps", 100)
+    task = trainer._trainer.tasks[1]
+    teach = trainer.teacher.forward
+    monkeypatch.setattr(trainer.teacher, "forward", lambda *args: pytest.fail("a teacher's pass"))
+    logged = losses_of(run_step(trainer, make_batch(trainer, "bdsn", step=99), step=99))
+    assert trainer.unsupervised_weight(task) == 0
+    assert {value for key, value in logged.items() if key.endswith("_unsup")} == {0}
+    assert logged["loss_segmentation_ce"] > 0
+    monkeypatch.setattr(trainer.teacher, "forward", teach)
+    logged = losses_of(run_step(trainer, make_batch(trainer, "bdsn", step=140), step=140))
+    assert trainer.unsupervised_weight(task) == pytest.approx(math.exp(-5 * 0.6**2))
+    assert logged["loss_segmentation_ce_unsup"] > 0
+
+
 def test_total_is_the_weighted_sum(trainer, monkeypatch):
     monkeypatch.setattr(trainer._trainer, "ramp_up_steps", 100)
     detection, segmentation = trainer._trainer.tasks

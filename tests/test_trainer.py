@@ -388,8 +388,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(street_root, tmp_path, task, ke
 # Hooks
 
 
-def watch(values, steps=150):
-    """Run LossWatch over constant losses; return what it would warn of."""
+def watch(values, steps=150, burn_in=0):
+    """Run LossWatch over losses of each step; return what it would warn of."""
     messages = []
     detection = SimpleNamespace(name="detection", loss_parts=("cls", "box"))
     hook = LossWatch()
@@ -397,6 +397,7 @@ def watch(values, steps=150):
         patch.setattr(hooks.logger, "warning", lambda text, *args: messages.append(text % args))
         hook.trainer = SimpleNamespace(storage=storage, tasks=[detection])
         for step in range(steps):
+            hook.trainer.unsupervised_weight = lambda task, step=step: float(step >= burn_in)
             storage.put_scalars(**values(step))
             hook.after_step()
             storage.step()
@@ -415,6 +416,8 @@ def test_an_unsupervised_loss_of_zero_is_warned_of_once():
     assert "TASKS.DETECTION.THRESHOLD" in messages[0]
     assert watch(lambda step: detection_losses(1.0, 0.0), steps=99) == []
     assert watch(lambda step: detection_losses(1.0, 0.1 if step == 60 else 0.0)) == []
+    assert watch(lambda step: detection_losses(1.0, 0.0), burn_in=51) == []
+    assert len(watch(lambda step: detection_losses(1.0, 0.0), burn_in=50)) == 1
 
 
 def test_an_unsupervised_loss_that_runs_away_is_warned_of_once():

@@ -50,6 +50,7 @@ class FixMatchTrainer(SimpleTrainer):
         optimizer: torch.optim.Optimizer,
         strong_augmentation: StrongAugmentation | None,
         unsupervised_on: str,
+        burn_in_steps: int,
         ramp_up_steps: float,
         ema_decay: float,
         precision: torch.dtype,
@@ -67,7 +68,8 @@ class FixMatchTrainer(SimpleTrainer):
             optimizer: of the student.
             strong_augmentation: None: no unsupervised loss.
             unsupervised_on: "unlabeled" or "all" images of a task.
-            ramp_up_steps: length of the ramp-up of the unsupervised weights.
+            burn_in_steps: steps without unsupervised losses at the start.
+            ramp_up_steps: length of the ramp-up of the unsupervised weights after them.
             ema_decay: of the teacher.
             precision: of the forward passes; torch.float32 turns autocast off.
             accumulation_steps: parts in which a batch passes through the student.
@@ -80,6 +82,7 @@ class FixMatchTrainer(SimpleTrainer):
         self.tasks = list(tasks)
         self.strong_augmentation = strong_augmentation
         self.unsupervised_on = unsupervised_on
+        self.burn_in_steps = burn_in_steps
         self.ramp_up_steps = ramp_up_steps
         self.ema_decay = ema_decay
         self.precision = precision
@@ -112,7 +115,7 @@ class FixMatchTrainer(SimpleTrainer):
 
     def _unlabeled(self, batch: list[dict]) -> dict[str, list[int]]:
         """By task, the images whose unsupervised loss is taken (method: `unlabeled` / `all`)."""
-        if self.strong_augmentation is None:
+        if self.strong_augmentation is None or self.iter < self.burn_in_steps:
             return {task.name: [] for task in self.tasks}
         if self.unsupervised_on == "all":
             return {task.name: list(range(len(batch))) for task in self.tasks}
@@ -257,8 +260,9 @@ class FixMatchTrainer(SimpleTrainer):
         return term.task.loss_weight * ramped
 
     def unsupervised_weight(self, task: Task) -> float:
-        """lambda_t at this step."""
-        return task.unsupervised_weight * ramp_up(self.iter, self.ramp_up_steps)
+        """lambda_t at this step; 0 in the burn-in."""
+        step = self.iter - self.burn_in_steps
+        return task.unsupervised_weight * ramp_up(step, self.ramp_up_steps) if step >= 0 else 0.0
 
     def _note_agreement(self, term: Term, raw: Raw, pick: list[int], record: StepRecord) -> None:
         if term.unsupervised and pick and self._measures():

@@ -152,9 +152,10 @@ class LossWatch(HookBase):
         self._zero_steps, self._warned = state["zero_steps"], set(state["warned"])
 
     def after_step(self) -> None:
-        """Look at the losses of each task."""
+        """Look at the losses of each task that has an unsupervised one now."""
         for task in self.trainer.tasks:
-            self._watch(task)
+            if self.trainer.unsupervised_weight(task):
+                self._watch(task)
 
     def _watch(self, task) -> None:
         latest = self.trainer.storage.latest()

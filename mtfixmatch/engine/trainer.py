@@ -63,6 +63,7 @@ class MultiTaskTrainer(DefaultTrainer):
                 None if cfg.FIXMATCH.METHOD == "supervised" else StrongAugmentation(cfg)
             ),
             unsupervised_on=cfg.FIXMATCH.UNSUPERVISED_ON,
+            burn_in_steps=cfg.FIXMATCH.BURN_IN,
             ramp_up_steps=cfg.FIXMATCH.RAMP_UP * cfg.SOLVER.MAX_ITER,
             ema_decay=cfg.FIXMATCH.EMA_DECAY,
             precision=choose_precision(cfg),
