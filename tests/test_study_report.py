@@ -127,6 +127,16 @@ def study(tmp_path):
     return study
 
 
+def test_the_time_of_the_runs_that_are_done(study):
+    assert "minutes" not in write_report(study, study.runs).read_text()
+    done = [run for run in study.runs if (run.folder / "report.md").is_file()]
+    for run, minutes in zip(done, (2, 4, 3, 90), strict=True):
+        write_status(run, None, minutes=minutes)
+    text = write_report(study, study.runs).read_text()
+    told = "A run took 2 to 90 minutes (4 in the median), the 4 that are done 1.6 hours."
+    assert told in text  # 3.5 rounds to the even 4; 99 minutes are 1.65 hours
+
+
 def test_mean_spread_difference_and_marks(study):
     rows = rows_of(write_report(study, study.runs).read_text())
     # sqrt(.2 * .3) = .2449 < sqrt(.4 * .27) = .3286; the paper's sqrt(.25 * .36) = .3 < .3286.

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 from tabulate import tabulate
 
@@ -12,6 +13,7 @@ from .layout import TableLayout, read_layout
 from .overlap import overlap_table
 from .plan import Run, Study
 from .plots import draw_curves
+from .state import minutes_of
 from .tables import axis_title, class_markdown, markdown, write_csv
 
 # Counted even where there are none; other states appear when a run is in them.
@@ -50,7 +52,7 @@ def write_report(study: Study, runs: list[Run]) -> Path:
     tables = read_layout(study, figures)
     parts = [
         f"# {study.content['title']}",
-        "## Runs\n\n" + _states(material),
+        "## Runs\n\n" + _states(material) + _time(material),
         "## How to read the tables\n\n" + LEGEND + (PAPER_LEGEND if material.paper else ""),
         *(_table(study, table, material) for table in tables),
         *_pictures(study, runs),
@@ -70,6 +72,18 @@ def _states(material: Material) -> str:
     if told:
         text += "\n\n" + tabulate(told, headers=["run", "state", "message"], tablefmt="pipe")
     return text
+
+
+def _time(material: Material) -> str:
+    done = [run for run in material.runs if material.states[run.name].name == "done"]
+    minutes = [spent for run in done if (spent := minutes_of(run))]
+    if not minutes:
+        return ""
+    return (
+        f"\n\nA run took {min(minutes):.0f} to {max(minutes):.0f} minutes "
+        f"({median(minutes):.0f} in the median), the {len(minutes)} that are done "
+        f"{sum(minutes) / 60:.1f} hours."
+    )
 
 
 def _cell(text: str) -> str:

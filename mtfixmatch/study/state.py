@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..files import write_atomically
 from .plan import Run
 
-STATUS_FILE = "status.json"  # by the runner: {"overrides": [...], "error": ..., "job": ...}
+STATUS_FILE = "status.json"  # by the runner, see write_status
 DONE_FILE = "report.md"  # by train_net.py, last of all
 BEST_FILE = "results_best.json"  # by train_net.py, beside model_best.pth
 CHECKPOINT_FILE = "last_checkpoint"
@@ -53,11 +53,26 @@ def results_of(run: Run) -> dict[str, Any] | None:
     return _read(run.folder / BEST_FILE)["teacher"]
 
 
-def write_status(run: Run, error: str | None, job: str | None = None) -> None:
-    """Keep what a run was started with, how it failed, the SLURM partition that has it."""
+def minutes_of(run: Run) -> float:
+    """How long a run has taken by now, over all its starts."""
+    return (_read(run.folder / STATUS_FILE) or {}).get("minutes", 0.0)
+
+
+def write_status(
+    run: Run, error: str | None, job: str | None = None, minutes: float | None = None
+) -> None:
+    """Keep what a run was started with, how it failed, who has it, how long it took.
+
+    Args:
+        run: whose folder it is written to.
+        error: why it failed.
+        job: the SLURM partition that has it.
+        minutes: that it has taken; None: no more than before.
+    """
+    minutes = minutes_of(run) if minutes is None else round(minutes, 1)
     run.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"overrides": run.overrides, "error": error, "job": job}, indent=2)
-    write_atomically(run.folder / STATUS_FILE, text + "\n")
+    status = {"overrides": run.overrides, "error": error, "job": job, "minutes": minutes}
+    write_atomically(run.folder / STATUS_FILE, json.dumps(status, indent=2) + "\n")
 
 
 def _read(path: Path) -> Any:
