@@ -191,6 +191,13 @@ def test_moved_maps_ignore_what_comes_from_outside_and_what_is_erased(task):
     assert torch.equal(task.move_target(target, flip, (3, 4)), target.flip(1))
 
 
+def test_erased_pixels_count_where_asked_for(task, monkeypatch):
+    monkeypatch.setattr(task, "ignore_erased", False)
+    target = torch.arange(12, dtype=torch.uint8).view(3, 4)
+    moved = task.move_target(target, torch.eye(3), (3, 4), torch.ones(3, 4, dtype=torch.bool))
+    assert torch.equal(moved, target)
+
+
 def test_ignored_pixels_stay_ignored(task):
     target = label_map()
     moved = task.move_target(target, geometry.rotation(20), SIZE)

@@ -74,6 +74,17 @@ class Segmentation(Task):
     counted = "pixels"
     fills_pixels = True
 
+    def __init__(self, cfg: CfgNode):
+        super().__init__(cfg)
+        self.ignore_erased = cfg.TASKS.SEGMENTATION.IGNORE_ERASED
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        """Keys of segmentation; the head itself is configured by MODEL.SEM_SEG_HEAD."""
+        super().add_config(cfg)
+        # Whether what Cutout has erased is ignored in a pseudo-map.
+        cfg.TASKS.SEGMENTATION.IGNORE_ERASED = True
+
     def build_head(self, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> "SegmentationHead":
         """See base class."""
         return SegmentationHead(cfg, shapes)
@@ -85,9 +96,11 @@ class Segmentation(Task):
     def move_target(
         self, target: Tensor, matrix: Tensor, size: Size, erased: Tensor | None = None
     ) -> Tensor:
-        """See base class; erased pixels and those from outside are ignored."""
+        """See base class; pixels from outside are ignored, by default erased ones too."""
         moved = geometry.warp_map(target, matrix, size, ignore=IGNORE)
-        return moved if erased is None else moved.masked_fill(erased.to(moved.device), IGNORE)
+        if erased is None or not self.ignore_erased:
+            return moved
+        return moved.masked_fill(erased.to(moved.device), IGNORE)
 
     def evaluator(self, records: Sequence[dict]) -> "MeanIoUEvaluator":
         """See base class."""
