@@ -175,7 +175,7 @@ def test_the_command_runs_what_is_missing_names_what_fails_and_reports(root, tmp
     content["config"] = str(REPOSITORY / "configs" / "street" / "resnet18.yaml")
     content["runs"] = [{
         "setting": "b", "tasks": "both", "method": "supervised", "sampling": "uniform",
-        "detection_labels, segmentation_labels": [[3, 3], [9, 3]], "seed": [0],
+        "detection_labels, segmentation_labels": [[3, 3], [9, 3]], "variant": "default", "seed": 0,
     }]  # fmt: skip
     (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     (root / "street").is_symlink() or (root / "street").symlink_to(root / "cityscapes")
@@ -187,8 +187,8 @@ def test_the_command_runs_what_is_missing_names_what_fails_and_reports(root, tmp
     assert not (tmp_path / "out").exists()
 
     printed = run_study(*where, *given, expect=1)
-    failed = "failed: b-both-supervised-uniform-detection_labels9-segmentation_labels3-seed0"
-    assert f"{failed}: exit status 1: error: " in printed and "only 8 images have it" in printed
+    failed = "b-both-supervised-uniform-detection_labels9-segmentation_labels3-default-seed0"
+    assert f"failed: {failed}: exit status 1: error: " in printed and "only 8 images have it" in printed
 
     shown = run_study(*where, "--dry-run", *given)
     assert "1 done, 1 failed" in shown
