@@ -1,6 +1,7 @@
 """The report of a study, from folders of runs that hold a few small files each."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -135,6 +136,24 @@ def test_the_time_of_the_runs_that_are_done(study):
     text = write_report(study, study.runs).read_text()
     told = "A run took 2 to 90 minutes (4 in the median), the 4 that are done 1.6 hours."
     assert told in text  # 3.5 rounds to the even 4; 99 minutes are 1.65 hours
+
+
+def test_a_readme_with_marks_shows_the_whole_report(study, tmp_path):
+    readme = study.folder / "README.md"
+    readme.write_text("# Mine\n\n<!-- report -->\nstale\n<!-- end of report -->\n\nAfter.\n")
+    write_report(study, study.runs)
+    assert "stale" in readme.read_text()  # another output than the study's own
+    own = dataclasses.replace(study, content={**study.content, "output": str(study.output)})
+    write_report(own, study.runs[:1])
+    assert "stale" in readme.read_text()  # a part of it
+    report = write_report(own, study.runs).read_text()
+    text = readme.read_text()
+    assert text.startswith("# Mine\n\n<!-- report -->\n\n### Runs\n")
+    assert text.endswith("(../out/tables).\n\n<!-- end of report -->\n\nAfter.\n")
+    assert "](../out/curves/table_2_b.png)" in text and "stale" not in text
+    assert len(rows_of(text)) == len(rows_of(report)) > 5
+    write_report(own, study.runs)
+    assert readme.read_text() == text
 
 
 def test_mean_spread_difference_and_marks(study):

@@ -13,6 +13,7 @@ from .layout import TableLayout, read_layout
 from .overlap import overlap_table
 from .plan import Run, Study
 from .plots import draw_curves
+from .readme import show_in_readme
 from .state import minutes_of
 from .tables import axis_title, class_markdown, markdown, write_csv
 
@@ -29,6 +30,8 @@ PAPER_LEGEND = " Below ours stands the paper's figure and, in brackets, ours les
 
 def write_report(study: Study, runs: list[Run]) -> Path:
     """Write report.md, figures.csv, tables/, curves/ and qualitative.png into study.output.
+
+    A report of the whole study in its own folder is shown in its README.md too, see readme.py.
 
     Args:
         study: with the keys of the report.
@@ -59,7 +62,10 @@ def write_report(study: Study, runs: list[Run]) -> Path:
         "All figures, run by run: [figures.csv](figures.csv). The tables: [tables](tables).",
     ]
     path = study.output / "report.md"
-    path.write_text("\n\n".join(parts) + "\n")
+    text = "\n\n".join(parts) + "\n"
+    path.write_text(text)
+    if runs == study.runs and study.output == Path(study.content["output"]):
+        show_in_readme(study, text)
     return path
 
 
