@@ -1,5 +1,5 @@
 # make quickstart: from a fresh clone to a trained network and a report with pictures.
-# make test, make lint, make faults, make bench, make clean. Variables: VENV, DATA, OUTPUT, ARGS.
+# make test, make lint, make faults, make soak, make bench, make clean. Variables: VENV, DATA, OUTPUT, ARGS.
 VENV ?= .venv
 PYTHON ?= $(VENV)/bin/python
 DATA ?= datasets
@@ -10,7 +10,7 @@ ARGS ?=
 CONFIG ?= configs/street/quickstart.yaml
 RUN = $(PYTHON) -W ignore
 
-.PHONY: quickstart venv test lint faults bench clean
+.PHONY: quickstart venv test lint faults soak bench clean
 quickstart: $(OUTPUT)/report.md
 	@echo "Done: see $(OUTPUT)/report.md, predictions.png, pseudo_labels.png, curves.png"
 	@echo "Curves: $(VENV)/bin/tensorboard --logdir $(OUTPUT)"
@@ -39,6 +39,10 @@ lint: venv
 # Kills trainings and breaks writes, many times: about ten minutes.
 faults: venv
 	$(RUN) tools/faults.py
+
+# Twenty thousand tiny steps: does anything grow?
+soak: venv
+	$(RUN) tools/soak.py
 
 bench: $(DATA)/street/street.json
 	$(RUN) tools/bench.py DATASETS.ROOT $(DATA)
