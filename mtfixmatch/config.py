@@ -120,7 +120,14 @@ def _add_training_config(cfg: CN) -> None:
     # Parts in which a batch passes through the student, one after the other, to save memory. The
     # gradient is that of the whole batch, but for BatchNorm's statistics.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
-    # Full checkpoints to keep, the newest ones; each holds all that a resumed run needs.
+    # At a step whose images, losses, gradients or buffers are not finite: "stop", or "skip" it as
+    # if it had not been. Either way bad_step_<step>.pth is left, about as large as a checkpoint,
+    # which projects/replay_step.py replays.
+    cfg.SOLVER.NONFINITE = "stop"
+    # Steps that a whole run, resumed or not, may skip; the next one that is not finite stops it.
+    cfg.SOLVER.MAX_SKIPPED_STEPS = 5
+    # Full checkpoints to keep, the newest ones; each holds all that a resumed run needs. The last
+    # one from before a warning of the teacher is kept too.
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 2
     # Measure the losses on the test images too (Table 7).
     cfg.TEST.EVAL_LOSSES = False

@@ -10,7 +10,8 @@ Trained weights of a config are those of the model that was published under its 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,13 @@ def get(
 
 def build_network(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> MultiTaskNet:
     """The network of a config for named classes, by task, instead of those of its data set."""
+    with without_data(cfg, classes) as cfg:
+        return build_model(cfg)
+
+
+@contextmanager
+def without_data(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> Iterator[CfgNode]:
+    """A copy of a config, to build from, of which nothing but its classes, by task, is known."""
     cfg = cfg.clone()
     # A data set of its own: those in the catalog belong to whoever registered them.
     metadata = MetadataCatalog.get(_DATASET)
@@ -117,7 +125,7 @@ def build_network(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> MultiTa
             task.set_num_classes(cfg, len(classes[task.name]))
             metadata.set(**{task.metadata_key: list(classes[task.name])})
         cfg.DATASETS.TRAIN = (_DATASET,)
-        return build_model(cfg)
+        yield cfg
     finally:
         MetadataCatalog.pop(_DATASET)
 

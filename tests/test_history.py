@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from detectron2.utils.events import EventStorage
 
-from mtfixmatch.engine import history, hooks
+from mtfixmatch.engine import history, watch
 from mtfixmatch.engine.history import KeepHistories, cut_metrics
-from mtfixmatch.engine.hooks import LossWatch
+from mtfixmatch.engine.watch import TeacherWatch
 
 
 def test_lines_of_later_steps_and_torn_ones_are_cut_off(tmp_path):
@@ -28,23 +28,24 @@ def test_lines_of_later_steps_and_torn_ones_are_cut_off(tmp_path):
     cut_metrics(str(tmp_path / "none.json"), 9)
 
 
-def watch(steps, losses, states=None):
-    """Run LossWatch and KeepHistories over steps; their states after each, and the warnings."""
-    detection = SimpleNamespace(name="detection", loss_parts=("cls",))
-    watch, keep = LossWatch(), KeepHistories()
+def watched(steps, losses, states=None):
+    """Run TeacherWatch and KeepHistories over steps; their states after each, and the warnings."""
+    detection = SimpleNamespace(name="detection", loss_parts=("cls",), teacher_keys=("THRESHOLD",))
+    hook, keep = TeacherWatch(), KeepHistories()
     told, kept = [], []
     if states:
-        watch.load_state_dict(states[0])
+        hook.load_state_dict(states[0])
         keep.load_state_dict(states[1])
     with EventStorage(steps[0]) as storage, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hooks.logger, "warning", lambda text, *args: told.append(text % args))
-        watch.trainer = keep.trainer = SimpleNamespace(storage=storage, tasks=[detection])
+        patch.setattr(watch.logger, "warning", lambda text, *args: told.append(text % args))
+        hook.trainer = keep.trainer = SimpleNamespace(storage=storage, tasks=[detection])
+        hook.trainer.unsupervised_weight, hook.trainer.step_record = lambda task: 1.0, None
         keep.before_train()
         for step in steps:
             storage.iter = step
             storage.put_scalars(**losses(step))
-            watch.after_step()
-            kept.append(json.loads(json.dumps([watch.state_dict(), keep.state_dict()])))
+            hook.after_step()
+            kept.append(json.loads(json.dumps([hook.state_dict(), keep.state_dict()])))
         medians = storage.latest_with_smoothing_hint(history.WINDOW)
     return kept, told, medians
 
@@ -58,10 +59,10 @@ def test_warnings_and_medians_do_not_see_an_interruption(cut):
         return {"loss_detection_cls": 1.0 + step % 7, "loss_detection_cls_unsup": 90.0}
 
     for losses in (zero, great):
-        kept, told, medians = watch(range(130), losses)
+        kept, told, medians = watched(range(130), losses)
         assert len(told) == 1
-        first, told_first, _ = watch(range(cut), losses)
-        second, told_second, medians_second = watch(range(cut, 130), losses, first[-1])
+        first, told_first, _ = watched(range(cut), losses)
+        second, told_second, medians_second = watched(range(cut, 130), losses, first[-1])
         assert told_first + told_second == told
         assert medians_second == medians
         assert second[-1] == kept[-1]

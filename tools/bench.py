@@ -22,10 +22,11 @@ from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 
 from mtfixmatch.data.datasets.street_scene import draw_scene
-from mtfixmatch.engine import MultiTaskTrainer, fixmatch, load_config
+from mtfixmatch.engine import MultiTaskTrainer, fixmatch, guard, load_config
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
 OUTPUT = "output/bench.json"
+GUARD = "looking for what is not finite"
 CONFIG = "configs/street/Base-Street.yaml"
 # ResNet-18, 256x256, 4 labeled + 4 unlabeled images a batch.
 OPTS = {
@@ -56,16 +57,19 @@ class Stepper:
         for name in self.PARTS:
             self._time(self.step, name)
         self._time(fixmatch, "update_teacher")
+        self._time(fixmatch, "check_inputs", GUARD)
+        self._time(self.step.guard, "check_update", GUARD)
+        self._time(guard, "copy_buffers", GUARD)
         self.step.forward_backward = self._keep_student
         self.step.teacher.forward = self._keep_teacher
 
-    def _time(self, owner, name: str) -> None:
+    def _time(self, owner, name: str, part: str = "") -> None:
         function = getattr(owner, name)
 
         def timed(*args, **kwargs):
             start = time.perf_counter()
             result = function(*args, **kwargs)
-            self.seconds[name] += time.perf_counter() - start
+            self.seconds[part or name] += time.perf_counter() - start
             return result
 
         setattr(owner, name, timed)
@@ -109,10 +113,12 @@ def bench_step(stepper: Stepper) -> dict:
     stepper.run(2)
     stepper.replays.clear()
     stepper.seconds.clear()
-    steps, floors = [], []
+    steps, floors, guards = [], [], []
     for _ in range(BLOCKS):
+        before = stepper.seconds[GUARD]
         steps.append(stepper.run(BLOCK))
         spent = dict(stepper.seconds)
+        guards.append(spent[GUARD] - before)
         floors.append(stepper.replay())
         stepper.seconds.clear()
         stepper.seconds.update(spent)
@@ -126,6 +132,7 @@ def bench_step(stepper: Stepper) -> dict:
         "step_seconds": total / BLOCK / BLOCKS,
         "floor_seconds": sum(floors) / BLOCK / BLOCKS,
         "step_over_floor": statistics.median(s / f for s, f in zip(steps, floors, strict=True)),
+        "guard_share_of_step": statistics.median(g / s for g, s in zip(guards, steps, strict=True)),
         "shares_of_step": shares,
     }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Kill trainings and break the writing of checkpoints, many times; print what was survived.
+"""Kill trainings, break the writing of checkpoints, spoil steps; print what was survived.
 
 A training has survived a fault if what it left in the end equals, bit by bit but for times, what a
 training left that nobody disturbed. A checkpoint has, if the error is told and the one before it
-loads.
+loads; a step, if nothing has changed on any rank.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from faulty import (
     resumed,
     save,
 )
+from faulty_steps import spoil_in_two_processes
 from kill_training import ANYWHERE, ASKED, INSIDE, Campaign, Tally
 
 from mtfixmatch.errors import InputError
@@ -66,6 +67,21 @@ def break_writes(folder: Path) -> dict[str, Tally]:
     return tallies
 
 
+def spoil_steps(root: Path, output: Path) -> dict[str, Tally]:
+    """Values that are not finite, at each place and on each of two ranks; skipped, and stopped."""
+    output.mkdir()
+    ranks = spoil_in_two_processes(root, output)
+    tallies: dict[str, Tally] = {}
+    for key in [key for key in ranks[0] if key != "end"]:
+        place, _, policy = key
+        tally = tallies.setdefault(f"not finite: {place}", Tally())
+        tally.tries += 1
+        errors = {found[key]["error"] for found in ranks}
+        told = len(errors) == 1 and all(errors) == (policy == "stop")
+        tally.survived += told and all(found[key]["unchanged"] for found in ranks)
+    return tallies
+
+
 def rows_of(tallies: dict[str, Tally]) -> list[list]:
     rows = []
     for kind, tally in sorted(tallies.items()):
@@ -85,6 +101,7 @@ def main() -> None:
         disks = Path(name) / "disks"
         disks.mkdir()
         tallies = campaign.tallies | break_writes(disks)
+        tallies |= spoil_steps(campaign.root, Path(name) / "spoiled")
     headers = ["fault", "tries", "survived", "steps repeated, mean / most"]
     print(tabulate(rows_of(tallies), headers=headers, tablefmt="pipe"))
     wrong = [text for tally in tallies.values() for text in tally.wrong]

@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import re
-from typing import BinaryIO, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from ..errors import InputError
 from ..files import remove_temporaries, replacing, sha256_of, write_atomically
+from .step import not_finite
 
 # Name of a checkpoint -> what it may be: {"bytes", "sha256"}, in the order they were written.
 INDEX = "checkpoints.json"
@@ -44,7 +46,11 @@ def write_checkpoint(data: dict, path: str) -> None:
 
     Raises:
         InputError: if it cannot be written; what was there before is unharmed.
+        FloatingPointError: if it holds a value that is not finite; likewise.
     """
+    bad = not_finite(_tensors_in(data, ""))
+    if bad:
+        raise FloatingPointError(f"the checkpoint {path} is not written: in it, {bad[0]}")
     try:
         with replacing(path) as file:
             hashed = _Hashed(file)
@@ -59,6 +65,14 @@ def write_checkpoint(data: dict, path: str) -> None:
             raise
         message = f"the checkpoint {path} cannot be written: {reason.strerror or reason}"
         raise InputError(message) from None
+
+
+def _tensors_in(data: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(data, torch.Tensor):
+        yield name, data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _tensors_in(value, f"{name}.{key}" if name else str(key))
 
 
 def _note(path: str, facts: Facts) -> None:
@@ -112,13 +126,13 @@ def _step(name: str) -> int:
     return int(name[len("model_") : -len(".pth")])
 
 
-def remove_old(folder: str, keep: int) -> None:
-    """Delete all full checkpoints but the newest `keep`, and what is half-written.
+def remove_old(folder: str, keep: int, healthy: str = "") -> None:
+    """Delete all full checkpoints but the newest `keep` and one more, and what is half-written.
 
     Those of another run, which the index does not know, go first.
     """
     newest = full_checkpoints(folder)[: max(keep, 1)]
-    others = set(filter(_FULL.fullmatch, os.listdir(folder))).difference(newest)
+    others = set(filter(_FULL.fullmatch, os.listdir(folder))).difference(newest, [healthy])
     excess = len(others) + len(newest) - max(keep, 1)
     for name in sorted(others)[: max(excess, 0)]:
         os.remove(os.path.join(folder, name))

@@ -1,12 +1,12 @@
 """One training step of FixMatch* and Dense FixMatch on several tasks (paper Sec. 3).
 
-`run_step` reads like the method: weak views, the teacher's pseudo-labels, strong views to which the
+`learn` reads like the method: weak views, the teacher's pseudo-labels, strong views to which the
 pseudo-labels are moved, ONE forward pass of the student, losses, optimiser, teacher.
 """
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import cast
 
@@ -19,18 +19,19 @@ from torch import Tensor, nn
 from ..augmentation.strong import StrongAugmentation
 from ..modeling import MultiTaskNet
 from ..tasks import Task
-from ..tasks.task import Assigned, Raw, Target
+from ..tasks.task import Raw, Target
 from .ema import update_teacher
+from .guard import StepGuard, check_inputs, finite_sums
 from .step import (
     StepRecord,
     Term,
-    checked_losses,
     images_of,
     move_target,
+    num_parts,
     ramp_up,
+    set_normalizers,
     split_rows,
     stack_images,
-    sum_over_ranks,
     union,
 )
 
@@ -57,6 +58,7 @@ class FixMatchTrainer(SimpleTrainer):
         accumulation_steps: int,
         diagnostics_period: int,
         seed: int,
+        guard: StepGuard,
     ):
         """Join the parts.
 
@@ -75,6 +77,7 @@ class FixMatchTrainer(SimpleTrainer):
             accumulation_steps: parts in which a batch passes through the student.
             diagnostics_period: steps between records for the hooks; 0 for none.
             seed: of dropout.
+            guard: undoes steps that are not finite.
         """
         super().__init__(model, data_loader, optimizer)
         self.student = cast(MultiTaskNet, getattr(model, "module", model))
@@ -89,29 +92,38 @@ class FixMatchTrainer(SimpleTrainer):
         self.accumulation_steps = accumulation_steps
         self.diagnostics_period = diagnostics_period
         self.seed = seed
+        self.guard = guard
         # float16 loses small gradients; its scaler does nothing for other types.
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
         self.record: StepRecord | None = None
         self.skipped_images = 0
 
     def run_step(self) -> None:
-        """One step of the method."""
+        """One step: what `learn` says, then optimiser and teacher, or nothing at all."""
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        # Dropout is a function of (seed, step, rank), so that a resumed run draws the same.
-        torch.manual_seed(hash((self.seed, self.iter, comm.get_rank())))
         weak = stack_images(batch, self.student.device)
         labeled = {t.name: images_of(batch, t, labeled=True) for t in self.tasks}
-        record = StepRecord(batch, weak, self._unlabeled(batch))
+        record = StepRecord(batch, weak, labeled, self._unlabeled(batch))
+        losses: dict[str, float] = {}
+        with self.guard.undoing(self, record):
+            losses = self.learn(record)
+            self.update()
+            update_teacher(self.teacher, self.student, self.ema_decay)
+        self._log(losses, data_time, batch)
+        self.record = record if losses and self._measures() else None
+
+    def learn(self, record: StepRecord) -> dict[str, float]:
+        """The method, from a batch to gradients; returns the losses, see `forward_backward`."""
+        # Dropout is a function of (seed, step, rank), so that a resumed run draws the same.
+        torch.manual_seed(hash((self.seed, self.iter, comm.get_rank())))
         record.pseudo = self.pseudo_labels(record)
         self.make_strong_views(record)
-        images, terms = self.student_inputs(record, labeled)
+        images, terms = self.student_inputs(record)
         losses = self.forward_backward(images, terms, record)
-        self.update()
-        update_teacher(self.teacher, self.student, self.ema_decay)
-        self._log(losses, data_time, batch)
-        self.record = record if self._measures() else None
+        self.guard.check_update(self)
+        return losses
 
     def _unlabeled(self, batch: list[dict]) -> dict[str, list[int]]:
         """By task, the images whose unsupervised loss is taken (method: `unlabeled` / `all`)."""
@@ -125,13 +137,14 @@ class FixMatchTrainer(SimpleTrainer):
     def pseudo_labels(self, record: StepRecord) -> dict[str, list[Target]]:
         """The teacher's pass, on the weak views that need a pseudo-label."""
         needed = union(record.unlabeled)
-        if not needed:
-            return {task.name: [] for task in self.tasks}
         size = (record.weak.shape[2], record.weak.shape[3])
         valid = torch.stack([item["valid"] for item in record.batch])
         rows = {name: [needed.index(i) for i in rows] for name, rows in record.unlabeled.items()}
-        with self.autocast():
-            outputs, _ = self.teacher(record.weak[needed], rows)
+        outputs: dict[str, Raw] = {}
+        if needed:
+            with self.autocast():
+                outputs, _ = self.teacher(record.weak[needed], rows)
+        check_inputs(record, outputs)
         return {
             name: self.teacher.head(name).pseudo_labels(outputs[name], size, valid[images])
             if images
@@ -159,11 +172,9 @@ class FixMatchTrainer(SimpleTrainer):
                 for row, target in zip(rows, record.pseudo[task.name], strict=True)
             ]
 
-    def student_inputs(
-        self, record: StepRecord, labeled: Mapping[str, list[int]]
-    ) -> tuple[Tensor, list[Term]]:
+    def student_inputs(self, record: StepRecord) -> tuple[Tensor, list[Term]]:
         """The student's one batch: labeled weak views, then strong views; and all loss terms."""
-        weak_images = union(labeled)
+        weak_images = union(record.labeled)
         if record.strong is None and not weak_images:
             weak_images = [0]  # a rank without any loss still takes part in the exchange
         images = record.weak[weak_images]
@@ -173,8 +184,8 @@ class FixMatchTrainer(SimpleTrainer):
         terms = []
         for task in self.tasks:
             head = self.student.head(task.name)
-            targets = [record.batch[i]["targets"][task.name] for i in labeled[task.name]]
-            rows = [weak_images.index(i) for i in labeled[task.name]]
+            targets = [record.batch[i]["targets"][task.name] for i in record.labeled[task.name]]
+            rows = [weak_images.index(i) for i in record.labeled[task.name]]
             assigned = head.assign(targets, size, unsupervised=False)
             terms.append(Term(task, False, rows, assigned))
             if self.strong_augmentation is not None:
@@ -184,15 +195,8 @@ class FixMatchTrainer(SimpleTrainer):
                 ]
                 assigned = head.assign(record.moved[task.name], size, unsupervised=True)
                 terms.append(Term(task, True, rows, assigned))
-        self._normalize(terms)
+        set_normalizers(terms, self.student)
         return images, terms
-
-    def _normalize(self, terms: list[Term]) -> None:
-        """Count over the whole global batch what each loss is a mean over."""
-        counts = sum_over_ranks([term.assigned.count for term in terms], self.student.device)
-        for term, count in zip(terms, counts, strict=True):
-            head = self.student.head(term.task.name)
-            term.normalizer = head.normalizer(count, unsupervised=term.unsupervised)
 
     def forward_backward(
         self, images: Tensor, terms: list[Term], record: StepRecord
@@ -204,24 +208,18 @@ class FixMatchTrainer(SimpleTrainer):
         """
         self.optimizer.zero_grad()
         logged: dict[str, float] = {}
-        parts = split_rows(len(images), self._num_parts(len(images)))
+        parts = split_rows(len(images), num_parts(self.accumulation_steps, len(images)))
         for part in parts:
             # Gradients are exchanged between the ranks once, with the last part.
             no_sync = getattr(self.model, "no_sync", nullcontext)
             with nullcontext() if part is parts[-1] else no_sync():
                 losses = self._part_losses(images, terms, part, record)
-                for key, value in checked_losses(losses, record.batch, self.iter).items():
+                for key, value in finite_sums(losses, losses.items).items():
                     logged[key] = logged.get(key, 0.0) + value
                 # DistributedDataParallel averages what should be summed.
                 total = losses["total_loss"] * comm.get_world_size()
                 self.grad_scaler.scale(total).backward()
         return logged
-
-    def _num_parts(self, num_images: int) -> int:
-        """As many on every rank, for with each part they exchange its losses."""
-        if self.accumulation_steps == 1:
-            return 1
-        return min(self.accumulation_steps, *comm.all_gather(num_images))
 
     def _part_losses(
         self, images: Tensor, terms: list[Term], part: list[int], record: StepRecord
@@ -241,18 +239,10 @@ class FixMatchTrainer(SimpleTrainer):
             raw = outputs.get(name, ())
             raw = tuple(x[offsets[name] : offsets[name] + len(pick)] for x in raw)
             offsets[name] += len(pick)
-            losses |= self._term_losses(term, raw, term.assigned.rows(pick), zero)
+            losses |= term.losses(self.student.head(name), raw, term.assigned.rows(pick), zero)
             self._note_agreement(term, raw, pick, record)
         weighted = [self._weight(term) * losses[key] for term in terms for key in term.part_keys()]
         return losses | {"total_loss": torch.stack(weighted).sum() + zero}
-
-    def _term_losses(
-        self, term: Term, raw: Raw, assigned: Assigned, zero: Tensor
-    ) -> dict[str, Tensor]:
-        if not raw or not len(raw[0]):  # no image to learn this from: exactly 0, never nan
-            return {key: zero for key in term.part_keys()}
-        parts = self.student.head(term.task.name).losses(raw, assigned)
-        return {term.key(part): value / term.normalizer for part, value in parts.items()}
 
     def _weight(self, term: Term) -> float:
         """gamma_t, times lambda_t(step) for an unsupervised loss (Eq. 5)."""
@@ -289,16 +279,19 @@ class FixMatchTrainer(SimpleTrainer):
             self.skipped_images += 1
         storage = get_event_storage()
         storage.put_scalars(data_time=data_time, **losses)
-        storage.put_scalar("skipped_images", self.skipped_images, smoothing_hint=False)
+        skipped = {"skipped_images": self.skipped_images, "skipped_steps": self.guard.skipped}
+        storage.put_scalars(smoothing_hint=False, **skipped)
 
     def state_dict(self) -> dict:
-        """The optimiser's state, the loss scaler's and the count of skipped images."""
+        """The optimiser's state, the loss scaler's and the counts of what was skipped."""
         state = super().state_dict()
         state["grad_scaler"] = self.grad_scaler.state_dict()
-        return state | {"skipped_images": self.skipped_images}
+        counts = {"skipped_images": self.skipped_images, "skipped_steps": self.guard.skipped}
+        return state | counts
 
     def load_state_dict(self, state_dict: dict) -> None:
         """The inverse of `state_dict`."""
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         self.skipped_images = state_dict["skipped_images"]
+        self.guard.skipped = state_dict.get("skipped_steps", 0)

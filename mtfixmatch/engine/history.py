@@ -12,7 +12,7 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter, Tensorboard
 from ..errors import InputError
 from ..files import write_atomically
 
-WINDOW = 20  # steps over which writers and LossWatch take their medians
+WINDOW = 20  # steps over which writers and TeacherWatch take their medians
 
 
 class KeepHistories(HookBase):

@@ -15,6 +15,7 @@ from ..report import write_json
 from .checkpoint import export_model
 from .checkpoint_files import remove_old
 from .step import StepRecord
+from .watch import TeacherWatch
 
 logger = logging.getLogger(__name__)
 
@@ -85,19 +86,22 @@ class EvaluateTeacher(HookBase):
 
 
 class SaveCheckpoints(HookBase):
-    """Full checkpoints, model_<step>.pth, of which the newest few are kept."""
+    """Full checkpoints, model_<step>.pth: the newest few are kept, and the last healthy one."""
 
-    def __init__(self, keep: int):
+    def __init__(self, keep: int, watch: TeacherWatch):
         """Save every SOLVER.CHECKPOINT_PERIOD steps, at a stop signal, and after the last step."""
         self.keep = keep
+        self.watch = watch
 
     def after_step(self) -> None:
-        """Save if it is time, then delete what is older than the newest `keep`."""
+        """Save if it is time, then delete older ones."""
         if not _saves(self.trainer):
             return
         iteration = self.trainer.iter
-        self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        remove_old(self.trainer.checkpointer.save_dir, self.keep)
+        name = f"model_{iteration:07d}"
+        self.watch.note_checkpoint(f"{name}.pth")
+        self.trainer.checkpointer.save(name, iteration=iteration)
+        remove_old(self.trainer.checkpointer.save_dir, self.keep, self.watch.healthy)
 
 
 class Diagnostics(HookBase):
@@ -131,60 +135,6 @@ def _known(item: dict, task: str):
     """The true target of an image, hidden from training or not; None if nobody knows it."""
     hidden = item["known"][task]
     return item["targets"][task] if hidden is None else hidden
-
-
-class LossWatch(HookBase):
-    """Warns when an unsupervised loss stays 0 or outgrows the supervised one."""
-
-    WINDOW = 100  # steps that a loss has to be 0
-    RATIO = 10  # of unsupervised to supervised loss, medians of 20 steps
-
-    def __init__(self):
-        self._zero_steps: dict[str, int] = {}
-        self._warned: set[str] = set()
-
-    def state_dict(self) -> dict:
-        """How long each loss has been 0, and what was warned of."""
-        return {"zero_steps": self._zero_steps, "warned": sorted(self._warned)}
-
-    def load_state_dict(self, state: dict) -> None:
-        """The inverse of `state_dict`."""
-        self._zero_steps, self._warned = state["zero_steps"], set(state["warned"])
-
-    def after_step(self) -> None:
-        """Look at the losses of each task that has an unsupervised one now."""
-        for task in self.trainer.tasks:
-            if self.trainer.unsupervised_weight(task):
-                self._watch(task)
-
-    def _watch(self, task) -> None:
-        latest = self.trainer.storage.latest()
-        keys = [f"loss_{task.name}_{part}" for part in task.loss_parts]
-        if f"{keys[0]}_unsup" not in latest:
-            return
-        unsupervised = sum(latest[f"{key}_unsup"][0] for key in keys)
-        zeros = self._zero_steps.get(task.name, 0) + 1 if unsupervised == 0 else 0
-        self._zero_steps[task.name] = zeros
-        if zeros == self.WINDOW:
-            logger.warning(
-                "The unsupervised loss of %s has been 0 for %d steps: no pseudo-label passes "
-                "TASKS.%s.THRESHOLD, or every image of the batches is labeled",
-                *(task.name, zeros, task.name.upper()),
-            )
-        self._watch_ratio(task.name, keys)
-
-    def _watch_ratio(self, name: str, keys: list[str]) -> None:
-        histories = self.trainer.storage.histories()
-        if len(histories[keys[0]].values()) < 20:
-            return
-        sums = [sum(histories[key + end].median(20) for key in keys) for end in ("", "_unsup")]
-        if sums[0] > 0 and sums[1] > self.RATIO * sums[0] and name not in self._warned:
-            self._warned.add(name)
-            logger.warning(
-                "The unsupervised loss of %s (%.3g) is more than %d times the supervised one "
-                "(%.3g): lower TASKS.%s.UNSUPERVISED_WEIGHT or raise its THRESHOLD",
-                *(name, sums[1], self.RATIO, sums[0], name.upper()),
-            )
 
 
 class Pictures(HookBase):

@@ -22,6 +22,7 @@ METHODS = ("supervised", "fixmatch", "dense_fixmatch")
 CHOICES = {
     "FIXMATCH.METHOD": METHODS,
     "FIXMATCH.UNSUPERVISED_ON": ("unlabeled", "all"),
+    "SOLVER.NONFINITE": ("stop", "skip"),
     "SOLVER.AMP.PRECISION": ("auto", "float16", "bfloat16"),
 }
 

@@ -1,7 +1,7 @@
 """What one training step holds: its record, its loss terms, and small helpers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,8 +10,11 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ..augmentation.strong import StrongView
-from ..tasks import Task
-from ..tasks.task import Assigned, Target
+from ..modeling import MultiTaskNet
+from ..tasks import Task, TaskHead
+from ..tasks.task import Assigned, Raw, Target
+
+NamedTensors = Iterable[tuple[str, Tensor]]
 
 
 def ramp_up(step: int, length: float) -> float:
@@ -39,6 +42,15 @@ class Term:
         """Names of all its parts."""
         return [self.key(part) for part in self.task.loss_parts]
 
+    def losses(
+        self, head: TaskHead, raw: Raw, assigned: Assigned, zero: Tensor
+    ) -> dict[str, Tensor]:
+        """Each part, from the raw outputs for some of its rows; without any, `zero`."""
+        if not raw or not len(raw[0]):  # no image to learn this from: exactly 0, never nan
+            return {key: zero for key in self.part_keys()}
+        parts = head.losses(raw, assigned)
+        return {self.key(part): value / self.normalizer for part, value in parts.items()}
+
 
 @dataclass
 class StepRecord:
@@ -47,7 +59,8 @@ class StepRecord:
     Attributes:
         batch: items of the mapper.
         weak: (N, 3, H, W) RGB in [0, 1].
-        unlabeled: by task, the images of the batch that have a pseudo-label.
+        labeled: by task, the images of the batch that have a label.
+        unlabeled: by task, those that have a pseudo-label.
         pseudo: by task, pseudo-labels of those images in the weak view.
         moved: by task, the same in the strong view.
         strong: (M, 3, H, W), strong views of the images `strong_images`.
@@ -57,6 +70,7 @@ class StepRecord:
 
     batch: list[dict]
     weak: Tensor
+    labeled: dict[str, list[int]]
     unlabeled: dict[str, list[int]]
     pseudo: dict[str, list[Target]] = field(default_factory=dict)
     moved: dict[str, list[Target]] = field(default_factory=dict)
@@ -88,6 +102,11 @@ def union(images: Mapping[str, Sequence[int]]) -> list[int]:
     return sorted({i for rows in images.values() for i in rows})
 
 
+def num_parts(limit: int, num_images: int) -> int:
+    """As many on every rank, for with each part they exchange its losses."""
+    return limit if limit == 1 else min(limit, *comm.all_gather(num_images))
+
+
 def split_rows(count: int, parts: int) -> list[list[int]]:
     """0..count-1 in at most `parts` parts, interleaved so that each has weak and strong views."""
     return [rows for part in range(parts) if (rows := list(range(part, count, parts)))]
@@ -101,21 +120,18 @@ def sum_over_ranks(values: Sequence[float] | Tensor, device: torch.device) -> li
     return total.tolist()
 
 
-def checked_losses(
-    losses: Mapping[str, Tensor], batch: Sequence[dict], step: int
-) -> dict[str, float]:
-    """The losses summed over all ranks.
+def set_normalizers(terms: Sequence[Term], student: MultiTaskNet) -> None:
+    """Count over the whole global batch what each loss is a mean over."""
+    counts = sum_over_ranks([term.assigned.count for term in terms], student.device)
+    for term, count in zip(terms, counts, strict=True):
+        head = student.head(term.task.name)
+        term.normalizer = head.normalizer(count, unsupervised=term.unsupervised)
 
-    Raises:
-        FloatingPointError: on every rank, before any weight has changed, if one is not finite.
-    """
-    values = torch.stack([value.detach() for value in losses.values()])
-    summed = dict(zip(losses, sum_over_ranks(values, values.device), strict=True))
-    bad = [key for key, value in summed.items() if not math.isfinite(value)]
-    if bad:
-        names = ", ".join(item["file_name"] for item in batch)
-        raise FloatingPointError(
-            f"step {step}: {bad[0]} is {summed[bad[0]]}; the last checkpoint is unharmed. "
-            f"Images of the batch: {names}"
-        )
-    return summed
+
+def not_finite(tensors: NamedTensors) -> list[str]:
+    """Those that hold a value that is not finite, each with the first such value."""
+    found = []
+    for name, tensor in tensors:
+        if not torch.isfinite(tensor.sum()):
+            found += [f"{name} is {value}" for value in tensor[~tensor.isfinite()][:1].tolist()]
+    return found

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -27,10 +27,12 @@ from .checkpoint import MultiTaskCheckpointer
 from .checkpoint_files import remove_old, start_anew
 from .ema import build_teacher
 from .fixmatch import FixMatchTrainer
+from .guard import StepGuard
 from .history import KeepHistories, WriteMetrics
-from .hooks import Diagnostics, EvaluateTeacher, LossWatch, Pictures, SaveCheckpoints
+from .hooks import Diagnostics, EvaluateTeacher, Pictures, SaveCheckpoints
 from .setup import choose_precision
 from .signals import STOPPED, StopRequest
+from .watch import TeacherWatch
 
 logger = logging.getLogger(__name__)
 
@@ -52,26 +54,8 @@ class MultiTaskTrainer(DefaultTrainer):
         loader = build_train_loader(cfg, self.tasks, self.records)
         student = build_model(cfg)
         self.teacher = build_teacher(student)
-        optimizer = self.build_optimizer(cfg, student)
-        self._trainer = FixMatchTrainer(
-            model=_distributed(student),
-            teacher=self.teacher,
-            tasks=self.tasks,
-            data_loader=loader,
-            optimizer=optimizer,
-            strong_augmentation=(
-                None if cfg.FIXMATCH.METHOD == "supervised" else StrongAugmentation(cfg)
-            ),
-            unsupervised_on=cfg.FIXMATCH.UNSUPERVISED_ON,
-            burn_in_steps=cfg.FIXMATCH.BURN_IN,
-            ramp_up_steps=cfg.FIXMATCH.RAMP_UP * cfg.SOLVER.MAX_ITER,
-            ema_decay=cfg.FIXMATCH.EMA_DECAY,
-            precision=choose_precision(cfg),
-            accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
-            diagnostics_period=cfg.FIXMATCH.DIAGNOSTICS_PERIOD,
-            seed=cfg.SEED,
-        )
-        self.scheduler = build_lr_scheduler(cfg, optimizer)
+        self._trainer = build_step(cfg, self.tasks, student, self.teacher, loader)
+        self.scheduler = build_lr_scheduler(cfg, self._trainer.optimizer)
         self.checkpointer = MultiTaskCheckpointer(
             student,
             cfg.OUTPUT_DIR,
@@ -82,6 +66,7 @@ class MultiTaskTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.results: dict = {}
+        self._watch = TeacherWatch()
         self._stop_request = StopRequest()
         self.stop_signal = ""  # at the step that it stops after: its name
         self.register_hooks(self.build_hooks())
@@ -112,7 +97,7 @@ class MultiTaskTrainer(DefaultTrainer):
             hooks.IterationTimer(warmup_iter=1),  # after a resume too, every step has its time
             hooks.LRScheduler(),
             Diagnostics(),
-            LossWatch(),
+            self._watch,
             EvaluateTeacher(cfg.TEST.EVAL_PERIOD),
             WriteMetrics(),
             KeepHistories(),
@@ -120,7 +105,7 @@ class MultiTaskTrainer(DefaultTrainer):
         if comm.is_main_process():
             found += [
                 Pictures(cfg.TEST.PICTURES, cfg.TEST.PICTURE_THRESHOLD),
-                SaveCheckpoints(cfg.SOLVER.CHECKPOINTS_TO_KEEP),
+                SaveCheckpoints(cfg.SOLVER.CHECKPOINTS_TO_KEEP, self._watch),
             ]
         return found
 
@@ -196,7 +181,7 @@ class MultiTaskTrainer(DefaultTrainer):
                 logger.warning("%s: without --resume its checkpoints are replaced", folder)
             start_anew(folder)
         else:  # a run that was killed may have left one too many
-            remove_old(folder, self.cfg.SOLVER.CHECKPOINTS_TO_KEEP)
+            remove_old(folder, self.cfg.SOLVER.CHECKPOINTS_TO_KEEP, self._watch.healthy)
         self._write_manifest()
 
     def _write_manifest(self) -> None:
@@ -207,6 +192,34 @@ class MultiTaskTrainer(DefaultTrainer):
         keys = {task.name: task.label_key for task in self.tasks}
         path = os.path.join(self.cfg.OUTPUT_DIR, "label_subsets.json")
         write_manifest(self.records, keys, path, datasets=list(data.TRAIN), **made)
+
+
+def build_step(
+    cfg: CfgNode,
+    tasks: Sequence[Task],
+    student: MultiTaskNet,
+    teacher: MultiTaskNet,
+    loader: Iterable[list[dict]],
+) -> FixMatchTrainer:
+    """The training step of a config around networks and data."""
+    supervised = cfg.FIXMATCH.METHOD == "supervised"
+    return FixMatchTrainer(
+        model=_distributed(student),
+        teacher=teacher,
+        tasks=tasks,
+        data_loader=loader,
+        optimizer=MultiTaskTrainer.build_optimizer(cfg, student),
+        strong_augmentation=None if supervised else StrongAugmentation(cfg),
+        unsupervised_on=cfg.FIXMATCH.UNSUPERVISED_ON,
+        burn_in_steps=cfg.FIXMATCH.BURN_IN,
+        ramp_up_steps=cfg.FIXMATCH.RAMP_UP * cfg.SOLVER.MAX_ITER,
+        ema_decay=cfg.FIXMATCH.EMA_DECAY,
+        precision=choose_precision(cfg),
+        accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+        diagnostics_period=cfg.FIXMATCH.DIAGNOSTICS_PERIOD,
+        seed=cfg.SEED,
+        guard=StepGuard(cfg),
+    )
 
 
 def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, who: str) -> dict:

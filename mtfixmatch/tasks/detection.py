@@ -37,6 +37,7 @@ class Detection(Task):
     head_config = "RETINANET"
     loss_parts = ("cls", "box")
     counted = "objects"
+    teacher_keys = ("BACKGROUND_WEIGHT", "THRESHOLD", "UNSUPERVISED_WEIGHT")
 
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
@@ -135,6 +136,11 @@ class Detection(Task):
             ],
         )
         return drawn.get_image()
+
+    def count_classes(self, targets: Sequence[Instances]) -> list[int]:
+        """See base class; ignored boxes are none."""
+        classes = [c for t in targets for c in t.gt_classes[~t.gt_ignore].tolist()]
+        return np.bincount(classes, minlength=len(self.class_names)).tolist()
 
     def diagnose(
         self, pseudo: Sequence[Instances], known: Sequence[Target | None]

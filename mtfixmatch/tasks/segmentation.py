@@ -136,6 +136,13 @@ class Segmentation(Task):
         mixed = 0.45 * image + 0.55 * colors[labels]
         return np.where((labels == IGNORE)[..., None], image, mixed).astype(np.uint8)
 
+    def count_classes(self, targets: Sequence[Tensor]) -> list[int]:
+        """See base class."""
+        pixels = torch.zeros(256, dtype=torch.long)
+        for target in targets:
+            pixels += target.flatten().bincount(minlength=256).cpu()
+        return pixels[: len(self.class_names)].tolist()
+
     def diagnose(
         self, pseudo: Sequence[Tensor], known: Sequence[Target | None]
     ) -> dict[str, float]:

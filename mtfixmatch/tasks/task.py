@@ -70,7 +70,8 @@ class Task(ABC):
         metric: name of the one figure that enters the geometric mean.
         loss_parts: names of the terms of its loss.
         counted: what its labels are counted in, plural.
-        fills_pixels: its drawing covers the picture, so that others are drawn over it.
+        fills_pixels: its labels cover the picture, so that others are drawn over them.
+        teacher_keys: of its config, those to look at when its pseudo-labels go wrong.
     """
 
     name: ClassVar[str]
@@ -81,6 +82,7 @@ class Task(ABC):
     loss_parts: ClassVar[tuple[str, ...]]
     counted: ClassVar[str]
     fills_pixels: ClassVar[bool] = False
+    teacher_keys: ClassVar[tuple[str, ...]] = ("THRESHOLD", "UNSUPERVISED_WEIGHT")
 
     def __init__(self, cfg: CfgNode):
         node = cfg.TASKS[self.name.upper()]
@@ -171,6 +173,10 @@ class Task(ABC):
     @abstractmethod
     def draw(self, image: np.ndarray, target: Target) -> np.ndarray:
         """Draw a target over an RGB image (H, W, 3) uint8 and return the picture."""
+
+    def count_classes(self, targets: Sequence[Target]) -> list[int]:
+        """How many of what is `counted` there are in targets, by class; [] if it has no classes."""
+        return []
 
     @abstractmethod
     def diagnose(

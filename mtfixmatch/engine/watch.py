@@ -1,0 +1,120 @@
+"""Warns when the teacher goes wrong, and knows the last checkpoint from before that."""
+
+import logging
+import os
+
+import numpy as np
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from ..tasks import Task
+from .history import WINDOW
+from .step import StepRecord, sum_over_ranks
+
+logger = logging.getLogger(__name__)
+
+
+class TeacherWatch(HookBase):
+    """Looks at unsupervised losses, and at the classes of pseudo-labels beside those of labels.
+
+    A sign of trouble is warned of once it has been there for so many looks in a row; after a look
+    without it, it counts anew. Nothing is watched while a task has no unsupervised weight.
+
+    Attributes:
+        healthy: name of the newest full checkpoint that was saved without any such sign.
+    """
+
+    ZERO_STEPS = 100  # in a row that a loss is 0
+    RATIO = 10  # of unsupervised to supervised loss, medians over WINDOW steps
+    # Measurements of pseudo-labels (FIXMATCH.DIAGNOSTICS_PERIOD) that are taken together, and in a
+    # row.
+    LOOKS = 10
+    ENOUGH = 20  # boxes or pixels in these, to say something of their classes
+    ONE_CLASS = 0.98  # share of one class among pseudo-labels, if it is not that of labels too
+    RUNAWAY = 3  # times as many pseudo-boxes in an image as labels in a labeled one
+
+    def __init__(self) -> None:
+        self.healthy = ""
+        self._streaks: dict[str, int] = {}
+        self._counts: dict[str, list[list[float]]] = {}
+
+    def state_dict(self) -> dict:
+        """How long each sign has been there, the last counts, the healthy checkpoint."""
+        return {"streaks": self._streaks, "counts": self._counts, "healthy": self.healthy}
+
+    def load_state_dict(self, state: dict) -> None:
+        """The inverse of `state_dict`."""
+        self._streaks, self._counts = dict(state["streaks"]), dict(state["counts"])
+        self.healthy = state["healthy"]
+
+    def note_checkpoint(self, name: str) -> None:
+        """A full checkpoint is about to be written; it is healthy if there is no sign now."""
+        if not any(self._streaks.values()):
+            self.healthy = name
+
+    def after_step(self) -> None:
+        """Look at each task that has an unsupervised loss now; a skipped step says nothing."""
+        latest = self.trainer.storage.latest()
+        for task in self.trainer.tasks:
+            keys = [f"loss_{task.name}_{part}" for part in task.loss_parts]
+            known = latest.get(f"{keys[0]}_unsup", (0.0, -1))[1] == self.trainer.storage.iter
+            if known and self.trainer.unsupervised_weight(task):
+                self._watch_losses(task, keys)
+                if self.trainer.step_record is not None:
+                    self._watch_labels(task, self.trainer.step_record)
+
+    def _watch_losses(self, task: Task, keys: list[str]) -> None:
+        latest = self.trainer.storage.latest()
+        zero = all(latest[f"{key}_unsup"][0] == 0 for key in keys)
+        text = f"its unsupervised loss has been 0 for {self.ZERO_STEPS} steps: no pseudo-label "
+        self._note(task, "zero", zero, self.ZERO_STEPS, f"{text} passes, or all images are labeled")
+        histories = self.trainer.storage.histories()
+        if len(histories[keys[0]].values()) < WINDOW:
+            return
+        given, made = (
+            sum(histories[key + end].median(WINDOW) for key in keys) for end in ("", "_unsup")
+        )
+        text = f"its unsupervised loss ({made:.3g}) is over {self.RATIO} times the supervised one"
+        self._note(task, "ratio", 0 < self.RATIO * given < made, WINDOW, f"{text} ({given:.3g})")
+
+    def _watch_labels(self, task: Task, record: StepRecord) -> None:
+        known = [record.batch[i]["targets"][task.name] for i in record.labeled[task.name]]
+        made = record.pseudo[task.name]
+        numbers = [*task.count_classes(made), *task.count_classes(known), len(made), len(known)]
+        window = self._counts.setdefault(task.name, [])
+        window.append(sum_over_ranks(numbers, record.weak.device))
+        del window[: -self.LOOKS]
+        totals = np.sum(window, axis=0)
+        classes = np.split(totals[:-2], 2)
+        # Without labels in these images, nobody knows what they should be.
+        if len(window) == self.LOOKS and classes[1].sum():
+            self._watch_classes(task, *classes)
+            if not task.fills_pixels:
+                per_image = [x.sum() / max(n, 1) for x, n in zip(classes, totals[-2:], strict=True)]
+                self._watch_number(task, *per_image)
+
+    def _watch_classes(self, task: Task, made: np.ndarray, given: np.ndarray) -> None:
+        most = int(made.argmax())
+        shares = made[most] / max(made.sum(), 1), given[most] / given.sum()
+        text = "{:.1%} of the {} that it finds are {}, of those in labels {:.1%}"
+        text = text.format(shares[0], task.counted, task.class_names[most], shares[1])
+        alarm = made.sum() >= self.ENOUGH and shares[0] > self.ONE_CLASS >= shares[1]
+        self._note(task, "one class", alarm, self.LOOKS, text)
+
+    def _watch_number(self, task: Task, made: float, given: float) -> None:
+        text = f"it finds {made:.3g} {task.counted} in an image, a labeled image has {given:.3g}"
+        self._note(task, "number", made > self.RUNAWAY * given, self.LOOKS, text)
+
+    def _note(self, task: Task, sign: str, there: bool, patience: int, text: str) -> None:
+        name = f"{task.name} {sign}"
+        self._streaks[name] = self._streaks.get(name, 0) + 1 if there else 0
+        if self._streaks[name] != patience or not comm.is_main_process():
+            return
+        keys = ", ".join(f"TASKS.{task.name.upper()}.{key}" for key in task.teacher_keys)
+        kept = "there is no checkpoint from before it"
+        if self.healthy:
+            path = os.path.join(self.trainer.cfg.OUTPUT_DIR, self.healthy)
+            kept = f"{path} is from before it and is kept"
+        logger.warning(
+            "The teacher of %s may have gone wrong: %s. Look at %s; %s", task.name, text, keys, kept
+        )

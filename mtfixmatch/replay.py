@@ -1,0 +1,133 @@
+"""Take a step that was not finite again, and say where its first such value appears.
+
+The file is one that the training left (`engine/guard.py`). No data set is needed. On several
+processes a rank's images are replayed alone, so that losses are divided by its own counts.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from .config import add_mtfixmatch_config
+from .data.samplers import Draw
+from .engine.ema import build_teacher
+from .engine.fixmatch import FixMatchTrainer
+from .engine.guard import NonFiniteError
+from .engine.step import StepRecord
+from .engine.trainer import build_step
+from .errors import InputError
+from .model_zoo import without_data
+from .tasks import build_tasks
+
+
+class FirstNonFinite:
+    """Notes the first place at which a value that is not finite was seen.
+
+    Attributes:
+        place: "" while all were finite.
+    """
+
+    def __init__(self) -> None:
+        self.place = ""
+
+    def look(self, place: str, value: Any) -> None:
+        """Look at the tensors in a value, which may be nested."""
+        if not self.place and any(not x.isfinite().all() for x in _tensors_in(value)):
+            self.place = place
+
+    def watch(self, who: str, network: nn.Module) -> None:
+        """Look at all that goes into and comes out of its modules, and at all gradients."""
+        for name, module in network.named_modules():
+            place = f"the {who}'s {name or 'network'}"
+            module.register_forward_pre_hook(
+                lambda _, args, place=place: self.look(f"forward pass, input of {place}", args)
+            )
+            module.register_forward_hook(
+                lambda _, args, out, place=place: self._look_both_ways(place, out)
+            )
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                place = f"backward pass, gradient of the {who}'s {name}"
+                parameter.register_hook(self._looker(place))
+
+    def _look_both_ways(self, place: str, output: Any) -> None:
+        self.look(f"forward pass, output of {place}", output)
+        for tensor in _tensors_in(output):
+            if tensor.requires_grad:
+                tensor.register_hook(self._looker(f"backward pass, at the output of {place}"))
+
+    def _looker(self, place: str) -> Callable[[Tensor], None]:
+        return lambda value: self.look(place, value)
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return _tensors_in(list(value.values()))
+    parts = value if isinstance(value, list | tuple) else []
+    return [tensor for part in parts for tensor in _tensors_in(part)]
+
+
+def read_step(path: str) -> dict[str, Any]:
+    """What the training left of the step; no code of the file is run.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        with torch.serialization.safe_globals([Instances, Boxes, Draw]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # there is no end to what foreign bytes raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} cannot be read: {reason}") from None
+
+
+def replay(found: Mapping[str, Any]) -> str:
+    """Take the step again.
+
+    Args:
+        found: see `read_step`.
+
+    Returns:
+        the first place with a value that is not finite; "" if all are finite now.
+    """
+    cfg = get_cfg()
+    add_mtfixmatch_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(found["config"])))
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.TIMM.WEIGHTS = ""  # the file has them
+    with without_data(cfg, found["classes"]) as cfg:
+        student = build_model(cfg)
+        step = build_step(cfg, build_tasks(cfg), student, build_teacher(student), [])
+    step.iter = found["step"]
+    step.grad_scaler.load_state_dict(found["grad_scaler"])
+    first = FirstNonFinite()
+    record = StepRecord(**found["record"])
+    record.weak = record.weak.to(student.device)
+    for item, image in zip(record.batch, record.weak, strict=True):
+        first.look(f"the image {item['file_name']}", image)
+    first.look("the strong views", record.strong)
+    for who, network in (("teacher", step.teacher), ("student", step.student)):
+        network.load_state_dict(found[who])
+        for name, value in network.state_dict().items():
+            first.look(f"the {who}'s {name}, before the step", value)
+        first.watch(who, network)
+    return first.place or _learn(step, record, first)
+
+
+def _learn(step: FixMatchTrainer, record: StepRecord, first: FirstNonFinite) -> str:
+    try:
+        with EventStorage(step.iter):
+            step.learn(record)
+    except NonFiniteError as error:
+        return first.place or ", ".join(error.found)
+    return first.place

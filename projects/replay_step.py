@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""Take a step again that was not finite, from the bad_step_<step>.pth that a training left.
+
+It prints where the first such value appears: an image, or a module in the forward or backward pass.
+"""
+
+import argparse
+import sys
+import warnings
+
+# PyTorch says at every import that a function which Detectron2 uses will go away.
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+
+from mtfixmatch.errors import InputError  # noqa: E402
+from mtfixmatch.replay import read_step, replay  # noqa: E402
+
+
+def main(path):
+    found = read_step(path)
+    print(f"step {found['step']}, rank {found['rank']}, seed {found['seed']}")
+    print("images: " + ", ".join(item["file_name"] for item in found["record"]["batch"]))
+    print("not finite in the training: " + ", ".join(found["found"]))
+    place = replay(found)
+    print(f"first value that is not finite: {place}" if place else "all values are finite now")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", metavar="FILE")
+    try:
+        main(parser.parse_args().file)
+    except InputError as error:
+        sys.exit(f"error: {error}")
