@@ -36,7 +36,7 @@ lint: venv
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Kills trainings and breaks writes, many times: about ten minutes.
+# Kills trainings, breaks writes and spoils steps, many times: about ten minutes.
 faults: venv
 	$(RUN) tools/faults.py
 

@@ -70,7 +70,7 @@ PLACES: dict[str, tuple[Callable[..., Undo], str]] = {
     "gradient": (into_gradient, "the gradient of backbone.bottom_up.res2.0.conv1.weight is nan"),
     "buffer": (into_buffer, "the buffer backbone.bottom_up.stem.conv1.norm.running_var is nan"),
     "normalizer": (into_normalizer, "the buffer heads.detection.normalizers is nan"),
-    "teacher": (into_teacher, "the teacher's output for detection is nan"),
+    "teacher": (into_teacher, "the teacher's output 0 for detection is nan"),
 }
 
 

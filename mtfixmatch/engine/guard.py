@@ -63,7 +63,11 @@ def finite_sums(
 
 def check_inputs(record: StepRecord, outputs: Mapping[str, Raw]) -> None:
     """Look at the weak views and the teacher's outputs; see `finite_sums`."""
-    raw = [(f"the teacher's output for {name}", x) for name, out in outputs.items() for x in out]
+    raw = [
+        (f"the teacher's output {i} for {name}", x)
+        for name, output in outputs.items()
+        for i, x in enumerate(output)
+    ]
     images = [
         (f"the image {item['file_name']}", image)
         for item, image in zip(record.batch, record.weak, strict=True)
