@@ -54,8 +54,15 @@ def _add_data_config(cfg: CN) -> None:
     cfg.DATALOADER.LABELED = "any"
     # Labeled images in each batch of SOLVER.IMS_PER_BATCH; explicit sampling only.
     cfg.DATALOADER.LABELED_PER_BATCH = 8
-    # Replace an image that cannot be read by another one and count it, instead of stopping.
-    cfg.DATALOADER.SKIP_UNREADABLE = False
+    # Leave out training images that are broken or have a broken map, instead of stopping. What is
+    # found at the start is left out of the labels' subsets and the batches; what is found later is
+    # replaced each time by an image with the same labels. The report lists them.
+    cfg.DATALOADER.SKIP_BROKEN = False
+    # Share of the training images that may be so; more of them stop the run.
+    cfg.DATALOADER.MAX_BROKEN = 0.05
+    # Seconds that a step waits for data workers without a sign of life, before the run stops and
+    # names them; 0: for ever.
+    cfg.DATALOADER.TIMEOUT = 45
 
     # The common view (Table 10): random scale, then a random crop, height and width in pixels,
     # multiples of 32.

@@ -11,8 +11,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from .data.watch import WatchedLoader
 from .modeling import MultiTaskNet
 from .tasks import Task
 
@@ -37,7 +37,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def evaluate(
-    model: nn.Module, loader: DataLoader, records: Sequence[dict], tasks: Sequence[Task]
+    model: nn.Module, loader: WatchedLoader, records: Sequence[dict], tasks: Sequence[Task]
 ) -> dict:
     """Evaluate a model on whole images, in a single pass.
 
@@ -66,7 +66,7 @@ def evaluate(
 
 @torch.no_grad()
 def evaluate_losses(
-    model: MultiTaskNet, loader: DataLoader, records: Sequence[dict], tasks: Sequence[Task]
+    model: MultiTaskNet, loader: WatchedLoader, records: Sequence[dict], tasks: Sequence[Task]
 ) -> dict[str, dict[str, float]]:
     """The supervised losses on whole images (Table 7), from the model in evaluation mode.
 

@@ -39,7 +39,11 @@ def _without_nan(value):
 
 
 def write_report(
-    cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict], results: Mapping[str, Mapping]
+    cfg: CfgNode,
+    tasks: Sequence[Task],
+    records: Sequence[dict],
+    results: Mapping[str, Mapping],
+    broken: Mapping[str, str],
 ) -> None:
     """Write the three files into OUTPUT_DIR, beside the pictures that are already there.
 
@@ -48,6 +52,7 @@ def write_report(
         tasks: that were trained.
         records: of the training images.
         results: {"teacher": ..., "student": ...} of the last evaluation.
+        broken: file -> what is wrong with it, for the images left out of the training.
     """
     folder = cfg.OUTPUT_DIR
     write_json(results, os.path.join(folder, "results.json"))
@@ -57,6 +62,7 @@ def write_report(
         "# Report",
         "## Results\n\n" + _figures(results, tasks),
         "## Labels\n\n" + _labels(tasks, records),
+        *(["## Broken files\n\n" + _broken(broken)] if broken else []),
         *(f"## {t.name.capitalize()}\n\n{per_class_table(results['teacher'], t)}" for t in tasks),
         "## Curves\n\n![curves](curves.png)",
         *_pictures(folder),
@@ -80,6 +86,11 @@ def _labels(tasks: Sequence[Task], records: Sequence[dict]) -> str:
     rows = [["training images", len(records)]]
     rows += [[names.get(key, f"labeled for {key}"), count] for key, count in counts.items()]
     return tabulate(rows, headers=["", "images"], tablefmt="pipe")
+
+
+def _broken(broken: Mapping[str, str]) -> str:
+    lines = [f"- {broken[file]}" for file in sorted(broken)]
+    return "\n".join([f"Left out of the training, {len(lines)} in all:\n", *lines])
 
 
 def _configuration(cfg: CfgNode) -> str:

@@ -66,7 +66,7 @@ def make_batch(trainer: MultiTaskTrainer, kinds: str, *, step: int = 0) -> list[
     for position, kind in enumerate(kinds):
         item = mapper(records[position], Draw(position, step, position))
         targets = {t: x if t in KINDS[kind] else None for t, x in item["targets"].items()}
-        batch.append({**item, "targets": targets, "skipped": []})
+        batch.append({**item, "targets": targets})
     return batch
 
 

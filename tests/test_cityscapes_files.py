@@ -244,11 +244,11 @@ def test_the_size_comes_from_the_header_of_an_image(tree):
     assert (load(tree)[0]["height"], load(tree)[0]["width"]) == (4, 6)
     for size in (0, 20):
         path.write_bytes(data[:size])
-        assert message(tree).startswith(f"{path}: cannot be read as an image")
+        assert message(tree).startswith(f"cannot read the image {path}: ")
 
 
 @pytest.mark.parametrize("suffix", ["instanceIds", "labelIds"])
 def test_a_truncated_map_is_named(tree, suffix):
     path = Path(tree / f"gtFine/train/ulm/ulm_000001_000019_gtFine_{suffix}.png")
     path.write_bytes(path.read_bytes()[:50])
-    assert message(tree).startswith(f"{path}: cannot be read as a PNG")
+    assert message(tree).startswith(f"cannot read the image {path}: ")

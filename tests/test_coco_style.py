@@ -217,7 +217,7 @@ def test_two_maps_of_one_name(data):
 
 def test_an_unreadable_image_is_named(data):
     (data.images / "d.jpg").write_bytes(b"no image")
-    assert f"{data.images / 'd.jpg'}: cannot be read as an image" in data.message()
+    assert f"cannot read the image {data.images / 'd.jpg'}: " in data.message()
 
 
 def test_a_map_of_another_size_names_both_files(data):

@@ -19,7 +19,7 @@ def make_cfg(root, **coco_style):
     own = {"THING_CLASSES": [], "SEM_SEG_CLASSES": [], "IGNORE_LABEL": 255}
     own |= {"TRAIN": dict(files), "VAL": dict(files)} | coco_style
     data = {"ROOT": str(root), "CACHE_DIR": str(root / "cache"), "COCO_STYLE": own}
-    return CfgNode({"DATASETS": data, "DATALOADER": {"NUM_WORKERS": 0}})
+    return CfgNode({"DATASETS": data, "DATALOADER": {"NUM_WORKERS": 0, "SKIP_BROKEN": False}})
 
 
 def save(path):

@@ -13,8 +13,9 @@ from detectron2.config import CfgNode
 
 from ..errors import InputError
 from ..files import sha256_of
+from ..images import read_image_size
 from ..tasks import Task
-from .datasets.scan import Guarded, read_image_size, scan_files
+from .datasets.scan import Guarded, scan_files
 from .loader import train_pools
 from .mapper import read_rgb
 

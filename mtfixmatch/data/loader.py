@@ -5,7 +5,7 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import util
 
 import torch
@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InputError
 from ..tasks import Task
-from .datasets import get_records
+from .broken import BrokenFiles
+from .datasets import broken_files, get_records
 from .mapper import EvalMapper, TrainMapper
 from .partial_labels import count_labels, hide_by_manifest, hide_labels
 from .samplers import Draw, MixedBatchSampler, build_pools
+from .watch import WatchedLoader, WatchedMapper
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,11 @@ WORKER_NICENESS = 5
 
 
 class DrawnDataset(Dataset):
-    """Records by draw. An InputError is handed on as an item: workers must not change it."""
+    """Records by draw. An InputError is handed on as an item: workers must not change it.
+
+    Which image takes the place of a broken one depends on the records alone, so that it is the same
+    in each epoch, for any number of workers and ranks, and after a resume.
+    """
 
     def __init__(self, records: Sequence[dict], mapper: Callable, keys: Sequence[str], skip: bool):
         """Keep the records in one serialized block that workers share.
@@ -39,7 +45,7 @@ class DrawnDataset(Dataset):
             records: of the training images.
             mapper: (record, draw) -> item.
             keys: of the labels; a replacement has the same ones as what it replaces.
-            skip: replace what cannot be read by the next record with the same labels.
+            skip: replace what is broken, image or labels, by the next record with the same labels.
         """
         self._records = DatasetFromList(list(records), copy=False)
         self._mapper = mapper
@@ -50,42 +56,42 @@ class DrawnDataset(Dataset):
         return len(self._records)
 
     def __getitem__(self, draw: Draw) -> dict | InputError:
-        """The item of a draw, "skipped" naming the images passed over for it."""
+        """The item of a draw; "broken": image -> message for those passed over for it."""
         labels = self._labels(self._records[draw.index])
-        skipped: list[str] = []
+        broken: dict[str, str] = {}
         for shift in range(len(self)):
             record = self._records[(draw.index + shift) % len(self)]
             if self._labels(record) != labels:
                 continue
             try:
-                return {**self._mapper(record, draw), "skipped": skipped}
+                return {**self._mapper(record, draw), "broken": broken}
             except InputError as error:
                 if not self._skip:
                     return error
-                skipped.append(str(error))
-        return InputError(f"no image with the labels {labels} can be read: {skipped[0]}")
+                broken[record["file_name"]] = str(error)
+        first = next(iter(broken.values()))
+        return InputError(f"no image with the labels {labels} can be read: {first}")
 
     def _labels(self, record: dict) -> list[str]:
         return [key for key in self._keys if key in record]
 
 
-def _raise_errors(batch: list) -> list[dict]:
-    for item in batch:
-        if isinstance(item, InputError):
-            raise item
-    return batch
-
-
 class TrainLoader:
     """Endless batches of this rank, from any step on: the start is all that a resumed run needs."""
 
-    def __init__(self, build: Callable[[int], DataLoader]):
-        """Take a function from the first step to a DataLoader."""
+    def __init__(self, build: Callable[[int], Iterable[list]], broken: BrokenFiles):
+        """Take a function from the first step to batches, and what counts their broken files."""
         self._build = build
+        self.broken = broken
         self.start_step = 0
 
     def __iter__(self) -> Iterator[list[dict]]:
-        return map(_raise_errors, self._build(self.start_step))
+        for batch in self._build(self.start_step):
+            for item in batch:
+                if isinstance(item, InputError):
+                    raise item
+                self.broken.add(item["broken"])
+            yield batch
 
 
 def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
@@ -95,6 +101,7 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
         InputError: if there are no images, a task has no labeled one, or fewer than asked for.
     """
     records = get_records(cfg.DATASETS.TRAIN)
+    _count_broken(cfg, records)
     if cfg.DATASETS.LABEL_MANIFEST:
         keys = {task.name: task.label_key for task in tasks}
         records = hide_by_manifest(records, keys, cfg.DATASETS.LABEL_MANIFEST)
@@ -111,6 +118,16 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
             )
     logger.info("Training labels: %s", count_labels(records, [t.label_key for t in tasks]))
     return records
+
+
+def _count_broken(cfg: CfgNode, records: Sequence[dict]) -> BrokenFiles:
+    """What the readers left out, to which the loader adds what it finds.
+
+    Raises:
+        InputError: if that is too much.
+    """
+    found = broken_files(cfg.DATASETS.TRAIN)
+    return BrokenFiles(found, len(records) + len(found), cfg.DATALOADER.MAX_BROKEN)
 
 
 def train_pools(
@@ -131,7 +148,8 @@ def build_train_loader(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[di
     """The loader of this rank's share of each batch."""
     pools, counts = train_pools(cfg, tasks, records)
     keys = [task.label_key for task in tasks]
-    dataset = DrawnDataset(records, TrainMapper(cfg, tasks), keys, cfg.DATALOADER.SKIP_UNREADABLE)
+    mapper = WatchedMapper(TrainMapper(cfg, tasks), cfg.DATALOADER.NUM_WORKERS)
+    dataset = DrawnDataset(records, mapper, keys, cfg.DATALOADER.SKIP_BROKEN)
 
     def sampler(start_step: int) -> MixedBatchSampler:
         return MixedBatchSampler(
@@ -145,9 +163,9 @@ def build_train_loader(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[di
 
     sampler(0)  # a batch that cannot be split over the ranks is an error now, not in a worker
 
-    def build(start_step: int) -> DataLoader:
+    def build(start_step: int) -> WatchedLoader:
         _kill_workers_at_exit()
-        return DataLoader(
+        loader = DataLoader(
             dataset,
             batch_sampler=sampler(start_step),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -155,8 +173,9 @@ def build_train_loader(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[di
             worker_init_fn=_start_worker,
             pin_memory=False,
         )
+        return WatchedLoader(loader, mapper, cfg.DATALOADER.TIMEOUT)
 
-    return TrainLoader(build)
+    return TrainLoader(build, _count_broken(cfg, records))
 
 
 def _ignore_stop_signals(worker: int) -> None:
@@ -166,8 +185,6 @@ def _ignore_stop_signals(worker: int) -> None:
 
 
 def _kill_workers() -> None:
-    # PyTorch's handler would take their end for a failure.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -202,11 +219,11 @@ def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     return [r for r in records if any(task.label_key in r for task in tasks)]
 
 
-def build_eval_loader(cfg: CfgNode, records: Sequence[dict]) -> DataLoader:
+def build_eval_loader(cfg: CfgNode, records: Sequence[dict]) -> WatchedLoader:
     """Whole images, one at a time, split over the ranks."""
-    loader = build_detection_test_loader(
-        list(records), mapper=EvalMapper(), num_workers=cfg.DATALOADER.NUM_WORKERS
-    )
+    workers = cfg.DATALOADER.NUM_WORKERS
+    mapper = WatchedMapper(EvalMapper(), workers)
+    loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=workers)
     loader.worker_init_fn = _ignore_stop_signals
     _kill_workers_at_exit()
-    return loader
+    return WatchedLoader(loader, mapper, cfg.DATALOADER.TIMEOUT)

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from detectron2.config import configurable
-from detectron2.data.detection_utils import read_image
 from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
-from ..errors import InputError
+from ..images import read_rgb_pixels
 from ..tasks import Task
 from .samplers import Draw
 
@@ -27,15 +26,8 @@ def read_rgb(record: dict) -> Tensor:
     Raises:
         InputError: if it cannot be read or has another size than the record says.
     """
-    name = record["file_name"]
-    try:
-        image = read_image(name, format="RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"cannot read the image {name}: {error}") from None
-    size = (record["height"], record["width"])
-    if image.shape[:2] != size:
-        raise InputError(f"{name} is {image.shape[:2]}, not {size} as its labels say (H, W)")
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    pixels = read_rgb_pixels(record["file_name"], [record["height"], record["width"]])
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 class TrainMapper:

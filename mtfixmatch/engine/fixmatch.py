@@ -96,7 +96,6 @@ class FixMatchTrainer(SimpleTrainer):
         # float16 loses small gradients; its scaler does nothing for other types.
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
         self.record: StepRecord | None = None
-        self.skipped_images = 0
 
     def run_step(self) -> None:
         """One step: what `learn` says, then optimiser and teacher, or nothing at all."""
@@ -111,7 +110,9 @@ class FixMatchTrainer(SimpleTrainer):
             losses = self.learn(record)
             self.update()
             update_teacher(self.teacher, self.student, self.ema_decay)
-        self._log(losses, data_time, batch)
+        storage = get_event_storage()
+        storage.put_scalars(data_time=data_time, **losses)
+        storage.put_scalar("skipped_steps", self.guard.skipped, smoothing_hint=False)
         self.record = record if losses and self._measures() else None
 
     def learn(self, record: StepRecord) -> dict[str, float]:
@@ -273,25 +274,13 @@ class FixMatchTrainer(SimpleTrainer):
         mixed = self.precision is not torch.float32
         return torch.autocast(self.student.device.type, dtype=self.precision, enabled=mixed)
 
-    def _log(self, losses: dict[str, float], data_time: float, batch: list[dict]) -> None:
-        for message in [message for item in batch for message in item["skipped"]]:
-            logger.warning("Image replaced: %s", message)
-            self.skipped_images += 1
-        storage = get_event_storage()
-        storage.put_scalars(data_time=data_time, **losses)
-        skipped = {"skipped_images": self.skipped_images, "skipped_steps": self.guard.skipped}
-        storage.put_scalars(smoothing_hint=False, **skipped)
-
     def state_dict(self) -> dict:
-        """The optimiser's state, the loss scaler's and the counts of what was skipped."""
-        state = super().state_dict()
-        state["grad_scaler"] = self.grad_scaler.state_dict()
-        counts = {"skipped_images": self.skipped_images, "skipped_steps": self.guard.skipped}
-        return state | counts
+        """The optimiser's state, the loss scaler's and the count of skipped steps."""
+        state = {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+        return state | {"skipped_steps": self.guard.skipped}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """The inverse of `state_dict`."""
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-        self.skipped_images = state_dict["skipped_images"]
         self.guard.skipped = state_dict.get("skipped_steps", 0)

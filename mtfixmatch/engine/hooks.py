@@ -9,6 +9,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ..data.broken import BrokenFiles
 from ..evaluation import flat_results
 from ..pictures import Snapshot, draw_predictions, draw_pseudo_labels
 from ..report import write_json
@@ -83,6 +84,28 @@ class EvaluateTeacher(HookBase):
     def load_state_dict(self, state: dict) -> None:
         """The inverse of `state_dict`."""
         self.best, self.best_iteration = state["best"], state["best_iteration"]
+
+
+class KeepBrokenFiles(HookBase):
+    """Puts together what all ranks found broken, for the checkpoint and the report."""
+
+    def __init__(self, broken: BrokenFiles):
+        """Take what this rank's loader adds to."""
+        self._broken = broken
+
+    def after_step(self) -> None:
+        """With each checkpoint, tell each other."""
+        if _saves(self.trainer):
+            for messages in comm.all_gather(self._broken.messages):
+                self._broken.add(messages)
+
+    def state_dict(self) -> dict:
+        """File -> message."""
+        return {"messages": self._broken.messages}
+
+    def load_state_dict(self, state: dict) -> None:
+        """The inverse of `state_dict`."""
+        self._broken.messages |= state["messages"]
 
 
 class SaveCheckpoints(HookBase):

@@ -88,6 +88,10 @@ def check_config(cfg: CfgNode) -> None:
     for key in ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS"):
         if _get(cfg, key) < 1:
             raise InputError(f"{key} is {_get(cfg, key)}: it must be at least 1")
+    if not 0 <= cfg.DATALOADER.MAX_BROKEN <= 1:
+        raise InputError(
+            f"DATALOADER.MAX_BROKEN is {cfg.DATALOADER.MAX_BROKEN}: it is a share, 0-1"
+        )
 
 
 def _get(cfg: CfgNode, key: str):

@@ -29,12 +29,23 @@ from .ema import build_teacher
 from .fixmatch import FixMatchTrainer
 from .guard import StepGuard
 from .history import KeepHistories, WriteMetrics
-from .hooks import Diagnostics, EvaluateTeacher, Pictures, SaveCheckpoints
+from .hooks import Diagnostics, EvaluateTeacher, KeepBrokenFiles, Pictures, SaveCheckpoints
 from .setup import choose_precision
 from .signals import STOPPED, StopRequest
 from .watch import TeacherWatch
 
 logger = logging.getLogger(__name__)
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Of an InputError, which says all there is to say, leave the traceback out of the log."""
+    if record.exc_info and isinstance(record.exc_info[1], InputError):
+        record.msg, record.exc_info = f"The training stops: {record.exc_info[1]}", None
+    return True
+
+
+# Detectron2's loop logs what ends it.
+logging.getLogger(TrainerBase.__module__).addFilter(_in_one_line)
 
 
 class MultiTaskTrainer(DefaultTrainer):
@@ -52,6 +63,7 @@ class MultiTaskTrainer(DefaultTrainer):
         self.records = train_records(cfg, self.tasks)
         self.eval_records = eval_records(cfg, self.tasks)
         loader = build_train_loader(cfg, self.tasks, self.records)
+        self._broken = loader.broken
         student = build_model(cfg)
         self.teacher = build_teacher(student)
         self._trainer = build_step(cfg, self.tasks, student, self.teacher, loader)
@@ -99,6 +111,7 @@ class MultiTaskTrainer(DefaultTrainer):
             Diagnostics(),
             self._watch,
             EvaluateTeacher(cfg.TEST.EVAL_PERIOD),
+            KeepBrokenFiles(self._broken),
             WriteMetrics(),
             KeepHistories(),
         ]
@@ -145,7 +158,8 @@ class MultiTaskTrainer(DefaultTrainer):
             with self._stop_request.listening():
                 TrainerBase.train(self, self.start_iter, self.max_iter)
         if comm.is_main_process() and self.results:
-            write_report(self.cfg, self.tasks, self.records, self.results)
+            broken = self._broken.messages
+            write_report(self.cfg, self.tasks, self.records, self.results, broken)
         return self.results
 
     def after_step(self) -> None:

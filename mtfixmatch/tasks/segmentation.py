@@ -15,39 +15,35 @@ from detectron2.modeling.meta_arch import build_sem_seg_head
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.projects.deeplab import DeepLabV3PlusHead
 from detectron2.utils import comm
-from PIL import Image
 from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
 from ..errors import InputError
+from ..images import read_label_map
 from .task import TASK_REGISTRY, Assigned, Raw, Scan, Statistics, Target, Task, TaskHead
 
 IGNORE = 255  # in every map of this package, whatever the files use
+INVALID = 254  # in a record's table of classes: an id that must not occur
 
 
 def load_map(record: dict) -> np.ndarray:
     """Read a record's map, (H, W) uint8, its raw ids turned into classes or IGNORE.
 
     Raises:
-        InputError: if the file cannot be read, or its size is not the image's.
+        InputError: if the file cannot be read, has another size than the image, or unknown ids.
     """
     name = record["sem_seg_file_name"]
-    raw = _read_ids(name)
-    if raw.shape != (record["height"], record["width"]) or raw.dtype != np.uint8:
+    raw = read_label_map(name)
+    if raw.shape != (record["height"], record["width"]):
         raise InputError(
-            f"{name} is {raw.shape} {raw.dtype}, but its image {record['file_name']} asks for "
-            f"{(record['height'], record['width'])} uint8 (height, width)"
+            f"{name} is {raw.shape}, but its image {record['file_name']} asks for "
+            f"{(record['height'], record['width'])} (height, width)"
         )
-    return np.frombuffer(record["sem_seg_lut"], dtype=np.uint8)[raw]
-
-
-def _read_ids(path: str) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            return np.asarray(file)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"cannot read the label map {path}: {error}") from None
+    classes = np.frombuffer(record["sem_seg_lut"], dtype=np.uint8)[raw]
+    if (classes == INVALID).any():
+        raise InputError(f"{name} holds the id {raw[classes == INVALID][0]}, which is no class")
+    return classes
 
 
 def count_ids(path: str) -> list[list[int]]:
@@ -56,7 +52,7 @@ def count_ids(path: str) -> list[list[int]]:
     Raises:
         InputError: if the file cannot be read.
     """
-    pixels = np.bincount(_read_ids(path).ravel(), minlength=256)
+    pixels = np.bincount(read_label_map(path).ravel(), minlength=256)
     ids = np.flatnonzero(pixels)
     return [ids.tolist(), pixels[ids].tolist()]
 

@@ -20,12 +20,15 @@ from .scan import IGNORE_LABEL
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
+SHOWN = 3  # broken files that the log names
 # Splits without labels: the images of the coarse set, the frames around those of "train".
 CITYSCAPES_SPLITS = (*SPLITS, "train_extra", "sequence")
 
 Record = dict[str, Any]
 # What was read since it was registered: a million boxes take seconds even from the cache.
 _loaded: dict[str, list[Record]] = {}
+# By dataset, file -> message for what was left out of it as DATALOADER.SKIP_BROKEN asks.
+_broken: dict[str, dict[str, str]] = {}
 # A folder below DATASETS.ROOT: its splits, what reads one of them, its classes and colours.
 LAYOUTS: dict[str, tuple[Sequence[str], Callable[..., list[Record]], Callable[[], dict]]] = {
     "cityscapes": (CITYSCAPES_SPLITS, load_cityscapes, cityscapes_metadata),
@@ -46,12 +49,26 @@ def register_datasets(cfg: CfgNode) -> None:
     reading = {"cache_dir": _cache_dir(cfg), "workers": cfg.DATALOADER.NUM_WORKERS}
     for folder, (splits, read, metadata) in LAYOUTS.items():
         for split in splits:
-            load = partial(read, os.path.join(root, folder), split, **reading)
-            _register(f"{folder}_{split}", load, metadata())
+            name = f"{folder}_{split}"
+            broken = _collects_broken(cfg, name)
+            load = partial(read, os.path.join(root, folder), split, broken=broken, **reading)
+            _register(name, load, metadata())
     for split in SPLITS:
         name = f"coco_style_{split}"
-        load = partial(_load_coco_style, cfg.clone(), split, name)
+        load = partial(_load_coco_style, cfg.clone(), split, name, _collects_broken(cfg, name))
         _register(name, load, _coco_style_metadata(cfg))
+
+
+def _collects_broken(cfg: CfgNode, name: str) -> dict[str, str] | None:
+    """Where a reader puts what it leaves out. What figures are measured on must be whole."""
+    _broken[name] = {}
+    skips = cfg.DATALOADER.SKIP_BROKEN and name in cfg.DATASETS.TRAIN
+    return _broken[name] if skips and name not in cfg.DATASETS.TEST else None
+
+
+def broken_files(names: Sequence[str]) -> dict[str, str]:
+    """File -> message for what `get_records` has left out of the named datasets."""
+    return {file: message for name in names for file, message in _broken[name].items()}
 
 
 def get_records(names: Sequence[str]) -> list[Record]:
@@ -97,6 +114,9 @@ def _load(names: Sequence[str]) -> list[Record]:
         if name not in _loaded:
             _loaded[name] = DatasetCatalog.get(name)
             logger.info("%s: %d images", name, len(_loaded[name]))
+            for message in list(_broken[name].values())[:SHOWN]:
+                count = len(_broken[name])
+                logger.warning("%s: one of %d files left out: %s", name, count, message)
         records += _loaded[name]
     check_class_lists(names)
     return records
@@ -133,7 +153,9 @@ def _thing_metadata(classes: Sequence[str]) -> dict[str, Any]:
     return {"thing_classes": list(classes), "thing_colors": _colors(len(classes))}
 
 
-def _load_coco_style(cfg: CfgNode, split: str, name: str) -> list[Record]:
+def _load_coco_style(
+    cfg: CfgNode, split: str, name: str, broken: dict[str, str] | None
+) -> list[Record]:
     own = cfg.DATASETS.COCO_STYLE
     files = own[split.upper()]
     cache_dir = _cache_dir(cfg)
@@ -151,6 +173,7 @@ def _load_coco_style(cfg: CfgNode, split: str, name: str) -> list[Record]:
         key=f"DATASETS.COCO_STYLE.{split.upper()}",
         cache_dir=cache_dir,
         workers=cfg.DATALOADER.NUM_WORKERS,
+        broken=broken,
     )
     MetadataCatalog.get(name).set(**_thing_metadata(classes))
     return records

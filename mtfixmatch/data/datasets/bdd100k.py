@@ -20,6 +20,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from ...errors import InputError
+from ...images import read_image_size
 from ..partial_labels import count_labels
 from .bdd100k_json import CLASSES, read_frames
 from .cityscapes import STUFF_LABELS
@@ -29,7 +30,6 @@ from .scan import (
     MARK,
     cache_path,
     check_map_size,
-    read_image_size,
     scan_files,
     scan_label_map,
 )
@@ -82,7 +82,14 @@ def bdd100k_metadata() -> dict[str, Any]:
     }
 
 
-def load_bdd100k(root: str, split: str, *, cache_dir: str | None, workers: int = 1) -> list[Record]:
+def load_bdd100k(
+    root: str,
+    split: str,
+    *,
+    cache_dir: str | None,
+    workers: int = 1,
+    broken: dict[str, str] | None = None,
+) -> list[Record]:
     """Return the records of one split, its two parts merged, sorted by image id.
 
     An image in both parts is one record with both labels; its file is that of the 100K part. What
@@ -100,6 +107,8 @@ def load_bdd100k(root: str, split: str, *, cache_dir: str | None, workers: int =
         split: "train" or "val".
         cache_dir: where to remember what the files hold; None = nowhere.
         workers: number of processes that read files which are not in the cache.
+        broken: takes file -> message for images and maps that cannot be read, whose records are
+            left out; without it they are errors.
 
     Raises:
         InputError: files are missing, misplaced or not what they should be.
@@ -112,19 +121,25 @@ def load_bdd100k(root: str, split: str, *, cache_dir: str | None, workers: int =
         held_out = _list(root, LARGE, "val")
         small = {name: path for name, path in small.items() if name not in held_out}
 
-    def scan(paths: Iterable[str], function: Callable, what: str) -> list[Any]:
+    def scan(
+        paths: Iterable[str], function: Callable, what: str, broken: dict[str, str] | None = None
+    ) -> list[Any]:
         cache_file = cache_path(cache_dir, f"bdd100k_{split}_{what}", root) if cache_dir else None
-        return scan_files(list(paths), function, cache_file, workers)
+        return scan_files(list(paths), function, cache_file, workers, broken)
 
     images = dict(sorted((small | large).items()))
-    sizes = scan(images.values(), read_image_size, "sizes")
+    sizes = scan(images.values(), read_image_size, "sizes", broken)
     records = {
         name: {"file_name": path, "image_id": name, "height": size[0], "width": size[1]}
         for (name, path), size in zip(images.items(), sizes, strict=True)
+        if size
     }
-    maps = {name: path for name, path in maps.items() if name in small}
-    for name, found in zip(maps, scan(maps.values(), scan_label_map, "maps"), strict=True):
-        _add_map(records[name], maps[name], found)
+    maps = {name: path for name, path in maps.items() if name in small and name in records}
+    for name, found in zip(maps, scan(maps.values(), scan_label_map, "maps", broken), strict=True):
+        if found:
+            _add_map(records[name], maps[name], found)
+        else:
+            del records[name]
     with _no_garbage_collection():
         _add_frames(records, scan([boxes], read_frames, "boxes")[0], large, boxes)
     _check_counts(root, split, list(records.values()))
@@ -226,7 +241,8 @@ def _add_frames(
     _check_images([_image_id(frame[0]) for frame in frames], images, source)
     while frames:  # taken apart on the way: all of it takes as much memory as the annotations
         name, boxes, ignored = frames.pop()
-        if (image_id := _image_id(name)) in images and boxes is not None:
+        image_id = _image_id(name)
+        if image_id in images and image_id in records and boxes is not None:
             _add_boxes(records[image_id], boxes, ignored, f"{source}: frame {name!r}")
 
 

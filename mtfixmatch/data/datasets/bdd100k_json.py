@@ -7,13 +7,13 @@ The file of 2020 (det_20) and the older one, which also holds lanes and drivable
 """
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from ...errors import InputError
+from .scan import is_number, shown_json
 
 CLASSES = (
     "pedestrian",
@@ -99,7 +99,9 @@ def _decode_frames(path: str) -> Iterator[Any]:
                     text, at = text[at:] + more, 0
                 else:
                     yield frame
-    except (OSError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # no text, endless numbers, too deep
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
@@ -147,7 +149,13 @@ def _read_category(label: Any, where: str) -> tuple[int | None, str]:
         )
     category, reason = CATEGORIES[name]
     attributes = label.get("attributes")
-    crowd = isinstance(attributes, dict) and bool(attributes.get("crowd"))
+    crowd = attributes.get("crowd") if isinstance(attributes, dict) else attributes
+    if crowd not in (None, False, True):
+        shown = shown_json(attributes)
+        raise InputError(
+            f"{where} has 'attributes' {shown}, expected an object or null, with "
+            "'crowd' true or false"
+        )
     return category, reason or ("crowd" if crowd else "")
 
 
@@ -155,8 +163,8 @@ def _read_corners(box: Any, where: str) -> list[float]:
     corners: list[Any] = [None]
     if isinstance(box, dict):
         corners = [box.get(key) for key in ("x1", "y1", "x2", "y2")]
-    if not all(type(x) in (int, float) and math.isfinite(x) for x in corners):
+    if not all(map(is_number, corners)):
         raise InputError(
-            f"{where} has 'box2d' {json.dumps(box)}, expected x1, y1, x2 and y2, finite numbers"
+            f"{where} has 'box2d' {shown_json(box)}, expected x1, y1, x2 and y2, finite numbers"
         )
     return corners

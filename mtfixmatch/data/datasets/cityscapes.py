@@ -13,14 +13,13 @@ from cityscapesscripts.helpers.labels import labels
 from detectron2.structures import BoxMode
 
 from ...errors import InputError
+from ...images import read_image_size, read_instance_map
 from .cityscapes_files import INSTANCES_SUFFIX, LABELS_SUFFIX, find_images, find_maps, image_id
 from .scan import (
     IGNORE_LABEL,
     INVALID_LABEL,
     cache_path,
     check_map_size,
-    read_image_size,
-    read_instance_map,
     scan_files,
     scan_label_map,
 )
@@ -52,7 +51,12 @@ def cityscapes_metadata() -> dict[str, Any]:
 
 
 def load_cityscapes(
-    root: str, split: str, *, cache_dir: str | None, workers: int = 1
+    root: str,
+    split: str,
+    *,
+    cache_dir: str | None,
+    workers: int = 1,
+    broken: dict[str, str] | None = None,
 ) -> list[Record]:
     """Return the records of one split, sorted by image id.
 
@@ -61,6 +65,8 @@ def load_cityscapes(
         split: "train", "val", "train_extra" or "sequence".
         cache_dir: where to remember what the files hold; None = nowhere.
         workers: number of processes that read files which are not in the cache.
+        broken: takes file -> message for images and maps that cannot be read, whose records are
+            left out; without it they are errors.
 
     Returns:
         records whose key "ignored", reason -> count, tells what the labels leave out, if anything.
@@ -73,18 +79,21 @@ def load_cityscapes(
     def scan(paths: list[str], function: Any, what: str) -> list[Any]:
         name = f"cityscapes_{split}_{what}"
         cache_file = cache_path(cache_dir, name, root) if cache_dir else None
-        return scan_files(paths, function, cache_file, workers)
+        return scan_files(paths, function, cache_file, workers, broken)
 
     sizes = scan(images, read_image_size, "sizes")
-    records = {x: _make_record(x, size) for x, size in zip(images, sizes, strict=True)}
+    records = {x: _make_record(x, size) for x, size in zip(images, sizes, strict=True) if size}
     for suffix, function, what, add in (
         (INSTANCES_SUFFIX, scan_instances, "boxes", _add_boxes),
         (LABELS_SUFFIX, scan_label_map, "maps", _add_map),
     ):
-        maps = find_maps(root, split, images, suffix)
+        maps = find_maps(root, split, list(records), suffix)
         scans = scan(list(maps.values()), function, what)
         for (image, path), found in zip(maps.items(), scans, strict=True):
-            add(records[image], path, found)
+            if found:
+                add(records[image], path, found)
+            else:
+                del records[image]
     return sorted(records.values(), key=lambda record: record["image_id"])
 
 

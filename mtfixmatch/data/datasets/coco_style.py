@@ -8,13 +8,13 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from ...errors import InputError
+from ...images import read_image_size
 from .instances_json import read_instances
 from .scan import (
     IGNORE_LABEL,
     INVALID_LABEL,
     cache_path,
     check_map_size,
-    read_image_size,
     scan_files,
     scan_label_map,
 )
@@ -42,6 +42,7 @@ def load_coco_style(
     key: str,
     cache_dir: str | None,
     workers: int = 1,
+    broken: dict[str, str] | None = None,
 ) -> tuple[list[Record], list[str]]:
     """Return the records of one split, sorted by image id, and the classes of its boxes.
 
@@ -58,23 +59,28 @@ def load_coco_style(
         key: the config key above IMAGES, BOXES and MAPS, for messages.
         cache_dir: where to remember what the files hold; None = nowhere.
         workers: number of processes that read files which are not in the cache.
+        broken: takes file -> message for images and maps that cannot be read, whose records are
+            left out; without it they are errors.
     """
     files = _find(images, IMAGE_SUFFIXES, f"{key}.IMAGES")
-    sizes = _scan(list(files.values()), read_image_size, images, cache_dir, workers)
+    sizes = _scan(list(files.values()), read_image_size, images, cache_dir, workers, broken)
+    names = [os.path.relpath(path, images).replace(os.sep, "/") for path in files.values()]
     records = {
-        os.path.relpath(path, images).replace(os.sep, "/"): _make_record(path, images, size)
-        for path, size in zip(files.values(), sizes, strict=True)
+        name: _make_record(path, name, size)
+        for name, path, size in zip(names, files.values(), sizes, strict=True)
+        if size
     }
     classes = list(thing_classes)
     if boxes:
         content = load_instances(boxes, cache_dir)
         classes = classes or [name for _, name in content["categories"]]
         _check_classes(classes, content, boxes, f"{key}.BOXES")
-        _add_boxes(records, content, classes, boxes, images)
+        _check_images(names, content, boxes, images)
+        _add_boxes(records, content, classes, boxes)
     if maps:
         lut = _make_lut(sem_seg_classes, ignore_label, f"{key}.MAPS")
         found = _find(maps, MAP_SUFFIXES, f"{key}.MAPS")
-        scans = _scan(list(found.values()), scan_label_map, maps, cache_dir, workers)
+        scans = _scan(list(found.values()), scan_label_map, maps, cache_dir, workers, broken)
         checked = {stem: (found[stem], scan) for stem, scan in zip(found, scans, strict=True)}
         _add_maps(records, checked, lut, maps, f"{key}.MAPS")
     return [records[name] for name in sorted(records)], classes
@@ -86,11 +92,16 @@ def load_instances(boxes: str, cache_dir: str | None) -> dict[str, Any]:
 
 
 def _scan(
-    paths: list[str], function: Any, source: str, cache_dir: str | None, workers: int
+    paths: list[str],
+    function: Any,
+    source: str,
+    cache_dir: str | None,
+    workers: int,
+    broken: dict[str, str] | None = None,
 ) -> list[Any]:
     name = f"coco_style_{function.__name__}"
     cache_file = cache_path(cache_dir, name, source) if cache_dir else None
-    return scan_files(paths, function, cache_file, workers)
+    return scan_files(paths, function, cache_file, workers, broken)
 
 
 def _find(folder: str, suffixes: tuple[str, ...], key: str) -> dict[str, str]:
@@ -113,10 +124,10 @@ def _find(folder: str, suffixes: tuple[str, ...], key: str) -> dict[str, str]:
     return found
 
 
-def _make_record(path: str, folder: str, size: list[int]) -> Record:
+def _make_record(path: str, name: str, size: list[int]) -> Record:
     return {
         "file_name": path,
-        "image_id": os.path.relpath(path, folder).replace(os.sep, "/"),
+        "image_id": name,
         "height": size[0],
         "width": size[1],
     }
@@ -135,18 +146,21 @@ def _check_classes(classes: list[str], content: dict[str, Any], boxes: str, key:
         )
 
 
+def _check_images(names: list[str], content: dict[str, Any], boxes: str, images: str) -> None:
+    there = set(names)
+    for _, name, *_ in content["images"]:
+        if name not in there:
+            raise InputError(f"{boxes}: image {name!r} is not in the folder {images}")
+
+
 def _add_boxes(
-    records: dict[str, Record],
-    content: dict[str, Any],
-    classes: list[str],
-    boxes: str,
-    images: str,
+    records: dict[str, Record], content: dict[str, Any], classes: list[str], boxes: str
 ) -> None:
     category_of_id = {i: classes.index(name) for i, name in content["categories"]}
     record_of_id = {}
     for image_id, name, height, width in content["images"]:
         if name not in records:
-            raise InputError(f"{boxes}: image {name!r} is not in the folder {images}")
+            continue  # it cannot be read
         record = record_of_id[image_id] = records[name]
         if (height, width) != (record["height"], record["width"]):
             raise InputError(
@@ -155,6 +169,8 @@ def _add_boxes(
             )
         record["annotations"] = []
     for annotation, image_id, category, iscrowd, box in content["annotations"]:
+        if image_id not in record_of_id:
+            continue
         record = record_of_id[image_id]
         record["annotations"].append(
             {
@@ -209,9 +225,12 @@ def _add_maps(
     key: str,
 ) -> None:
     labeled = 0
-    for name, record in records.items():
+    for name, record in list(records.items()):
         path, scan = scans.get(os.path.splitext(name)[0].replace("/", os.sep), ("", []))
         if not path:
+            continue
+        if not scan:  # it cannot be read
+            del records[name]
             continue
         *map_size, ids = scan
         size = [record["height"], record["width"]]

@@ -1,13 +1,11 @@
 """Read the part of a COCO instances JSON that is needed here, and check its form."""
 
 import json
-import math
 import posixpath
 from typing import Any
 
 from ...errors import InputError
-
-NUMBER = (int, float)
+from .scan import is_number, shown_json
 
 
 def read_instances(path: str) -> dict[str, Any]:
@@ -37,6 +35,7 @@ def read_instances(path: str) -> dict[str, Any]:
         ("categories", 1, "category name"),
         ("images", 0, "image id"),
         ("images", 1, "image file_name"),
+        ("annotations", 0, "annotation id"),
     ):
         _check_unique(path, [row[column] for row in result[section]], what)
     _check_references(path, result)
@@ -49,7 +48,7 @@ def _load(path: str) -> dict[str, Any]:
             content = json.load(file)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a COCO instances file, a JSON object")
@@ -62,37 +61,34 @@ def _rows(path: str, content: dict, section: str, fields: dict[str, type]) -> li
         raise InputError(f"{path}: expected a COCO instances file with a list {section!r}")
     for entry in entries:
         for field, kind in fields.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
-                shown = _shorten(entry)
+            # Of that very type: to Python true and false are integers, too.
+            if not isinstance(entry, dict) or type(entry.get(field)) is not kind:
+                shown = shown_json(entry)
                 raise InputError(
                     f"{path}: {section!r} entry {shown} needs {field!r} ({kind.__name__})"
                 )
     return [[entry[field] for field in fields] for entry in entries]
 
 
-def _shorten(entry: Any) -> str:
-    text = json.dumps(entry)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _crowd(path: str, entry: dict) -> int:
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
-        raise InputError(f"{path}: annotation {entry['id']} has iscrowd {crowd!r}, expected 0 or 1")
+        shown = shown_json(crowd)
+        raise InputError(f"{path}: annotation {entry['id']} has iscrowd {shown}, expected 0 or 1")
     return int(crowd)
 
 
 def _box(path: str, entry: dict) -> list[float]:
     box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, NUMBER) for x in box):
-        shown = _shorten(box)
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        shown = shown_json(box)
         raise InputError(
-            f"{path}: annotation {entry['id']} has bbox {shown}, expected [x, y, width, height]"
+            f"{path}: annotation {entry['id']} has bbox {shown}, expected [x, y, width, height], "
+            "finite numbers"
         )
-    if not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
+    if min(box[2:]) <= 0:
         raise InputError(
-            f"{path}: annotation {entry['id']} has bbox {box}, expected finite numbers and a width "
-            "and height above 0"
+            f"{path}: annotation {entry['id']} has bbox {box}, expected a width and height above 0"
         )
     return [float(x) for x in box]
 

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ...errors import InputError, InputErrors
 from ...files import write_atomically
+from ...images import read_label_map
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,20 +30,21 @@ INVALID_LABEL = 254
 # official download.
 MARK = "street.json"
 
+MAX_NUMBER = 1e9
+
 # Raise this when what a scanned function returns changes its meaning.
 CACHE_VERSION = 2
 # Below this many files a pool of processes takes longer to start than it saves.
 MIN_FILES_FOR_PROCESSES = 32
 
-UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-EXIF_ORIENTATION = 0x0112
-
 
 def scan_files(
-    paths: Sequence[str], function: Callable[[str], T], cache_file: str | None, workers: int
-) -> list[T]:
+    paths: Sequence[str],
+    function: Callable[[str], Any],
+    cache_file: str | None,
+    workers: int,
+    broken: dict[str, str] | None = None,
+) -> list[Any]:
     """Run `function` on every file, or recall its result for files that did not change.
 
     Args:
@@ -52,6 +53,8 @@ def scan_files(
         cache_file: a .json.gz file with the results under (path, size, modification time);
             None = no cache.
         workers: number of processes.
+        broken: takes file -> message for files of which `function` raised InputError, whose result
+            is then None; without it they are errors.
 
     Returns:
         one result per path, in the same order.
@@ -61,20 +64,25 @@ def scan_files(
     """
     name = f"{function.__module__}.{function.__qualname__}"
     cache = _load_cache(cache_file, name)
-    stamps = {path: _stamp(path) for path in paths}
+    errors: dict[str, str] = {}
+    stamps = {}
+    for path in paths:
+        stamps[path], errors[path] = Guarded(_stamp)(path)
     known = {path: cache[path] for path in stamps if cache.get(path, [])[:2] == stamps[path]}
-    todo = [path for path in stamps if path not in known]
-    errors = []
-    for path, (result, error) in zip(todo, _run(Guarded(function), todo, workers), strict=True):
-        if error:
-            errors.append(error)
-        else:
+    todo = [path for path in stamps if path not in known and not errors[path]]
+    for path, (result, errors[path]) in zip(
+        todo, _run(Guarded(function), todo, workers), strict=True
+    ):
+        if not errors[path]:
             known[path] = [*stamps[path], result]
     if cache_file and (todo or len(known) != len(cache)):
         _save_cache(cache_file, name, known)
-    if errors:
-        raise InputErrors(errors)
-    return [known[path][2] for path in paths]
+    errors = {path: error for path, error in errors.items() if error}
+    if broken is not None:
+        broken |= errors
+    elif errors:
+        raise InputErrors(list(errors.values()))
+    return [known[path][2] if path in known else None for path in paths]
 
 
 class Guarded:
@@ -99,38 +107,24 @@ def cache_path(cache_dir: str, what: str, source: str) -> str:
     return os.path.join(cache_dir, f"{what}_{digest}.json.gz")
 
 
-def read_image_size(path: str) -> list[int]:
-    """Return [height, width] from the header, turned as the EXIF orientation says.
-
-    detectron2's `read_image` turns the image in the same way.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # Asking a PNG without it for EXIF would decode the whole image.
-            exif = image.getexif() if "exif" in image.info else {}
-            turned = exif.get(EXIF_ORIENTATION, 1) >= 5
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as an image ({error})") from error
-    return [width, height] if turned else [height, width]
-
-
-def read_label_map(path: str) -> np.ndarray:
-    """Return the ids in a semantic map as an (H, W) uint8 array."""
-    # Grey images of 1, 2 or 4 bits are refused: Pillow would stretch their ids to 0-255.
-    formats = [(8, 0), (8, 3), (4, 3), (2, 3), (1, 3)]
-    return _read_png(path, formats, "an 8-bit single-channel or palette PNG").astype(np.uint8)
-
-
-def read_instance_map(path: str) -> np.ndarray:
-    """Return the ids in an instance map as an (H, W) int32 array."""
-    return _read_png(path, [(16, 0), (8, 0)], "a 16-bit single-channel PNG").astype(np.int32)
-
-
 def scan_label_map(path: str) -> list:
     """Return [height, width, [ids that occur]] of a semantic map."""
     ids = read_label_map(path)
     return [*ids.shape, np.flatnonzero(np.bincount(ids.ravel())).tolist()]
+
+
+def is_number(value: Any) -> bool:
+    """Whether what JSON held is a finite number; neither true nor false is one.
+
+    Larger than any picture, it is refused like infinity, which JSON may say in many ways.
+    """
+    return type(value) in (int, float) and -MAX_NUMBER < value < MAX_NUMBER
+
+
+def shown_json(value: Any) -> str:
+    """A value as it stands in a JSON file, its beginning if it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_map_size(image: str, size: list[int], label_map: str, map_size: list[int]) -> None:
@@ -140,25 +134,6 @@ def check_map_size(image: str, size: list[int], label_map: str, map_size: list[i
             f"{label_map} is {map_size[1]}x{map_size[0]} pixels, "
             f"but its image {image} is {size[1]}x{size[0]}"
         )
-
-
-def _read_png(path: str, formats: list[tuple[int, int]], expected: str) -> np.ndarray:
-    try:
-        with open(path, "rb") as file:
-            header = file.read(26)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(header) < 26 or not header.startswith(PNG_SIGNATURE):
-        raise InputError(f"{path}: expected {expected}, found another kind of file")
-    depth, color = header[24:]
-    if (depth, color) not in formats:
-        found = f"{depth} bits, {PNG_COLOR_TYPES.get(color, color)}"
-        raise InputError(f"{path}: expected {expected}, found a PNG of {found}")
-    try:
-        with Image.open(path) as image:
-            return np.array(image)
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as a PNG ({error})") from error
 
 
 def _stamp(path: str) -> list[int]:
