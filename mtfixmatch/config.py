@@ -136,6 +136,9 @@ def _add_training_config(cfg: CN) -> None:
     # Full checkpoints to keep, the newest ones; each holds all that a resumed run needs. The last
     # one from before a warning of the teacher is kept too.
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 2
+    # With several processes: seconds that one may keep the others waiting, in a step or with an
+    # image of an evaluation, or not be heard of. Then it is named and all of them end. 0: no limit.
+    cfg.SOLVER.STALL_SECONDS = 40.0
     # Measure the losses on the test images too (Table 7).
     cfg.TEST.EVAL_LOSSES = False
     # Evaluate the student too, beside the teacher.

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from .data.watch import WatchedLoader
+from .data.worker_watch import WatchedLoader
 from .modeling import MultiTaskNet
 from .tasks import Task
 
@@ -27,6 +27,7 @@ class _Named(DatasetEvaluators):
         self._names = list(evaluators)
 
     def evaluate(self) -> dict | None:
+        comm.synchronize()  # who has no more images waits here, where the watch can see it
         results = [evaluator.evaluate() for evaluator in self._evaluators]
         return None if results[0] is None else dict(zip(self._names, results, strict=True))
 
@@ -37,7 +38,11 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def evaluate(
-    model: nn.Module, loader: WatchedLoader, records: Sequence[dict], tasks: Sequence[Task]
+    model: nn.Module,
+    loader: WatchedLoader,
+    records: Sequence[dict],
+    tasks: Sequence[Task],
+    callbacks: Mapping[str, Callable[[], None]] | None = None,
 ) -> dict:
     """Evaluate a model on whole images, in a single pass.
 
@@ -46,6 +51,7 @@ def evaluate(
         loader: of the images, split over the ranks.
         records: of all of them; a task measures those labeled for it.
         tasks: to evaluate.
+        callbacks: see Detectron2's `inference_on_dataset`.
 
     Returns:
         {task: {metric: value, "per_class": {name: value}, "mean", "std"}, "geometric_mean": value}
@@ -53,7 +59,7 @@ def evaluate(
     """
     evaluators = _Named({task.name: task.evaluator(records) for task in tasks})
     with torch.no_grad():
-        results = inference_on_dataset(model, loader, evaluators)
+        results = inference_on_dataset(model, loader, evaluators, callbacks)
     if not results:
         return {}
     for found in results.values():
@@ -110,8 +116,7 @@ def _image_losses(
     padded = (model.pixel_mean / 255).repeat(1, *size)[None]
     padded[0, :, :height, :width] = image.to(model.device) / 255
     labeled = [task for task in tasks if task.label_key in record]
-    rows = {task.name: [0] if task in labeled else [] for task in tasks}
-    outputs, _ = model(padded, rows)
+    outputs, _ = model(padded, {task.name: [0] for task in labeled})
     found = {}
     for task in labeled:
         # Into the padded image nothing moves, and what is padding there becomes ignored.

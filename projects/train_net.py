@@ -9,18 +9,13 @@ from contextlib import nullcontext
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
 from detectron2.engine import default_argument_parser, default_setup, launch  # noqa: E402
-from torch.multiprocessing.spawn import (  # noqa: E402
-    ProcessExitedException,
-    ProcessRaisedException,
-)
+from torch.multiprocessing.spawn import ProcessException  # noqa: E402
 
 from mtfixmatch.engine import MultiTaskTrainer, evaluate_checkpoint, load_config  # noqa: E402
 from mtfixmatch.engine.lock import locked  # noqa: E402
+from mtfixmatch.engine.rank_watch import failure_of  # noqa: E402
 from mtfixmatch.engine.signals import STOPPED, forwarding  # noqa: E402
 from mtfixmatch.errors import InputError  # noqa: E402
-
-# Errors that say all there is to say; of a process, only the name is known here.
-SHOWN = ("InputError", "InputErrors", "FloatingPointError")
 
 
 def main(args):
@@ -49,22 +44,13 @@ def launch_main(args):
         )
 
 
-def message_of(error):
-    """What a process of several said, if it is one of the errors that need no traceback."""
-    name, _, message = str(error).strip().splitlines()[-1].partition(": ")
-    return message if name.split(".")[-1] in SHOWN else ""
-
-
 if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
     try:
-        launch_main(default_argument_parser().parse_args())
+        launch_main(args)
     except (InputError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
-    except ProcessRaisedException as error:
-        if not message_of(error):
-            raise
-        sys.exit(f"error: {message_of(error)}")
-    except ProcessExitedException as error:
-        if error.exit_code != STOPPED:
-            raise
-        sys.exit(STOPPED)
+    except ProcessException as error:
+        if getattr(error, "exit_code", None) == STOPPED:
+            sys.exit(STOPPED)
+        sys.exit(f"error: {failure_of(error, args.machine_rank * args.num_gpus)}")

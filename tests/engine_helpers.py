@@ -97,7 +97,7 @@ def relative_difference(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) ->
     """
     floor = 1e-4 * max(float(x.norm()) for x in b)
     pairs = zip(a, b, strict=True)
-    return max(float((x - y).norm()) / max(float(y.norm()), floor) for x, y in pairs)
+    return max(float((x - y).norm()) / (max(float(y.norm()), floor) or 1) for x, y in pairs)
 
 
 def copy_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

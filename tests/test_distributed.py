@@ -1,92 +1,84 @@
-"""Two processes on the CPU (gloo) do what one does with the whole batch."""
+"""Several processes on the CPU (gloo) do what one does with the whole batch."""
 
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import torch
-from detectron2.engine import launch
-from detectron2.utils import comm
-from engine_helpers import (
-    NO_MIXING,
-    build_trainer,
-    gradients,
-    losses_of,
-    make_batch,
-    relative_difference,
-    run_config,
-    run_step,
-)
+from engine_helpers import relative_difference
+from helpers import REPOSITORY
+from ranks import CASES, STEPS, make_mixes
 
-# Kinds of the images in their order; ranks take every second one.
-CASES: dict[str, tuple[str, tuple]] = {
-    "mixed": ("bdsn", ()),
-    "no segmentation label on rank 0": ("dsds", ()),
-    "supervised, rank 1 idle": ("bndn", ("FIXMATCH.METHOD", "supervised")),
-    "accumulation, uneven ranks": ("dbbb", ("SOLVER.ACCUMULATION_STEPS", 3)),
-}
+from mtfixmatch.evaluation import flat_results
 
-
-def one_step(root: Path, output: Path, case: str) -> dict:
-    """The gradients, losses and normalisers of a step on this rank's images of a case."""
-    kinds, opts = CASES[case]
-    trainer = build_trainer(run_config(root, output, *NO_MIXING, *opts))
-    whole_pixels(trainer.teacher.heads["detection"])
-    whole = make_batch(trainer, kinds)
-    batch = whole[comm.get_rank() :: comm.get_world_size()]
-    losses = losses_of(run_step(trainer, batch))
-    return {
-        "losses": losses,
-        "gradients": gradients(trainer),
-        "normalizers": trainer._trainer.student.heads["detection"].normalizers.clone(),
-        "teacher": trainer.teacher.state_dict(),
-    }
-
-
-def whole_pixels(head) -> None:
-    """Round pseudo-boxes: anchors at equal IoU with a box are all its best, or by rounding one."""
-    exact = head.pseudo_labels
-
-    def rounded(raw, size, valid):
-        targets = exact(raw, size, valid)
-        for target in targets:
-            target.gt_boxes.tensor.round_()
-        return targets
-
-    head.pseudo_labels = rounded
-
-
-def work(root: Path, output: Path) -> None:
-    """What each process does."""
-    torch.set_num_threads(1)
-    found = {case: one_step(root, output, case) for case in CASES}
-    torch.save(found, output / f"rank{comm.get_rank()}.pth")
+MIXES, ON_FOUR = 8, 2  # of each norm and method
 
 
 @pytest.fixture(scope="module")
-def steps(street_root, tmp_path_factory):
-    """The steps of two processes and of this one, by case."""
+def found(street_root, tmp_path_factory):
+    """What each rank of 1, 2 and 4 processes has left, by kind, rank and number of ranks."""
     output = tmp_path_factory.mktemp("ranks")
-    launch(work, 2, dist_url="auto", args=(street_root, output))
-    ranks = [torch.load(output / f"rank{rank}.pth") for rank in (0, 1)]
-    return {
-        case: [*(r[case] for r in ranks), one_step(street_root, output, case)] for case in CASES
-    }
+    script = REPOSITORY / "tests" / "ranks.py"
+    numbers = [str(MIXES), str(ON_FOUR), "0"]
+    command = [sys.executable, "-W", "ignore", str(script), str(street_root), str(output), *numbers]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {path.stem: torch.load(path, weights_only=False) for path in output.glob("*_of_*.pth")}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_step_as_one(steps, case):
-    *ranks, single = steps[case]
-    for rank in ranks:
-        assert rank["losses"] == pytest.approx(single["losses"], rel=1e-4, abs=1e-7)
-        torch.testing.assert_close(rank["normalizers"], single["normalizers"])
-        found, expected = rank["gradients"], single["gradients"]
-        assert found.keys() == expected.keys()
-        assert relative_difference(found.values(), expected.values()) < 1e-4
-        close = zip(rank["teacher"].values(), single["teacher"].values(), strict=True)
-        assert all(torch.allclose(a, b, atol=1e-5) for a, b in close)
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_several_processes_step_as_one(found, case, world_size):
+    count = MIXES if world_size == 2 else ON_FOUR
+    expected = found["mixes_0_of_1"][case][:count]
+    for rank in range(world_size):
+        steps = found[f"mixes_{rank}_of_{world_size}"][case]
+        assert len(steps) == count
+        for step, single in zip(steps, expected, strict=True):
+            assert step["losses"] == pytest.approx(single["losses"], rel=1e-5, abs=1e-8)
+            pairs = [(step[key], single[key]) for key in ("gradients", "buffers")]
+            for mine, his in pairs:
+                assert mine.keys() == his.keys()
+                assert relative_difference(mine.values(), his.values()) < 1e-6
 
 
-def test_the_cases_are_what_they_say(steps):
-    without = steps["no segmentation label on rank 0"][0]["losses"]
-    assert without["loss_segmentation_ce"] > 0  # logged over both ranks
-    assert all(not key.endswith("unsup") for key in steps["supervised, rank 1 idle"][0]["losses"])
+def test_the_mixes_are_what_they_say(found):
+    kinds = [kinds for kinds, _ in make_mixes(6, 8, 0)]  # the same for all cases
+    one = dict(zip(kinds, found["mixes_0_of_1"]["SyncBN", "dense_fixmatch"], strict=False))
+    no_map = one["dddndndd"]["losses"]
+    assert no_map["loss_segmentation_ce"] == 0 < no_map["loss_segmentation_ce_unsup"]
+    assert one["nsnsnsns"]["losses"]["loss_detection_cls_unsup"] > 0
+    nothing = found["mixes_0_of_1"]["SyncBN", "supervised"][kinds.index("nnnnnnnn")]
+    assert all((gradient == 0).all() for gradient in nothing["gradients"].values())
+    assert any((gradient != 0).any() for gradient in one["nnnnnnnn"]["gradients"].values())
+
+
+def test_images_and_views_depend_neither_on_workers_nor_on_the_split(found):
+    whole = found["views_0_of_1"]
+    assert len(whole) == 3 * 3 * 3 * 8
+    parts = [found[f"views_{rank}_of_2"] for rank in (0, 1)]
+    assert not parts[0].keys() & parts[1].keys()
+    assert parts[0] | parts[1] == whole
+    for (sampler, _, step, position), views in whole.items():
+        assert views == whole[sampler, 0, step, position]
+    assert len({strong for _, _, strong in whole.values()}) > 3 * 3 * 8 / 2  # not all the same
+
+
+@pytest.mark.parametrize("sampler", ["explicit", "implicit", "uniform"])
+def test_two_processes_train_as_one(found, sampler):
+    """With dropout; over several steps, from pseudo-labels of a teacher that learns."""
+    expected = found["losses_0_of_1"][sampler]
+    assert len(expected) == STEPS
+    for rank in (0, 1):
+        steps = found[f"losses_{rank}_of_2"][sampler]
+        for step, single in zip(steps, expected, strict=True):
+            assert step == pytest.approx(single, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("images, world_size", [(1, 2), (2, 4)])
+def test_there_may_be_more_processes_than_images_to_evaluate(found, images, world_size):
+    expected = found["figures_0_of_1"][images]
+    assert expected["teacher"]["segmentation"]["mIoU"] >= 0
+    assert expected["teacher"]["segmentation"]["losses"]["ce"] > 0
+    figures = found[f"figures_0_of_{world_size}"][images]
+    assert flat_results(figures, "") == pytest.approx(flat_results(expected, ""), rel=1e-6)

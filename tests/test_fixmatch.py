@@ -295,7 +295,7 @@ def test_small_helpers(trainer):
     assert images_of(batch, trainer.tasks[1], labeled=False) == [1, 3]
     assert union({"x": [3, 1], "y": [1, 2]}) == [1, 2, 3]
     assert split_rows(5, 2) == [[0, 2, 4], [1, 3]]
-    assert split_rows(1, 3) == [[0]]
+    assert split_rows(1, 3) == [[0], [], []]
 
 
 @pytest.mark.parametrize("parts", [2, 3])

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from detectron2.utils.events import EventStorage
 
-from mtfixmatch.engine import history, watch
+from mtfixmatch.engine import history, teacher_watch
 from mtfixmatch.engine.history import KeepHistories, cut_metrics
-from mtfixmatch.engine.watch import TeacherWatch
+from mtfixmatch.engine.teacher_watch import TeacherWatch
 
 
 def test_lines_of_later_steps_and_torn_ones_are_cut_off(tmp_path):
@@ -37,7 +37,7 @@ def watched(steps, losses, states=None):
         hook.load_state_dict(states[0])
         keep.load_state_dict(states[1])
     with EventStorage(steps[0]) as storage, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch.logger, "warning", lambda text, *args: told.append(text % args))
+        patch.setattr(teacher_watch.logger, "warning", lambda text, *args: told.append(text % args))
         hook.trainer = keep.trainer = SimpleNamespace(storage=storage, tasks=[detection])
         hook.trainer.unsupervised_weight, hook.trainer.step_record = lambda task: 1.0, None
         keep.before_train()

@@ -102,7 +102,7 @@ def test_rows_may_come_in_any_order(model):
 
 @pytest.mark.parametrize("left_out", BOTH)
 def test_a_head_without_rows_has_a_gradient_of_zero(trained, left_out):
-    rows = {name: [] if name == left_out else [0, 1] for name in BOTH}
+    rows = {name: [0, 1] for name in BOTH if name != left_out}
     outputs, zero = trained(views(2), rows)
     (found,) = outputs
     assert found != left_out and float(zero.detach()) == 0
@@ -117,10 +117,22 @@ def test_a_head_without_rows_has_a_gradient_of_zero(trained, left_out):
 
 
 def test_without_any_rows_all_gradients_are_zero(trained):
-    outputs, zero = trained(views(2), {name: [] for name in BOTH})
+    outputs, zero = trained(views(2), {})
     assert outputs == {}
     zero.backward()
     assert all(p.grad is not None and (p.grad == 0).all() for p in trained.parameters())
+
+
+def test_a_head_may_run_on_no_image_and_so_may_the_whole_network(trained):
+    """As on a rank without labels whose SyncBN others wait for: gradients of 0, not none."""
+    before = {name: value.clone() for name, value in trained.named_buffers()}
+    outputs, zero = trained(views(0), {name: [] for name in BOTH})
+    assert [len(x) for name in BOTH for x in outputs[name]] == [0, 0, 0]
+    zero.backward()
+    assert all(p.grad is not None and (p.grad == 0).all() for p in trained.parameters())
+    after = dict(trained.named_buffers())
+    same = (n for n in before if not n.endswith("num_batches_tracked"))
+    assert all(torch.equal(after[name], before[name]) for name in same)
 
 
 def test_results_have_the_size_of_the_original_images(model):

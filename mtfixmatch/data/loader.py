@@ -21,7 +21,7 @@ from .datasets import broken_files, get_records
 from .mapper import EvalMapper, TrainMapper
 from .partial_labels import count_labels, hide_by_manifest, hide_labels
 from .samplers import Draw, MixedBatchSampler, build_pools
-from .watch import WatchedLoader, WatchedMapper
+from .worker_watch import WatchedLoader, WatchedMapper
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@
 pseudo-labels are moved, ONE forward pass of the student, losses, optimiser, teacher.
 """
 
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -25,6 +24,7 @@ from .guard import StepGuard, check_inputs, finite_sums
 from .step import (
     StepRecord,
     Term,
+    dropout_seeds,
     images_of,
     move_target,
     num_parts,
@@ -32,10 +32,9 @@ from .step import (
     set_normalizers,
     split_rows,
     stack_images,
+    sum_over_ranks,
     union,
 )
-
-logger = logging.getLogger(__name__)
 
 
 class FixMatchTrainer(SimpleTrainer):
@@ -117,7 +116,7 @@ class FixMatchTrainer(SimpleTrainer):
 
     def learn(self, record: StepRecord) -> dict[str, float]:
         """The method, from a batch to gradients; returns the losses, see `forward_backward`."""
-        # Dropout is a function of (seed, step, rank), so that a resumed run draws the same.
+        # What does not draw by image, as a backbone of one's own may, does so after a resume too.
         torch.manual_seed(hash((self.seed, self.iter, comm.get_rank())))
         record.pseudo = self.pseudo_labels(record)
         self.make_strong_views(record)
@@ -140,7 +139,8 @@ class FixMatchTrainer(SimpleTrainer):
         needed = union(record.unlabeled)
         size = (record.weak.shape[2], record.weak.shape[3])
         valid = torch.stack([item["valid"] for item in record.batch])
-        rows = {name: [needed.index(i) for i in rows] for name, rows in record.unlabeled.items()}
+        unlabeled = {name: images for name, images in record.unlabeled.items() if images}
+        rows = {name: [needed.index(i) for i in images] for name, images in unlabeled.items()}
         outputs: dict[str, Raw] = {}
         if needed:
             with self.autocast():
@@ -176,11 +176,13 @@ class FixMatchTrainer(SimpleTrainer):
     def student_inputs(self, record: StepRecord) -> tuple[Tensor, list[Term]]:
         """The student's one batch: labeled weak views, then strong views; and all loss terms."""
         weak_images = union(record.labeled)
-        if record.strong is None and not weak_images:
-            weak_images = [0]  # a rank without any loss still takes part in the exchange
         images = record.weak[weak_images]
+        record.seeds = dropout_seeds(record.batch, weak_images, self.seed, strong=False)
         if record.strong is not None:
             images = torch.cat([images, record.strong])
+            record.seeds += dropout_seeds(
+                record.batch, record.strong_images, self.seed, strong=True
+            )
         size = (images.shape[2], images.shape[3])
         terms = []
         for task in self.tasks:
@@ -230,9 +232,8 @@ class FixMatchTrainer(SimpleTrainer):
         rows: dict[str, list[int]] = {task.name: [] for task in self.tasks}
         for term, pick in zip(terms, picks, strict=True):
             rows[term.task.name] += [part.index(term.rows[i]) for i in pick]
-        whole = len(part) == len(images)
         with self.autocast():
-            outputs, zero = self.model(images if whole else images[part], rows)
+            outputs, zero = self._forward_part(images, part, rows, record)
         losses: dict[str, Tensor] = {}
         offsets = dict.fromkeys(rows, 0)
         for term, pick in zip(terms, picks, strict=True):
@@ -244,6 +245,19 @@ class FixMatchTrainer(SimpleTrainer):
             self._note_agreement(term, raw, pick, record)
         weighted = [self._weight(term) * losses[key] for term in terms for key in term.part_keys()]
         return losses | {"total_loss": torch.stack(weighted).sum() + zero}
+
+    def _forward_part(
+        self, images: Tensor, part: list[int], rows: dict[str, list[int]], record: StepRecord
+    ) -> tuple[dict[str, Raw], Tensor]:
+        """Run backbone and heads where any rank has images for them, for SyncBN talks there."""
+        mine = [len(part), *map(len, rows.values())]
+        total, *counts = sum_over_ranks(mine, self.student.device)
+        if not total:  # no rank has anything to learn, but they expect gradients of each other
+            return self.model(record.weak[: int(comm.is_main_process())], {})
+        run = {name: found for (name, found), n in zip(rows.items(), counts, strict=True) if n}
+        whole = len(part) == len(images)
+        seeds = [record.seeds[i] for i in part]
+        return self.model(images if whole else images[part], run, seeds)
 
     def _weight(self, term: Term) -> float:
         """gamma_t, times lambda_t(step) for an unsupervised loss (Eq. 5)."""

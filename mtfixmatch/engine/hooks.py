@@ -16,7 +16,7 @@ from ..report import write_json
 from .checkpoint import export_model
 from .checkpoint_files import remove_old
 from .step import StepRecord
-from .watch import TeacherWatch
+from .teacher_watch import TeacherWatch
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -15,6 +16,9 @@ from ..tasks import Task, TaskHead
 from ..tasks.task import Assigned, Raw, Target
 
 NamedTensors = Iterable[tuple[str, Tensor]]
+
+# Streams of random numbers under one (seed, step, position): dropout in a weak and a strong view.
+_DROPOUT = 103
 
 
 def ramp_up(step: int, length: float) -> float:
@@ -65,6 +69,7 @@ class StepRecord:
         moved: by task, the same in the strong view.
         strong: (M, 3, H, W), strong views of the images `strong_images`.
         strong_images: the images of the batch that have a strong view.
+        seeds: of dropout, for each of the student's images.
         agreement: by task, of the student on the strong views with the moved pseudo-labels.
     """
 
@@ -76,6 +81,7 @@ class StepRecord:
     moved: dict[str, list[Target]] = field(default_factory=dict)
     strong: Tensor | None = None
     strong_images: list[int] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
     agreement: dict[str, float] = field(default_factory=dict)
 
 
@@ -97,6 +103,15 @@ def move_target(task: Task, target: Target, view: StrongView, row: int) -> Targe
     return task.move_target(target, view.matrices[row], size, view.erased[row])
 
 
+def dropout_seeds(
+    batch: Sequence[dict], images: Sequence[int], seed: int, *, strong: bool
+) -> list[int]:
+    """For the weak or the strong views of some images: alike however ranks share the batch."""
+    draws = [batch[i]["draw"] for i in images]
+    keys = [[seed, draw.step, draw.position, _DROPOUT + strong] for draw in draws]
+    return [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys]
+
+
 def union(images: Mapping[str, Sequence[int]]) -> list[int]:
     """The images that at least one task needs, in order."""
     return sorted({i for rows in images.values() for i in rows})
@@ -104,12 +119,12 @@ def union(images: Mapping[str, Sequence[int]]) -> list[int]:
 
 def num_parts(limit: int, num_images: int) -> int:
     """As many on every rank, for with each part they exchange its losses."""
-    return limit if limit == 1 else min(limit, *comm.all_gather(num_images))
+    return limit if limit == 1 else min(limit, max(1, *comm.all_gather(num_images)))
 
 
 def split_rows(count: int, parts: int) -> list[list[int]]:
-    """0..count-1 in at most `parts` parts, interleaved so that each has weak and strong views."""
-    return [rows for part in range(parts) if (rows := list(range(part, count, parts)))]
+    """0..count-1 in `parts` parts, interleaved so that each has weak and strong views."""
+    return [list(range(part, count, parts)) for part in range(parts)]
 
 
 def sum_over_ranks(values: Sequence[float] | Tensor, device: torch.device) -> list[float]:

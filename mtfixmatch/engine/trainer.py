@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -16,12 +16,12 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..augmentation.strong import StrongAugmentation
-from ..data.loader import build_eval_loader, build_train_loader, eval_records, train_records
+from ..data.loader import build_train_loader, eval_records, train_records
 from ..data.partial_labels import write_manifest
 from ..errors import InputError
-from ..evaluation import evaluate, evaluate_losses, log_results
 from ..modeling import MultiTaskNet
-from ..report import write_json, write_report
+from ..modeling.sync_norm import sync_on_cpu
+from ..report import write_report
 from ..tasks import Task, build_tasks
 from .checkpoint import MultiTaskCheckpointer
 from .checkpoint_files import remove_old, start_anew
@@ -30,9 +30,11 @@ from .fixmatch import FixMatchTrainer
 from .guard import StepGuard
 from .history import KeepHistories, WriteMetrics
 from .hooks import Diagnostics, EvaluateTeacher, KeepBrokenFiles, Pictures, SaveCheckpoints
+from .rank_watch import RankWatch
 from .setup import choose_precision
 from .signals import STOPPED, StopRequest
-from .watch import TeacherWatch
+from .teacher_watch import TeacherWatch
+from .testing import test
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class MultiTaskTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
             teacher=self.teacher,
         )
+        self._ranks = RankWatch(cfg.SOLVER.STALL_SECONDS)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.results: dict = {}
@@ -132,7 +135,7 @@ class MultiTaskTrainer(DefaultTrainer):
         if self.cfg.TEST.EVAL_STUDENT:
             models["student"] = self._trainer.student
         self.results = {
-            who: test(self.cfg, model, self.tasks, self.eval_records, who)
+            who: test(self.cfg, model, self.tasks, self.eval_records, who, self._ranks)
             for who, model in models.items()
         }
         return self.results if comm.is_main_process() else {}
@@ -155,12 +158,17 @@ class MultiTaskTrainer(DefaultTrainer):
         if comm.is_main_process():
             self._prepare_folder()
         if self.start_iter < self.max_iter:
-            with self._stop_request.listening():
+            with self._stop_request.listening(), self._ranks.running():
                 TrainerBase.train(self, self.start_iter, self.max_iter)
         if comm.is_main_process() and self.results:
             broken = self._broken.messages
             write_report(self.cfg, self.tasks, self.records, self.results, broken)
         return self.results
+
+    def run_step(self) -> None:
+        """One step."""
+        with self._ranks.stepping(f"step {self.iter}"):
+            super().run_step()
 
     def after_step(self) -> None:
         """Run the hooks; if any rank has got a stop signal, this is the last step of all."""
@@ -236,59 +244,9 @@ def build_step(
     )
 
 
-def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, who: str) -> dict:
-    """Evaluate a model on DATASETS.TEST and print the figures under a name."""
-    results = evaluate(model, build_eval_loader(cfg, records), records, tasks)
-    losses = (
-        evaluate_losses(model, build_eval_loader(cfg, records), records, tasks)
-        if cfg.TEST.EVAL_LOSSES
-        else {}
-    )
-    if results:
-        for name, found in losses.items():
-            results[name]["losses"] = found
-        log_results(results, tasks, who)
-    return results
-
-
-def evaluate_checkpoint(cfg: CfgNode) -> dict:
-    """`--eval-only`: evaluate MODEL.WEIGHTS, write results.json into OUTPUT_DIR.
-
-    A full checkpoint of a training is evaluated by its teacher.
-
-    Raises:
-        InputError: without MODEL.WEIGHTS: figures of random weights help nobody.
-    """
-    if not cfg.MODEL.WEIGHTS:
-        raise InputError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")
-    tasks = build_tasks(cfg)
-    records = eval_records(cfg, tasks)
-    model = build_model(cfg)
-    teacher = _TeacherWeights()
-    checkpointer = MultiTaskCheckpointer(model, trust=cfg.MODEL.TRUST_PICKLE, teacher=teacher)
-    checkpointer.load(cfg.MODEL.WEIGHTS)
-    if teacher.weights:
-        model.load_state_dict(teacher.weights)
-    results = test(cfg, model, tasks, records, "teacher")
-    if comm.is_main_process():
-        write_json({"teacher": results}, os.path.join(cfg.OUTPUT_DIR, "results.json"))
-    return results
-
-
-class _TeacherWeights:
-    """Takes the teacher out of a full checkpoint; a plain one leaves it empty."""
-
-    def __init__(self):
-        self.weights: Mapping[str, torch.Tensor] = {}
-
-    def state_dict(self) -> Mapping[str, torch.Tensor]:
-        return self.weights
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        self.weights = state
-
-
 def _distributed(student: nn.Module) -> nn.Module:
     on_cpu = next(student.parameters()).device.type == "cpu"
+    if on_cpu and comm.get_world_size() > 1:
+        sync_on_cpu(student)
     kwargs = {"device_ids": None} if on_cpu else {}
     return create_ddp_model(student, broadcast_buffers=False, **kwargs)

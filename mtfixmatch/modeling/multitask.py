@@ -10,6 +10,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ..tasks import TaskHead, build_tasks
+from ..tasks.dropout import set_seeds
 from ..tasks.task import Raw
 
 
@@ -74,18 +75,23 @@ class MultiTaskNet(nn.Module):
         return cast(TaskHead, self.heads[task])
 
     def forward(
-        self, images: Tensor | list[dict], rows: Mapping[str, Sequence[int]] | None = None
+        self,
+        images: Tensor | list[dict],
+        rows: Mapping[str, Sequence[int]] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> dict[str, Raw] | tuple[dict[str, Raw], Tensor] | list[dict]:
         """Run the network.
 
         Args:
             images: (N, 3, H, W) RGB in [0, 1], H and W multiples of 32; or, in evaluation,
                 Detectron2's list of dicts with "image" (3, H, W) RGB in 0-255.
-            rows: for each task, the images that its head is run on.
+            rows: for each task whose head is run, the images that it is run on; there may be none,
+                where other ranks have some.
+            seeds: of each image's dropout, see ImageDropout.
 
         Returns:
-            For a tensor: the raw outputs, float32, of the tasks that have rows; and a zero that
-            depends on every parameter left out, so that all of them get a gradient (which
+            For a tensor: the raw outputs, float32, of the tasks in `rows`; and a zero that depends
+            on every parameter left out, so that all of them get a gradient (which
             DistributedDataParallel asks for). For a list: Detectron2's results.
         """
         if isinstance(images, list):
@@ -95,8 +101,10 @@ class MultiTaskNet(nn.Module):
         zero = images.new_zeros(())
         outputs: dict[str, Raw] = {}
         for name, head in self.heads.items():
-            if len(rows[name]):
+            if name in rows:
+                set_seeds(head, None if seeds is None else [seeds[i] for i in rows[name]])
                 outputs[name] = self._run_head(self.head(name), features, rows[name])
+                zero = zero + sum(output[:0].sum() for output in outputs[name])
             else:
                 zero = zero + 0 * sum(p.float().sum() for p in head.parameters())
         # The pyramid hangs on heads that may have been left out.

@@ -8,7 +8,6 @@ from detectron2.layers import ShapeSpec, batched_nms
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances, pairwise_ioa, pairwise_iou
@@ -87,8 +86,7 @@ class DetectionHead(TaskHead):
         """See base class."""
         levels = [features[f] for f in self.in_features]
         logits, deltas = self.retinanet.head(levels)
-        logits = torch.cat([permute_to_N_HWA_K(x, self.num_classes) for x in logits], dim=1)
-        return logits, torch.cat([permute_to_N_HWA_K(x, 4) for x in deltas], dim=1)
+        return _by_anchor(logits, self.num_classes), _by_anchor(deltas, 4)
 
     def anchors(self, size: Size) -> list[Boxes]:
         """Anchors of each level of an input of `size`."""
@@ -210,6 +208,12 @@ class DetectionHead(TaskHead):
         positive = (labels >= 0) & (labels != self.num_classes)
         same = raw[0][positive].argmax(dim=1) == labels[positive]
         return float(same.float().mean()) if len(same) else float("nan")
+
+
+def _by_anchor(levels: Sequence[Tensor], k: int) -> Tensor:
+    """(N, A * K, H, W) of each level to (N, R, K) of all; Detectron2's cannot do with N = 0."""
+    flat = [x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, k)) for x in levels]
+    return torch.cat(flat, dim=1)
 
 
 def _retinanet_without_backbone(cfg: CfgNode, feature_shapes: list[ShapeSpec]) -> RetinaNet:

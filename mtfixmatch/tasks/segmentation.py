@@ -21,6 +21,7 @@ from ..augmentation import geometry
 from ..augmentation.geometry import Size
 from ..errors import InputError
 from ..images import read_label_map
+from .dropout import drop_by_image
 from .task import TASK_REGISTRY, Assigned, Raw, Scan, Statistics, Target, Task, TaskHead
 
 IGNORE = 255  # in every map of this package, whatever the files use
@@ -170,6 +171,7 @@ class SegmentationHead(TaskHead):
         """
         super().__init__()
         self.head = head
+        drop_by_image(head)
         self.in_features = list(head.in_features)
         self.stride = stride
         self.threshold = threshold

@@ -11,8 +11,8 @@ from engine_helpers import build_trainer, run_config
 from faulty_steps import NARROW
 from helpers import tiny_config
 
-from mtfixmatch.engine import watch as watch_module
-from mtfixmatch.engine.watch import TeacherWatch
+from mtfixmatch.engine import teacher_watch as watch_module
+from mtfixmatch.engine.teacher_watch import TeacherWatch
 from mtfixmatch.tasks import build_tasks
 
 KEYS = ("loss_detection_cls", "loss_detection_box")

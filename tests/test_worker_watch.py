@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from mtfixmatch.data.loader import build_eval_loader, eval_records
 from mtfixmatch.data.mapper import EvalMapper
-from mtfixmatch.data.watch import WatchedLoader, WatchedMapper, _Look, _Lost
+from mtfixmatch.data.worker_watch import WatchedLoader, WatchedMapper, _Look, _Lost
 from mtfixmatch.errors import InputError
 from mtfixmatch.images import read_image_size
 from mtfixmatch.tasks import build_tasks

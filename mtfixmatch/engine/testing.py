@@ -1,0 +1,73 @@
+"""Evaluate on DATASETS.TEST: during a training, and `--eval-only`."""
+
+import os
+from collections.abc import Mapping
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+
+from ..data.loader import build_eval_loader, eval_records
+from ..errors import InputError
+from ..evaluation import evaluate, evaluate_losses, log_results
+from ..modeling import MultiTaskNet
+from ..report import write_json
+from ..tasks import build_tasks
+from .checkpoint import MultiTaskCheckpointer
+from .rank_watch import RankWatch
+
+
+def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, who: str, ranks: RankWatch) -> dict:
+    """Evaluate a model on DATASETS.TEST and print the figures under a name."""
+    loader = build_eval_loader(cfg, records)
+    results = evaluate(model, loader, records, tasks, ranks.callbacks())
+    losses = (
+        evaluate_losses(model, build_eval_loader(cfg, records), records, tasks)
+        if cfg.TEST.EVAL_LOSSES
+        else {}
+    )
+    if results:
+        for name, found in losses.items():
+            results[name]["losses"] = found
+        log_results(results, tasks, who)
+    return results
+
+
+def evaluate_checkpoint(cfg: CfgNode) -> dict:
+    """`--eval-only`: evaluate MODEL.WEIGHTS, write results.json into OUTPUT_DIR.
+
+    A full checkpoint of a training is evaluated by its teacher.
+
+    Raises:
+        InputError: without MODEL.WEIGHTS: figures of random weights help nobody.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise InputError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")
+    tasks = build_tasks(cfg)
+    records = eval_records(cfg, tasks)
+    model = build_model(cfg)
+    teacher = _TeacherWeights()
+    checkpointer = MultiTaskCheckpointer(model, trust=cfg.MODEL.TRUST_PICKLE, teacher=teacher)
+    checkpointer.load(cfg.MODEL.WEIGHTS)
+    if teacher.weights:
+        model.load_state_dict(teacher.weights)
+    ranks = RankWatch(cfg.SOLVER.STALL_SECONDS)
+    with ranks.running():
+        results = test(cfg, model, tasks, records, "teacher", ranks)
+    if comm.is_main_process():
+        write_json({"teacher": results}, os.path.join(cfg.OUTPUT_DIR, "results.json"))
+    return results
+
+
+class _TeacherWeights:
+    """Takes the teacher out of a full checkpoint; a plain one leaves it empty."""
+
+    def __init__(self):
+        self.weights: Mapping[str, torch.Tensor] = {}
+
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        return self.weights
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.weights = state

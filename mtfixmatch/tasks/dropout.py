@@ -1,0 +1,52 @@
+"""Dropout that is the same for an image whatever batch it is in."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ASPP
+from torch import Tensor, nn
+
+
+class ImageDropout(nn.Module):
+    """Dropout with a mask for each image from a seed of its own.
+
+    Attributes:
+        seeds: of the images of the next batch; None: PyTorch's dropout, from the global generator.
+    """
+
+    def __init__(self, p: float):
+        """Set to 0 with probability `p`."""
+        super().__init__()
+        self.p = p
+        self.seeds: Sequence[int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of x, (N, ...), in training mode."""
+        if self.seeds is None or not (self.training and self.p):
+            return F.dropout(x, self.p, self.training)
+        noise = torch.empty(x.shape, device=x.device)
+        for image, seed in zip(noise, self.seeds, strict=True):
+            image.uniform_(generator=torch.Generator(x.device).manual_seed(seed))
+        return x * (noise >= self.p) / (1 - self.p)
+
+
+def set_seeds(head: nn.Module, seeds: Sequence[int] | None) -> None:
+    """Give the seeds of the next batch to every ImageDropout in a head."""
+    for module in head.modules():
+        if isinstance(module, ImageDropout):
+            module.seeds = seeds
+
+
+def drop_by_image(head: nn.Module) -> None:
+    """Put ImageDropout in the place of the dropout at the end of Detectron2's ASPP."""
+    for module in [m for m in head.modules() if isinstance(m, ASPP)]:
+        module.image_dropout = ImageDropout(module.dropout)
+        module.dropout = 0.0
+        module.register_forward_hook(_drop)
+
+
+def _drop(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+    # A copy of the module, as the teacher is, finds its own dropout here.
+    return cast(ImageDropout, module.image_dropout)(output)
