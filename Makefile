@@ -36,7 +36,7 @@ lint: venv
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Kills trainings, breaks writes and spoils steps, many times: about ten minutes.
+# Kills trainings, breaks writes and inputs, spoils steps, many times: about half an hour.
 faults: venv
 	$(RUN) tools/faults.py
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Kill trainings, break the writing of checkpoints, spoil steps; print what was survived.
+"""Kill trainings, break writes and inputs, spoil steps; print what was survived.
 
 A training has survived a fault if what it left in the end equals, bit by bit but for times, what a
 training left that nobody disturbed. A checkpoint has, if the error is told and the one before it
-loads; a step, if nothing has changed on any rank.
+loads; a spoilt input, if it is read rightly or named; a lost data worker, if it is named in a
+minute; a step, if nothing has changed on any rank.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from data_faults import break_inputs
 from faulty import (
     FAULTS,
     at_byte,
@@ -102,6 +104,7 @@ def main() -> None:
         disks.mkdir()
         tallies = campaign.tallies | break_writes(disks)
         tallies |= spoil_steps(campaign.root, Path(name) / "spoiled")
+        tallies |= break_inputs(Path(name) / "inputs", args.seed)
     headers = ["fault", "tries", "survived", "steps repeated, mean / most"]
     print(tabulate(rows_of(tallies), headers=headers, tablefmt="pipe"))
     wrong = [text for tally in tallies.values() for text in tally.wrong]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
 
@@ -82,6 +83,8 @@ class WatchedLoader:
             _kill(workers)
             raise InputError(str(lost)) from None
         except (RuntimeError, OSError, EOFError):  # of PyTorch, if one died while it handed over
+            # Its connections may break before its end is known.
+            wait([worker.sentinel for worker in workers], timeout=5)
             dead = [i for i, worker in enumerate(workers) if not worker.is_alive()]
             if not dead:
                 raise
