@@ -36,7 +36,7 @@ lint: venv
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Kills trainings, breaks writes and inputs, spoils steps, many times: about half an hour.
+# Kills trainings and single processes of them, breaks writes and inputs, spoils steps, many times.
 faults: venv
 	$(RUN) tools/faults.py
 

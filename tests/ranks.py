@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.multiprocessing as mp
 from detectron2.engine.launch import _distributed_worker, _find_free_port
@@ -24,6 +25,7 @@ from engine_helpers import (
     gradients,
     losses_of,
     make_batch,
+    relative_difference,
     run_config,
     run_step,
 )
@@ -134,6 +136,17 @@ def blanked(pseudo: dict[str, list], record, kept: str) -> dict[str, list]:
     return pseudo
 
 
+def differs(step: dict, single: dict) -> list[str]:
+    """What a step of several processes has not in common with that of one."""
+    a, b = step["losses"], single["losses"]
+    wrong = [key for key in a.keys() | b.keys() if a.get(key) != pytest.approx(b.get(key), 1e-5)]
+    for what in ("gradients", "buffers"):
+        a, b = step[what], single[what]
+        if a.keys() != b.keys() or relative_difference(a.values(), b.values()) >= 1e-6:
+            wrong.append(what)
+    return wrong
+
+
 def mixes_work(root: Path, output: Path, count: int, size: int, seed: int) -> None:
     """What each process does."""
     torch.set_num_threads(1)
@@ -221,11 +234,11 @@ def main() -> None:
     """ROOT OUTPUT MIXES ON_FOUR SEED: what 1, 2 and 4 processes have seen and done, as files."""
     root, output = map(Path, sys.argv[1:3])
     mixes, on_four, seed = map(int, sys.argv[3:])
-    for world_size in (1, 2, 4):
+    for world_size in (1, 2, 4) if on_four else (1, 2):
         count = mixes if world_size < 4 else on_four
         fork_ranks(mixes_work, world_size, root, output, count, 8, seed)
         fork_ranks(figures_work, world_size, root, output)
-    for work in (views_work, losses_work):
+    for work in (views_work, losses_work) if on_four else ():
         for world_size in (1, 2):
             fork_ranks(work, world_size, root, output)
 

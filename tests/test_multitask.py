@@ -1,4 +1,5 @@
 import pickle
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from helpers import tiny_config
 
 from mtfixmatch.engine.checkpoint import MultiTaskCheckpointer, export_model
 from mtfixmatch.errors import InputError
+from mtfixmatch.tasks.dropout import ImageDropout
 
 BOTH = ["detection", "segmentation"]
 SUBSETS = [["detection"], ["segmentation"], BOTH, BOTH[::-1]]
@@ -133,6 +135,28 @@ def test_a_head_may_run_on_no_image_and_so_may_the_whole_network(trained):
     after = dict(trained.named_buffers())
     same = (n for n in before if not n.endswith("num_batches_tracked"))
     assert all(torch.equal(after[name], before[name]) for name in same)
+
+
+def test_the_dropout_of_an_image_depends_on_its_seed_alone():
+    dropout = ImageDropout(0.5)
+    dropout.seeds = [1, 2, 3]
+    whole = dropout(torch.ones(3, 4, 16, 16))
+    assert set(whole.unique().tolist()) == {0, 2} and 0.9 < float(whole.mean()) < 1.1
+    assert not torch.equal(whole[0], whole[1])
+    dropout.seeds = [3]
+    assert torch.equal(dropout(torch.ones(1, 4, 16, 16))[0], whole[2])
+    assert torch.equal(dropout.eval()(torch.ones(2, 4, 16, 16)), torch.ones(2, 4, 16, 16))
+
+
+def test_a_copy_of_the_network_has_dropouts_of_its_own(build):
+    model = build("MODEL.SEM_SEG_HEAD.ASPP_DROPOUT", 0.5).train()
+    teacher = deepcopy(model).eval()
+    rows = {"segmentation": [0, 1]}
+    with torch.no_grad():
+        first, again = (teacher(views(2), rows)[0]["segmentation"][0] for _ in range(2))
+        drawn = [model(views(2), rows, seeds)[0]["segmentation"][0] for seeds in ([1, 2], [1, 3])]
+    assert torch.equal(first, again)
+    assert not torch.equal(drawn[0][1], drawn[1][1])
 
 
 def test_results_have_the_size_of_the_original_images(model):

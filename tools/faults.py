@@ -4,7 +4,8 @@
 A training has survived a fault if what it left in the end equals, bit by bit but for times, what a
 training left that nobody disturbed. A checkpoint has, if the error is told and the one before it
 loads; a spoilt input, if it is read rightly or named; a lost data worker, if it is named in a
-minute; a step, if nothing has changed on any rank.
+minute; a step, if nothing has changed on any rank. Several processes have, if the one that failed
+is named and all end within a minute.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from faulty import (
 )
 from faulty_steps import spoil_in_two_processes
 from kill_training import ANYWHERE, ASKED, INSIDE, Campaign, Tally
+from rank_faults import break_ranks
 
 from mtfixmatch.errors import InputError
 
@@ -105,6 +107,7 @@ def main() -> None:
         tallies = campaign.tallies | break_writes(disks)
         tallies |= spoil_steps(campaign.root, Path(name) / "spoiled")
         tallies |= break_inputs(Path(name) / "inputs", args.seed)
+        tallies |= break_ranks(Path(name), args.seed)
     headers = ["fault", "tries", "survived", "steps repeated, mean / most"]
     print(tabulate(rows_of(tallies), headers=headers, tablefmt="pipe"))
     wrong = [text for tally in tallies.values() for text in tally.wrong]
