@@ -80,14 +80,24 @@ def check_config(cfg: CfgNode) -> None:
         value = _get(cfg, key)
         if value not in choices:
             raise InputError(f"{key} is {value!r}: it must be one of {', '.join(choices)}")
+    _check_numbers(cfg)
+
+
+def _check_numbers(cfg: CfgNode) -> None:
+    for key in ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS"):
+        if _get(cfg, key) < 1:
+            raise InputError(f"{key} is {_get(cfg, key)}: it must be at least 1")
     if any(side <= 0 or side % 32 for side in cfg.INPUT.TRAIN_SIZE):
         raise InputError(f"INPUT.TRAIN_SIZE is {cfg.INPUT.TRAIN_SIZE}: multiples of 32 are needed")
     low, high = cfg.INPUT.SCALE_RANGE
     if not 0 < low <= high:
         raise InputError(f"INPUT.SCALE_RANGE is {cfg.INPUT.SCALE_RANGE}: 0 < least <= greatest")
-    for key in ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS"):
-        if _get(cfg, key) < 1:
-            raise InputError(f"{key} is {_get(cfg, key)}: it must be at least 1")
+    burn_in, steps = cfg.FIXMATCH.BURN_IN, cfg.SOLVER.MAX_ITER
+    if cfg.FIXMATCH.METHOD != "supervised" and not 0 <= burn_in < steps:
+        raise InputError(
+            f"FIXMATCH.BURN_IN is {burn_in}: with SOLVER.MAX_ITER {steps} no step is left for "
+            "unlabeled images"
+        )
     if not 0 <= cfg.DATALOADER.MAX_BROKEN <= 1:
         raise InputError(
             f"DATALOADER.MAX_BROKEN is {cfg.DATALOADER.MAX_BROKEN}: it is a share, 0-1"
