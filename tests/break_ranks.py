@@ -201,13 +201,18 @@ class Breaker:
             ended = any(launch.status is not None for launch in launches)
             return ended or sum(len(launch.steps) for launch in launches) >= 2 * step
 
+        def pids() -> list[int]:
+            return [pid for launch in launches for pid in launch.ranks()]
+
+        # Who fails by itself may be gone when the others have got that far.
+        wait_until(lambda: len(pids()) == 2, launches, 120)
+        ranks = pids()
         if not wait_until(started, launches, 120) or any(x.status is not None for x in launches):
             return "it did not start"
-        pids = [pid for launch in launches for pid in launch.ranks()]
         time.sleep(self.rng.uniform(0, 0.3))
         broken = launches[rank] if len(launches) == 2 else launches[0]
         if kind in (KILLED, STOPPED_RANK):
-            os.kill(pids[rank], signal.SIGKILL if kind == KILLED else signal.SIGSTOP)
+            os.kill(ranks[rank], signal.SIGKILL if kind == KILLED else signal.SIGSTOP)
         elif kind == MACHINE:
             broken.kill()
         elif kind == ASKED:
@@ -221,7 +226,7 @@ class Breaker:
         print(f"{kind}: {time.monotonic() - start:.0f} s", file=sys.stderr)
         if not wait_until(lambda: all(x.gone() for x in others), launches, 15):
             return "processes are left"
-        return self._wrong_end(kind, others, pids[rank], rank)
+        return self._wrong_end(kind, others, ranks[rank], rank)
 
     def _wrong_end(self, kind: str, launches: list[Launch], pid: int, rank: int) -> str:
         statuses = [launch.status for launch in launches]
