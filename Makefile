@@ -29,7 +29,7 @@ $(OUTPUT)/report.md: $(DATA)/street/street.json
 	    DATASETS.ROOT $(DATA) OUTPUT_DIR $(OUTPUT) $(ARGS)
 
 test: venv
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses logical --dist loadfile
 
 lint: venv
 	$(VENV)/bin/ruff check .
