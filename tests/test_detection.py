@@ -502,6 +502,19 @@ def test_unlabeled_images_give_no_false_positives():
     assert average_precision(found, truth)["mAP"] < 0.99
 
 
+def test_an_ignored_box_is_drawn_grey_and_without_a_name(make_task):
+    boxes, classes = torch.tensor([[20.0, 20, 60, 60]]), torch.tensor([2])
+    image = np.zeros((80, 80, 3), dtype=np.uint8)
+    pictures = {}
+    for ignored in (True, False):
+        target = boxes_target((80, 80), boxes, classes, torch.tensor([ignored]))
+        pictures[ignored] = make_task().draw(image, target).astype(int)
+    grey = pictures[True]
+    assert (grey.max(axis=2) == grey.min(axis=2)).all() and grey[40, 18:23].max() > 60
+    assert grey[26:54, 26:54].max() == 0  # no name inside
+    assert (pictures[False].max(axis=2) - pictures[False].min(axis=2)).max() > 30
+
+
 def test_crowds_are_ignored():
     with_crowd = {"a": [*BOXES["a"], ([60, 0, 100, 40], 0, 1)], "b": BOXES["b"]}
     found = perfect()

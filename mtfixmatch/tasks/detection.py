@@ -119,21 +119,19 @@ class Detection(Task):
         return boxes_target(found.image_size, found.pred_boxes.tensor, found.pred_classes, ignore)
 
     def draw(self, image: np.ndarray, target: Instances) -> np.ndarray:
-        """See base class; ignored boxes are grey, whatever their class."""
+        """See base class; ignored boxes are grey and without a name, for there may be many."""
         # Brighter than in a map: a name in Cityscapes' dark blue could not be read.
         colors = 0.3 + 0.7 * np.array(self.metadata.thing_colors) / 255
-        classes, ignored = target.gt_classes.tolist(), target.gt_ignore.tolist()
-        boxes = target.gt_boxes.tensor.cpu().numpy()
-        drawn = Visualizer(image).overlay_instances(
-            boxes=boxes,
-            labels=[
-                "ignored" if ignore else self.class_names[c]
-                for c, ignore in zip(classes, ignored, strict=True)
-            ],
-            assigned_colors=[
-                (0.5, 0.5, 0.5) if ignore else tuple(colors[c])
-                for c, ignore in zip(classes, ignored, strict=True)
-            ],
+        ignored, objects = (target[x].to("cpu") for x in (target.gt_ignore, ~target.gt_ignore))
+        canvas = Visualizer(image)
+        canvas.overlay_instances(
+            boxes=ignored.gt_boxes, assigned_colors=[(0.5, 0.5, 0.5)] * len(ignored)
+        )
+        classes = objects.gt_classes.tolist()
+        drawn = canvas.overlay_instances(
+            boxes=objects.gt_boxes,
+            labels=[self.class_names[c] for c in classes],
+            assigned_colors=[tuple(colors[c]) for c in classes],
         )
         return drawn.get_image()
 
