@@ -220,6 +220,12 @@ def test_freeze_at_counts_stem_and_stages(build, freeze_at, expected):
     assert sum(p.numel() for p in net.parameters() if not p.requires_grad) == expected
 
 
+def test_it_is_built_without_gradients_too(build):
+    with torch.no_grad():
+        net = build("resnet18", "MODEL.BACKBONE.FREEZE_AT", 1).backbone.bottom_up
+    assert sum(p.numel() for p in net.parameters() if not p.requires_grad) == STEM
+
+
 def test_freeze_at_5_freezes_all_but_the_pyramid(build):
     backbone = build("convnext_atto", "MODEL.BACKBONE.FREEZE_AT", 5).backbone
     assert not any(p.requires_grad for p in backbone.bottom_up.parameters())

@@ -82,6 +82,7 @@ class TimmFeatures(Backbone):
         self.train()
 
     @classmethod
+    @torch.enable_grad()  # what a feature hangs on is read from its graph, whoever builds it
     def from_config(cls, cfg: CfgNode) -> dict:
         """Build the network, load its weights, try it on an image, freeze what is to be frozen."""
         node, strides = cfg.MODEL.TIMM, (4, 8, 16, encoder_stride(cfg))
