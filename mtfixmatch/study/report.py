@@ -29,7 +29,7 @@ PAPER_LEGEND = " Below ours stands the paper's figure and, in brackets, ours les
 
 
 def write_report(study: Study, runs: list[Run]) -> Path:
-    """Write report.md, figures.csv, tables/, curves/ and qualitative.png into study.output.
+    """Write report.md, figures.csv, tables/, curves/ and qualitative.jpg into study.output.
 
     A report of the whole study in its own folder is shown in its README.md too, see readme.py.
 
@@ -132,8 +132,8 @@ def _curves(study: Study, table: TableLayout, block: Block) -> str:
 def _pictures(study: Study, runs: list[Run]) -> list[str]:
     if "figure" not in study.content:
         return []
-    reason = draw_grid(study, runs, study.output / "qualitative.png")
-    text = "Drawn is what scores over TEST.PICTURE_THRESHOLD.\n\n![predictions](qualitative.png)"
+    reason = draw_grid(study, runs, study.output / "qualitative.jpg")
+    text = "Drawn is what scores over TEST.PICTURE_THRESHOLD.\n\n![predictions](qualitative.jpg)"
     if reason:
         text = f"No picture: {reason}."
     return ["## Predictions\n\n" + text]
