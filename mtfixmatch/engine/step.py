@@ -129,8 +129,9 @@ def split_rows(count: int, parts: int) -> list[list[int]]:
 
 def sum_over_ranks(values: Sequence[float] | Tensor, device: torch.device) -> list[float]:
     """The sum over all ranks of each value, on every rank."""
-    total = torch.as_tensor(values, dtype=torch.float64).to(device, torch.float32)
-    if comm.get_world_size() > 1:
+    total = torch.as_tensor(values, dtype=torch.float64)
+    if comm.get_world_size() > 1:  # else counts stay off the GPU, which would be waited for
+        total = total.to(device, torch.float32)
         dist.all_reduce(total)
     return total.tolist()
 
