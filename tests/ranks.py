@@ -7,7 +7,7 @@ import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,9 @@ def build_doubled(cfg):
     model = build_model(cfg).double()
     model.register_forward_pre_hook(lambda _, given: (given[0].double(), *given[1:]))
     return model
+
+
+PRECISIONS = {"float32": build_model, "float64": build_doubled}
 
 
 def steps_of_mixes(
@@ -192,15 +195,15 @@ def views_work(root: Path, output: Path) -> None:
 
 
 def losses_work(root: Path, output: Path) -> None:
-    """By sampler, the losses of the first steps."""
+    """By sampler and precision, the losses of the first steps."""
     torch.set_num_threads(1)
-    trainer_module.build_model = build_doubled
     found = {}
-    for sampler in SAMPLERS:
+    for sampler, (precision, build) in product(SAMPLERS, PRECISIONS.items()):
+        trainer_module.build_model = build
         trainer = build_trainer(training_config(root, output, sampler, 0))
         batches = enumerate(islice(trainer._trainer.data_loader, STEPS))
         steps = [losses_of(run_step(trainer, batch, step=step)) for step, batch in batches]
-        found[sampler] = steps
+        found[sampler, precision] = steps
     torch.save(found, output / f"losses_{comm.get_rank()}_of_{comm.get_world_size()}.pth")
 
 

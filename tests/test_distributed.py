@@ -59,14 +59,18 @@ def test_images_and_views_depend_neither_on_workers_nor_on_the_split(found):
     assert len({strong for _, _, strong in whole.values()}) > 3 * 3 * 8 / 2  # not all the same
 
 
+@pytest.mark.parametrize("precision, count", [("float64", STEPS), ("float32", 2)])
 @pytest.mark.parametrize("sampler", ["explicit", "implicit", "uniform"])
-def test_two_processes_train_as_one(found, sampler):
-    """With dropout; over several steps, from pseudo-labels of a teacher that learns."""
-    expected = found["losses_0_of_1"][sampler]
+def test_two_processes_train_as_one(found, sampler, precision, count):
+    """With dropout; over several steps, from pseudo-labels of a teacher that learns.
+
+    Single precision differs by 1e-7, until some anchor has another match for its rounding.
+    """
+    expected = found["losses_0_of_1"][sampler, precision]
     assert len(expected) == STEPS
     for rank in (0, 1):
-        steps = found[f"losses_{rank}_of_2"][sampler]
-        for step, single in zip(steps, expected, strict=True):
+        steps = found[f"losses_{rank}_of_2"][sampler, precision]
+        for step, single in list(zip(steps, expected, strict=True))[:count]:
             assert step == pytest.approx(single, rel=1e-5, abs=1e-8)
 
 
