@@ -176,6 +176,25 @@ def test_mean_spread_difference_and_marks(study):
     ]
 
 
+def test_differences_from_a_baseline_seed_by_seed(tmp_path):
+    table = STUDY["tables"][0] | {"blocks": {"": {"where": {"setting": "b", "tasks": "both"}}}}
+    study = make_study(tmp_path, paper="", tables=[table | {"baseline": ["supervised"]}])
+    runs = runs_of(study, setting="b", tasks="both", detection_labels=10)
+    figures = {"supervised": (0.1, 0.4, 0.2), "fixmatch": (0.3, 0.3)}  # the third seed is missing
+    for method, values in figures.items():
+        for run in (run for run in runs if run.factors["method"] == method):
+            if run.factors["seed"] < len(values):
+                finish(run, detection=values[run.factors["seed"]])
+    text = write_report(study, study.runs).read_text()
+    told = text[text.index("Less supervised, seed by seed") :]
+    # +.2 and -.1: their mean is .05, their deviation .3 / sqrt(2).
+    row = ["fixmatch", "detection/mAP", "+0.0500 ± 0.2121 (1 of 2)", "-"]
+    assert rows_of(told)[2:] == [row]
+    finish(runs[0], detection=0.1)
+    with_one_seed = write_report(study, [run for run in study.runs if run.factors["seed"] == 0])
+    assert "Less supervised" not in with_one_seed.read_text()
+
+
 def test_states_are_counted_and_failures_told(study):
     text = write_report(study, study.runs).read_text()
     rows = rows_of(text)
@@ -356,6 +375,8 @@ def test_experiments_that_a_table_cannot_tell_apart(tmp_path):
         ({"rows": ["colour"]}, "tables.0..*'colour' is no factor"),
         ({"row": []}, "unknown keys .'row'."),
         ({"where": {"size": 1}}, "'size' is no factor"),
+        ({"baseline": ["fixmatsch"]}, "baseline: expected a value of each of method"),
+        ({"baseline": ["fixmatch", 10]}, "baseline: expected a value of each of method"),
         ({"metrics": ["depth/delta1"]}, "no task 'depth'"),
         ({"blocks": {"x": {"caption": ""}}}, "blocks.x: .*unknown keys .'caption'."),
     ],

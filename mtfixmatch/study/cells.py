@@ -44,13 +44,13 @@ class Cell:
 
     Attributes:
         runs: that belong here, one for each seed.
-        values: of those that are done.
+        values: of those that are done, by seed.
         states: of all of them, in words.
         paper: the paper's figure.
     """
 
     runs: list[Run] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
+    values: dict[Value | None, float] = field(default_factory=dict)
     states: list[str] = field(default_factory=list)
     paper: Figure | None = None
 
@@ -58,7 +58,7 @@ class Cell:
         """The figure of the paper, or the mean of ours over the seeds."""
         if source == PAPER:
             return None if self.paper is None else self.paper.value
-        return fmean(self.values) if self.values else None
+        return fmean(self.values.values()) if self.values else None
 
     def variant(self, source: str) -> dict[str, Value]:
         """The factors of what was trained, but for the seed."""
@@ -70,14 +70,14 @@ class Cell:
     @property
     def spread(self) -> float | None:
         """The sample standard deviation over the seeds, if there are two of them."""
-        return stdev(self.values) if len(self.values) > 1 else None
+        return stdev(self.values.values()) if len(self.values) > 1 else None
 
     @property
     def difference(self) -> float | None:
         """Ours less the paper's."""
         if self.paper is None or not self.values:
             return None
-        return fmean(self.values) - self.paper.value
+        return fmean(self.values.values()) - self.paper.value
 
     @property
     def word(self) -> str:
@@ -124,7 +124,7 @@ class Block:
             cell.states.append(WORDS.get(state.name, state.name))
             measured = (run.name, key[0], key[1])
             if measured in values:
-                cell.values.append(values[measured])
+                cell.values[run.factors.get(SEED)] = values[measured]
 
     def _check(self) -> None:
         for place, cell in self.cells.items():

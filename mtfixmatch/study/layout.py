@@ -11,7 +11,7 @@ from .plan import STUDY_FILE, Study, Value
 Key = tuple[str, str]  # metric, class ("" for none)
 Filter = list[dict[str, list[Value]]]  # any of these; a mapping asks for all its factors
 
-BLOCK_KEYS = {"where", "rows", "columns", "metrics", "overlap_of"}
+BLOCK_KEYS = {"where", "rows", "columns", "metrics", "overlap_of", "baseline"}
 TABLE_KEYS = BLOCK_KEYS | {"table", "caption", "blocks"}
 CLASS_KEYS = {"table", "caption", "where", "rows", "task"}
 
@@ -27,6 +27,7 @@ class BlockLayout:
         columns: factors that name a column; none: the figures are the columns.
         keys: the figures.
         overlap_of: images that label subsets were drawn from at random; 0: they were not.
+        baseline: the row that the others are compared with seed by seed; none: they are not.
     """
 
     title: str
@@ -35,6 +36,7 @@ class BlockLayout:
     columns: list[str]
     keys: list[Key]
     overlap_of: int = 0
+    baseline: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,19 @@ def _block(title: str, entry: Mapping[str, Any], study: Study, where: str) -> Bl
     keys = [(metric, "") for metric in entry["metrics"]]
     for metric, _ in keys:
         main_metric(metric.split("/")[0])  # it knows the tasks
-    return BlockLayout(title, selection, rows, columns, keys, entry.get("overlap_of", 0))
+    baseline = tuple(entry.get("baseline", ()))
+    factors = [study.content["factors"][name] for name in rows]
+    if baseline and not _is_row(baseline, factors):
+        raise InputError(f"{where}.baseline: expected a value of each of {', '.join(rows)}")
+    overlap_of = entry.get("overlap_of", 0)
+    return BlockLayout(title, selection, rows, columns, keys, overlap_of, baseline)
+
+
+def _is_row(values: Sequence[Value], factors: Sequence[Any]) -> bool:
+    """Whether there is one for each factor, and one of its own where it names them."""
+    pairs = zip(values, factors, strict=False)
+    known = all(value in f for value, f in pairs if isinstance(f, Mapping))
+    return len(values) == len(factors) and known
 
 
 def read_filter(where: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Filter:

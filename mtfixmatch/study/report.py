@@ -11,6 +11,7 @@ from .figures import our_figures, paper_figures, write_figures
 from .grid import draw_grid
 from .layout import TableLayout, read_layout
 from .overlap import overlap_table
+from .paired import paired_table
 from .plan import Run, Study
 from .plots import draw_curves
 from .readme import show_in_readme
@@ -107,7 +108,7 @@ def _table(study: Study, table: TableLayout, material: Material) -> str:
         if block.layout.columns:
             parts.append(f"Columns: {axis_title(block)}")
         parts.append(_classes(table, block, material) if table.per_class else markdown(block))
-        parts.append(overlap_table(block, material))
+        parts += [paired_table(block), overlap_table(block, material)]
         parts.append(_curves(study, table, block))
     return "\n\n".join(part for part in parts if part)
 
