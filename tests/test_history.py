@@ -50,6 +50,19 @@ def watched(steps, losses, states=None):
     return kept, told, medians
 
 
+def test_memory_holds_the_newest_scalars_only():
+    keep = KeepHistories()
+    with EventStorage(0) as storage:
+        keep.trainer = SimpleNamespace(storage=storage)
+        keep.before_train()
+        for step in range(history.KEPT + 5):
+            storage.iter = step
+            storage.put_scalar("loss", float(step))
+        assert [value for value, _ in storage.history("loss").values()[:2]] == [5.0, 6.0]
+        assert len(storage.history("loss").values()) == history.KEPT
+        assert storage.history("loss").global_avg() == (history.KEPT + 4) / 2  # of all of them
+
+
 @pytest.mark.parametrize("cut", [1, 19, 20, 60, 99, 100])
 def test_warnings_and_medians_do_not_see_an_interruption(cut):
     def zero(step):

@@ -4,25 +4,33 @@ import json
 import math
 import os
 from contextlib import suppress
+from functools import partial
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from fvcore.common.history_buffer import HistoryBuffer
 
 from ..errors import InputError
 from ..files import write_atomically
 
 WINDOW = 20  # steps over which writers and TeacherWatch take their medians
+# Steps that stay in memory: of so many the printer takes a median for the time that is left.
+KEPT = 1000
 
 
 class KeepHistories(HookBase):
-    """Keeps the newest scalars in the checkpoint, so that medians over them go on."""
+    """Keeps the newest scalars in the checkpoint, so that medians over them go on.
+
+    In memory it keeps KEPT of each; Detectron2 would let them grow for a million steps.
+    """
 
     def __init__(self) -> None:
         self._loaded: dict[str, dict] = {}
 
     def before_train(self) -> None:
-        """Put into the new storage what the checkpoint brought."""
+        """Bound the new storage, and put into it what the checkpoint brought."""
+        self.trainer.storage.histories().default_factory = partial(HistoryBuffer, KEPT)
         for name, found in self._loaded.items():
             for value, step in found["values"]:
                 hint = found["smoothing"]
