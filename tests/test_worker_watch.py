@@ -90,6 +90,29 @@ def test_a_worker_killed_between_two_images_is_named():
             pass
 
 
+def test_a_worker_whose_end_is_seen_before_it_can_be_asked_for_is_named():
+    """The kernel closes the files of a process, its sentinel too, before it can be waited for."""
+    broken, end = os.pipe()
+    os.close(end)
+    worker = SimpleNamespace(pid=123, sentinel=broken, exitcode=None, kill=lambda: None)
+    worker.is_alive = lambda: worker.exitcode is None
+    worker.join = lambda timeout: setattr(worker, "exitcode", -9)
+
+    class Batches:
+        _workers = (worker,)
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    loader = WatchedLoader(Batches(), WatchedMapper(read, 1), 45)
+    with pytest.raises(InputError, match="data worker 123 was killed by SIGKILL, between two"):
+        next(iter(loader))
+    os.close(broken)
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_read_that_never_ends_is_named(tmp_path, workers):
     """Of a pipe into which nobody writes; without workers the process itself hangs in it."""

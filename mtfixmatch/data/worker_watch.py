@@ -83,11 +83,12 @@ class WatchedLoader:
             _kill(workers)
             raise InputError(str(lost)) from None
         except (RuntimeError, OSError, EOFError):  # of PyTorch, if one died while it handed over
-            # Its connections may break before its end is known.
-            wait([worker.sentinel for worker in workers], timeout=5)
-            dead = [i for i, worker in enumerate(workers) if not worker.is_alive()]
+            # Its connections break before the sentinel, and that before its end can be asked for.
+            ended = wait([worker.sentinel for worker in workers], timeout=5)
+            dead = [i for i, worker in enumerate(workers) if worker.sentinel in ended]
             if not dead:
                 raise
+            workers[dead[0]].join(5)
             _kill(workers)
             raise InputError(_death(workers[dead[0]], self._mapper.rows[dead[0]])) from None
 
