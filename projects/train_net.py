@@ -12,9 +12,10 @@ from contextlib import nullcontext
 # PyTorch says at every import that a function which Detectron2 uses will go away.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
+import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from detectron2.engine import default_argument_parser, default_setup, launch  # noqa: E402
-from detectron2.engine.launch import _distributed_worker  # noqa: E402
+from detectron2.utils import comm  # noqa: E402
 from torch.multiprocessing.spawn import ProcessException  # noqa: E402
 
 from mtfixmatch.engine import MultiTaskTrainer, evaluate_checkpoint, load_config  # noqa: E402
@@ -54,13 +55,18 @@ def launch_main(args):
 
 def join_torchrun(args):
     """This is one of the processes that torchrun has started, and starts again when one fails."""
-    names = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-    local_rank, world_size, args.num_gpus, args.machine_rank = (int(os.environ[n]) for n in names)
-    args.num_machines = world_size // args.num_gpus
-    if world_size == 1:
-        return main(args)
-    places = (local_rank, main, world_size, args.num_gpus, args.machine_rank)
-    return _distributed_worker(*places, "env://", (args,))
+    local_rank, args.num_gpus = (int(os.environ[n]) for n in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    args.num_machines, args.machine_rank = world_size // args.num_gpus, rank // args.num_gpus
+    # The store outlives a restart, and has the addresses of those that are gone.
+    store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    comm.create_local_process_group(args.num_gpus)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    comm.synchronize()
+    return main(args)
 
 
 if __name__ == "__main__":
