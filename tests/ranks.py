@@ -221,6 +221,18 @@ def training_config(root: Path, output: Path, sampler: str, workers: int):
     )
 
 
+def networks_work(root: Path, output: Path) -> None:
+    """Digests of student and teacher after each step, with a BatchNorm that is not synchronised."""
+    torch.set_num_threads(1)
+    trainer = build_trainer(run_config(root, output, *NARROW))
+    batch, found = make_batch(trainer, "dbsnbbdn"), []
+    for step in range(STEPS):
+        run_step(trainer, batch[comm.get_rank() :: comm.get_world_size()], step=step)
+        networks = (trainer._trainer.student, trainer.teacher)
+        found += [digest(*network.state_dict().values()) for network in networks]
+    torch.save(found, output / f"networks_{comm.get_rank()}_of_{comm.get_world_size()}.pth")
+
+
 def figures_work(root: Path, output: Path) -> None:
     """By number of images, the figures of an evaluation, on rank 0, with the losses."""
     torch.set_num_threads(1)
@@ -241,7 +253,7 @@ def main() -> None:
         count = mixes if world_size < 4 else on_four
         fork_ranks(mixes_work, world_size, root, output, count, 8, seed)
         fork_ranks(figures_work, world_size, root, output)
-    for work in (views_work, losses_work) if on_four else ():
+    for work in (views_work, losses_work, networks_work) if on_four else ():
         for world_size in (1, 2):
             fork_ranks(work, world_size, root, output)
 

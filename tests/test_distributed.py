@@ -74,6 +74,12 @@ def test_two_processes_train_as_one(found, sampler, precision, count):
             assert step == pytest.approx(single, rel=1e-5, abs=1e-8)
 
 
+def test_ranks_have_the_same_networks_though_each_normalises_by_its_own_images(found):
+    own, other, alone = (found[f"networks_{name}"] for name in ("0_of_2", "1_of_2", "0_of_1"))
+    assert own == other
+    assert len(set(own) - set(alone)) == 2 * STEPS  # the norm does see its rank's images only
+
+
 @pytest.mark.parametrize("images, world_size", [(1, 2), (2, 4)])
 def test_there_may_be_more_processes_than_images_to_evaluate(found, images, world_size):
     expected = found["figures_0_of_1"][images]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..augmentation.strong import StrongAugmentation
 from ..modeling import MultiTaskNet
+from ..modeling.sync_norm import share_statistics
 from ..tasks import Task
 from ..tasks.task import Raw, Target
 from .ema import update_teacher
@@ -108,6 +109,7 @@ class FixMatchTrainer(SimpleTrainer):
         with self.guard.undoing(self, record):
             losses = self.learn(record)
             self.update()
+            share_statistics(self.student)
             update_teacher(self.teacher, self.student, self.ema_decay)
         storage = get_event_storage()
         storage.put_scalars(data_time=data_time, **losses)
@@ -175,27 +177,24 @@ class FixMatchTrainer(SimpleTrainer):
 
     def student_inputs(self, record: StepRecord) -> tuple[Tensor, list[Term]]:
         """The student's one batch: labeled weak views, then strong views; and all loss terms."""
+        batch, strong_images = record.batch, record.strong_images
         weak_images = union(record.labeled)
         images = record.weak[weak_images]
-        record.seeds = dropout_seeds(record.batch, weak_images, self.seed, strong=False)
+        record.seeds = dropout_seeds(batch, weak_images, self.seed, strong=False)
         if record.strong is not None:
             images = torch.cat([images, record.strong])
-            record.seeds += dropout_seeds(
-                record.batch, record.strong_images, self.seed, strong=True
-            )
+            record.seeds += dropout_seeds(batch, strong_images, self.seed, strong=True)
         size = (images.shape[2], images.shape[3])
         terms = []
         for task in self.tasks:
             head = self.student.head(task.name)
-            targets = [record.batch[i]["targets"][task.name] for i in record.labeled[task.name]]
+            targets = [batch[i]["targets"][task.name] for i in record.labeled[task.name]]
             rows = [weak_images.index(i) for i in record.labeled[task.name]]
             assigned = head.assign(targets, size, unsupervised=False)
             terms.append(Term(task, False, rows, assigned))
             if self.strong_augmentation is not None:
-                rows = [
-                    len(weak_images) + record.strong_images.index(i)
-                    for i in record.unlabeled[task.name]
-                ]
+                first, unlabeled = len(weak_images), record.unlabeled[task.name]
+                rows = [first + strong_images.index(i) for i in unlabeled]
                 assigned = head.assign(record.moved[task.name], size, unsupervised=True)
                 terms.append(Term(task, True, rows, assigned))
         set_normalizers(terms, self.student)

@@ -1,7 +1,10 @@
-"""BatchNorm over all ranks on a CPU."""
+"""BatchNorm of several processes."""
 
 import torch
+import torch.distributed as dist
+from detectron2.utils import comm
 from fvcore.nn.distributed import differentiable_all_reduce
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import Tensor, nn
 
 
@@ -35,3 +38,18 @@ def sync_on_cpu(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.SyncBatchNorm):
             module.__class__ = CpuSyncBatchNorm  # type: ignore[assignment]  # of the same state
+
+
+@torch.no_grad()
+def share_statistics(model: nn.Module) -> None:
+    """Average BatchNorm's running statistics over all ranks.
+
+    Where ranks normalise by their own images, as plain BatchNorm does, each has statistics of its
+    own; teachers would differ, and a checkpoint has those of one rank alone.
+    """
+    layers = get_bn_modules(model) if comm.get_world_size() > 1 else []
+    own = [x for layer in layers for x in (layer.running_mean, layer.running_var) if x is not None]
+    if own:
+        flat = torch.cat(own) / comm.get_world_size()
+        dist.all_reduce(flat)
+        torch._foreach_copy_(own, list(flat.split([len(x) for x in own])))
