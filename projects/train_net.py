@@ -15,6 +15,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from detectron2.engine import default_argument_parser, default_setup, launch  # noqa: E402
+from detectron2.engine.launch import DEFAULT_TIMEOUT  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 from torch.multiprocessing.spawn import ProcessException  # noqa: E402
 
@@ -61,7 +62,8 @@ def join_torchrun(args):
     # The store outlives a restart, and has the addresses of those that are gone.
     store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    places = {"rank": rank, "world_size": world_size, "timeout": DEFAULT_TIMEOUT}
+    dist.init_process_group(backend, store=store, **places)
     comm.create_local_process_group(args.num_gpus)
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
