@@ -1,12 +1,18 @@
 """Rows of `make faults`: processes that fail each other, and random mixes of labels over them."""
 
 import json
+import random
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from break_ranks import ASKED, ASLEEP, BUSY, KILLED, MACHINE, RAISES, STOPPED_RANK
+from clusters import Cluster
+from compare_runs import differences
 from helpers import REPOSITORY
 from kill_training import Tally
 from ranks import CASES, differs
@@ -19,6 +25,7 @@ TRIES = {
     "40": {STOPPED_RANK: 1, ASLEEP: 1, MACHINE: 1},
 }
 MIXES = 34  # of each case
+RESTARTS = 5  # by torchrun, and of a job of SLURM
 
 
 def break_ranks(folder: Path, seed: int) -> dict[str, Tally]:
@@ -33,7 +40,33 @@ def break_ranks(folder: Path, seed: int) -> dict[str, Tally]:
             tally.tries += found["tries"]
             tally.survived += found["survived"]
             tally.wrong += found["wrong"]
-    return tallies | {"labels mixed over 2 ranks": mix_labels(folder, seed)}
+    tallies["labels mixed over 2 ranks"] = mix_labels(folder, seed)
+    return tallies | start_again(folder / "cluster", seed)
+
+
+def start_again(folder: Path, seed: int) -> dict[str, Tally]:
+    """Trainings that a cluster's tools start again."""
+    folder.mkdir()
+    rng, cluster = random.Random(seed), Cluster(folder)
+    whole, killed, asked = cluster.launch("whole"), Tally(), Tally()
+    for i in range(RESTARTS):
+        rank, delay = rng.randrange(2), rng.uniform(0, 0.5)
+        again = partial(cluster.kill_under_torchrun, f"killed_{i}", rank, delay)
+        count(killed, again, whole)
+        number, delay = rng.choice((signal.SIGTERM, signal.SIGUSR1)), rng.uniform(0, 0.5)
+        count(asked, partial(cluster.queue_again, f"asked_{i}", number, delay), whole)
+    return {"rank killed under torchrun": killed, "job stopped and queued again": asked}
+
+
+def count(tally: Tally, again: Callable[[], Path], whole: Path) -> None:
+    """One try, which should have left the same as the whole training."""
+    try:
+        wrong = ", ".join(differences(whole, again()))
+    except AssertionError as error:
+        wrong = str(error)
+    tally.tries += 1
+    tally.survived += not wrong
+    tally.wrong += [wrong] * bool(wrong)
 
 
 def mix_labels(folder: Path, seed: int) -> Tally:
