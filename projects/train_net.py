@@ -27,7 +27,7 @@ from mtfixmatch.errors import InputError  # noqa: E402
 
 
 def main(args):
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, args.opts, resume=args.resume)
     cfg.freeze()
     if args.eval_only:
         default_setup(cfg, args)

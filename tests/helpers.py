@@ -33,13 +33,15 @@ SMALL: dict[str, Any] = {
 }
 
 
-def tiny_config(root: str | Path, *opts: Any) -> CfgNode:
+def tiny_config(root: str | Path, *opts: Any, resume: bool = False) -> CfgNode:
     """The small ResNet on the data below `root`, small enough for a test.
 
     Args:
         root: the fixture `street_root`.
         opts: `KEY, VALUE` pairs that come last.
+        resume: as --resume.
     """
     places = {"DATASETS.ROOT": str(root), "DATASETS.CACHE_DIR": str(Path(root) / "cache")}
     given = [x for pair in (SMALL | places).items() for x in pair]
-    return load_config(str(CONFIGS / "street" / "resnet18.yaml"), [*given, *opts])
+    config = str(CONFIGS / "street" / "resnet18.yaml")
+    return load_config(config, [*given, *opts], resume=resume)

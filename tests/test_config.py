@@ -244,6 +244,18 @@ def test_classes_and_options_are_filled_in(street_root):
     assert tiny_config(street_root, "SEED", 11).SEED == 11
 
 
+def test_a_resumed_run_keeps_the_seed_that_it_has_drawn(street_root, tmp_path):
+    opts = ("SEED", -1, "OUTPUT_DIR", str(tmp_path))
+    first = tiny_config(street_root, *opts, resume=True)
+    (tmp_path / "config.yaml").write_text(first.dump())
+    assert tiny_config(street_root, *opts, resume=True).SEED == first.SEED
+    assert tiny_config(street_root, *opts).SEED != first.SEED
+    assert tiny_config(street_root, *opts, "SEED", 3, resume=True).SEED == 3
+    (tmp_path / "config.yaml").write_text("VERSION: 2")
+    with pytest.raises(InputError, match=r"config.yaml has no SEED"):
+        tiny_config(street_root, *opts, resume=True)
+
+
 def test_a_task_left_out_needs_no_classes(street_root):
     cfg = tiny_config(street_root, "MODEL.TASKS", ["segmentation"])
     assert (cfg.MODEL.RETINANET.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (0, 19)

@@ -27,14 +27,21 @@ CHOICES = {
 }
 
 
-def load_config(config_file: str, opts: list[str]) -> CfgNode:
+def load_config(config_file: str, opts: list[str], *, resume: bool = False) -> CfgNode:
     """The config of a run: as resolved, then what data and machine decide.
+
+    Args:
+        config_file: path, "" for the defaults.
+        opts: `KEY VALUE` pairs.
+        resume: with SEED -1, the seed is the one that the run in OUTPUT_DIR has drawn.
 
     Raises:
         InputError: for a missing file, an unknown key, or a value that cannot be.
     """
     setup_logger(name="mtfixmatch")
     cfg = resolve_config(config_file, opts)
+    if cfg.SEED < 0:
+        cfg.SEED = _draw_seed(cfg.OUTPUT_DIR if resume else "")
     prepare_config(cfg)
     return cfg
 
@@ -111,14 +118,26 @@ def _get(cfg: CfgNode, key: str):
     return node
 
 
+def _draw_seed(folder: str) -> int:
+    """The same on all ranks: that of the run in the folder, or a new one."""
+    path = os.path.join(folder, "config.yaml")
+    own = -1
+    if folder and comm.is_main_process() and os.path.isfile(path):
+        try:
+            with open(path) as file:
+                own = yaml.safe_load(file)["SEED"]
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise InputError(f"{path} has no SEED to go on with ({error!r}); give it") from None
+    known = comm.all_gather(own)[0]
+    return comm.shared_random_seed() % 2**31 if known < 0 else known
+
+
 def prepare_config(cfg: CfgNode) -> None:
-    """Fill in what data and machine decide: classes, device, seed."""
+    """Fill in what data and machine decide: classes, device."""
     register_datasets(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but there is no GPU: using the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
-    if cfg.SEED < 0:
-        cfg.SEED = comm.shared_random_seed() % 2**31
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if names:
         get_records(names)  # one pass over all data sets: bad files stop the run here
