@@ -46,7 +46,7 @@ class Cluster:
             path.chmod(0o755)
 
     def start(self, output: Path, *command: str, **variables: str) -> subprocess.Popen:
-        """A command that ends with those of train_net.py, at the end of which is the training."""
+        """Start a command; what train_net.py is told comes last."""
         given = [*command, *arguments(self.folder / "data", output, "explicit", 0), *BATCH]
         environment = {**os.environ, **variables}
         with open(f"{output}.log", "a") as log:

@@ -1,5 +1,6 @@
 """Values that are not finite, put into a step at each place that they can come from."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,7 @@ def spoiled_step(trainer, place: str, rank: int, step: int) -> tuple[str, dict[s
 def spoil_all(root: Path, output: Path) -> None:
     """In each process: each place and rank, once skipped, once stopped; the results as a file."""
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)  # what is told is in the errors too
     trainer = build_trainer(run_config(root, output, *NARROW))
     guard = trainer._trainer.guard
     results: dict[tuple, dict] = {}
