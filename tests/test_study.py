@@ -237,7 +237,7 @@ def test_states_of_a_run(study):
     assert names == ["missing", "failed", "interrupted", "done", "changed"]
     assert state_of(failed).message == "exit status 1: error: no"
     assert results_of(done) == {"a": {"m": 1.0}}
-    assert results_of(failed) is None
+    assert results_of(failed) == results_of(done, "student") == {}
     assert pending([missing, failed, interrupted, done]) == [missing, failed, interrupted]
     with pytest.raises(InputError, match="one-on-seed0 was made with other settings"):
         pending(study.runs)

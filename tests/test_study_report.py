@@ -84,13 +84,14 @@ def runs_of(study, **factors):
     return [run for run in study.runs if all(run.factors.get(k) == v for k, v in wanted)]
 
 
-def finish(run, **results):
+def finish(run, student=None, **results):
     """Make a run look done; `detection=.2` is its main metric."""
     for task, metric in (("detection", "mAP"), ("segmentation", "mIoU")):
         if isinstance(results.get(task), float):
             results[task] = {metric: results[task]}
     write_status(run, None)
     content = {"teacher": {"geometric_mean": None, **results}, "iteration": 1}
+    content |= {"student": student} if student else {}
     (run.folder / "results_best.json").write_text(json.dumps(content))
     (run.folder / "report.md").write_text("done")
 
@@ -343,6 +344,20 @@ def test_metrics_as_columns_and_losses(tmp_path):
     assert ["both", "supervised", "0.4000", "0.2000", "0.5000"] in rows
     assert ["both", "fixmatch", "0.4000 □", "**0.1000**", "**0.6000** □"] in rows
     assert ["detection", "supervised", "**0.9000**", "0.3000", ""] in rows
+
+
+def test_the_student_beside_the_teacher(tmp_path):
+    table = {"table": 1, "rows": ["method"], "where": {"setting": "b", "detection_labels": 10}}
+    table["metrics"] = ["detection/mAP", "student/detection/mAP"]
+    study = make_study(tmp_path, "", tables=[table])
+    supervised = runs_of(study, setting="b", tasks="both", method="supervised", detection_labels=10)
+    fixmatch = runs_of(study, setting="b", method="fixmatch", detection_labels=10)
+    for value, run in zip((0.2, 0.4), (supervised[0], fixmatch[0]), strict=True):
+        finish(run, detection=value, segmentation=0.5, student={"detection": {"mAP": value / 4}})
+    finish(supervised[1], detection=0.3, segmentation=0.5)  # which did not evaluate it
+    rows = rows_of(write_report(study, study.runs).read_text())
+    assert ["supervised", "0.2500 ± 0.0707 (2 of 3)", "0.0500 (1 of 3)"] in rows
+    assert ["fixmatch", "**0.4000** (1 of 3)", "**0.1000** (1 of 3)"] in rows
 
 
 def test_two_single_tasks_are_no_joint_result(tmp_path):

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from ..errors import InputError
 from ..evaluation import geometric_mean
 from ..tasks import TASK_REGISTRY
-from .figures import PAPER, SEED, Figure, main_metric, tasks_of
+from .figures import PAPER, SEED, Figure, main_metric, task_of, tasks_of
 from .layout import BlockLayout, Key, matches
 from .plan import Run, Value
 from .state import State, state_of
@@ -117,7 +117,7 @@ class Block:
     def _add(self, run: Run, state: State, values: Mapping[tuple[str, str, str], float]) -> None:
         tasks = tasks_of(run)
         for key in self.keys:
-            if key[0].split("/")[0] not in tasks:
+            if task_of(key[0]) not in tasks:
                 continue
             cell = self._cell(run.factors, key)
             cell.runs.append(run)

@@ -15,7 +15,7 @@ from .state import results_of
 OURS, PAPER = "ours", "paper"
 PAPER_FILE = "paper.csv"
 SUBSETS_FILE = "label_subsets.json"  # by train_net.py, when it starts
-OVERLAP = "overlap"
+OVERLAP, STUDENT = "overlap", "student"
 SEED = "seed"  # the factor that figures are averaged over
 
 
@@ -26,7 +26,7 @@ class Figure:
     Attributes:
         source: "ours" or "paper".
         factors: of the run, or of the paper's experiment.
-        metric: <task>/<metric>, "geometric_mean" or "overlap".
+        metric: <task>/<metric>, "geometric_mean" or "overlap"; of a student "student/..." before.
         value: as it was measured.
         class_name: where it is the figure of one class.
         table: of the paper, where it stands there.
@@ -49,6 +49,11 @@ def tasks_of(run: Run) -> list[str]:
     return list(ast.literal_eval(tasks)) if tasks else list(TASK_REGISTRY)
 
 
+def task_of(metric: str) -> str:
+    """The task that a metric belongs to."""
+    return metric.removeprefix(f"{STUDENT}/").split("/")[0]
+
+
 def main_metric(task: str) -> str:
     """The metric that counts for a task."""
     if task not in TASK_REGISTRY:
@@ -63,16 +68,22 @@ def class_metric(task: str) -> str:
 
 def our_figures(run: Run) -> list[Figure]:
     """What a run has measured; nothing if it is not done, but for the overlap of its labels."""
-    results = results_of(run) or {}
-    named = {("geometric_mean", ""): results.get("geometric_mean"), (OVERLAP, ""): overlap_of(run)}
-    for task in TASK_REGISTRY:
-        if task in results:
-            named |= _of_task(task, results[task])
+    named = _named(results_of(run)) | {(OVERLAP, ""): overlap_of(run)}
+    for (metric, class_name), value in _named(results_of(run, STUDENT)).items():
+        named[f"{STUDENT}/{metric}", class_name] = value
     return [
         Figure(OURS, run.factors, metric, value, class_name, run=run.name)
         for (metric, class_name), value in named.items()
         if value is not None
     ]
+
+
+def _named(results: Mapping) -> dict[tuple[str, str], float | None]:
+    named = {("geometric_mean", ""): results.get("geometric_mean")}
+    for task in TASK_REGISTRY:
+        if task in results:
+            named |= _of_task(task, results[task])
+    return named
 
 
 def _of_task(task: str, found: Mapping) -> dict[tuple[str, str], float | None]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from .figures import Figure, class_metric, main_metric
+from .figures import Figure, class_metric, main_metric, task_of
 from .plan import STUDY_FILE, Study, Value
 
 Key = tuple[str, str]  # metric, class ("" for none)
@@ -116,7 +116,7 @@ def _block(title: str, entry: Mapping[str, Any], study: Study, where: str) -> Bl
         raise InputError(f"{where}: {unknown[0]!r} is no factor of the study")
     keys = [(metric, "") for metric in entry["metrics"]]
     for metric, _ in keys:
-        main_metric(metric.split("/")[0])  # it knows the tasks
+        main_metric(task_of(metric))  # it knows the tasks
     baseline = tuple(entry.get("baseline", ()))
     factors = [study.content["factors"][name] for name in rows]
     if baseline and not _is_row(baseline, factors):

@@ -46,11 +46,12 @@ def state_of(run: Run) -> State:
     return State("interrupted" if resumable else "missing")
 
 
-def results_of(run: Run) -> dict[str, Any] | None:
-    """The best teacher's results as evaluation.evaluate gives them; None if it is not done."""
-    if state_of(run).name != "done":
-        return None
-    return _read(run.folder / BEST_FILE)["teacher"]
+def results_of(run: Run, who: str = "teacher") -> dict[str, Any]:
+    """Results of the best teacher, or of the student then, as evaluation.evaluate gives them.
+
+    Empty if the run is not done, or has not evaluated its student (TEST.EVAL_STUDENT).
+    """
+    return _read(run.folder / BEST_FILE).get(who, {}) if state_of(run).name == "done" else {}
 
 
 def minutes_of(run: Run) -> float:
