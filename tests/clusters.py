@@ -15,11 +15,16 @@ from lives import arguments, make_data
 TRAIN_NET = (sys.executable, "-W", "ignore", str(REPOSITORY / "projects" / "train_net.py"))
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 BATCH = ("SOLVER.IMS_PER_BATCH", "4", "DATALOADER.LABELED_PER_BATCH", "2")
+TIMEOUT = 300  # seconds, for a training
 
-JOB = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2"}
+JOB = {
+    **{"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node[1-2]"},
+    **{"SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "1"},
+}
 # What SLURM's commands do for it, as far as the script calls them; both nodes are this machine.
 SLURM = {
     "srun": """#!/bin/bash
+[ "$1" != --cpus-per-task=1 ] || shift
 for node in 0 1; do SLURM_NODEID=$node "$@" & tasks+=($!); done
 for task in "${tasks[@]}"; do wait "$task" || status=$?; done
 exit $status
@@ -55,7 +60,7 @@ class Cluster:
     def launch(self, name: str) -> Path:
         """A training that nobody interrupts."""
         output = self.folder / name
-        status = self.start(output, *TRAIN_NET, "--num-gpus", "2").wait(200)
+        status = self.start(output, *TRAIN_NET, "--num-gpus", "2").wait(TIMEOUT)
         assert status == 0, log_of(output)[-3000:]
         return output
 
@@ -69,7 +74,7 @@ class Cluster:
             with suppress(psutil.NoSuchProcess):
                 if process.environ().get("LOCAL_RANK") == str(rank):
                     process.kill()
-        assert agent.wait(200) == 0, log_of(output)[-3000:]
+        assert agent.wait(TIMEOUT) == 0, log_of(output)[-3000:]
         return output
 
     def queue_again(self, name: str, number: int, delay: float) -> Path:
@@ -87,9 +92,9 @@ class Cluster:
             with suppress(psutil.NoSuchProcess):
                 if process.name() != "bash" and process.name() != "srun":
                     process.send_signal(number)
-        assert script.wait(200) == 75, log_of(output)[-3000:]
+        assert script.wait(TIMEOUT) == 75, log_of(output)[-3000:]
         assert queue.read_text() == "17\n"
-        assert self.start(output, *job, **places, **JOB).wait(200) == 0, log_of(output)[-3000:]
+        assert self.start(output, *job, **places, **JOB).wait(TIMEOUT) == 0, log_of(output)[-3000:]
         return output
 
 
