@@ -2,8 +2,9 @@
 """Train many tiny steps and watch what must not grow: memory, open files, time (`make soak`).
 
 Compared are the second tenth of the training and the last one; the first is warm-up. The exit
-status is 1 if resident memory has grown by more than one percent or any file was left open. Each
-batch on its way from a worker is an open file too, so the least number of a tenth counts.
+status is 1 if resident memory has grown by more than one percent or files were left open. Each
+batch on its way from a worker is an open file too, so the number counts that nine looks of ten find
+at least.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, quantiles
 
 import psutil
 from tabulate import tabulate
@@ -24,6 +25,7 @@ from helpers import REPOSITORY
 from lives import arguments, make_data
 
 MOST_GROWTH = 0.01
+MOST_FILES = 5  # that more are open: the number wavers, but there are 8 evaluations between
 SECONDS = 1.0  # between two looks
 OPEN_FILES = "open files, at least"
 Sample = dict[str, float]
@@ -41,13 +43,14 @@ def look(process: psutil.Process) -> Sample:
 
 
 def watch(command: list[str]) -> list[Sample]:
-    """Run it to its end and look at it all the while."""
+    """Run it to its end and look at it, as long as it has its data workers."""
     samples = []
     training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     process = psutil.Process(training.pid)
     while training.poll() is None:
         try:
-            samples.append(look(process))
+            if process.children():
+                samples.append(look(process))
         except psutil.NoSuchProcess:  # it has just ended
             break
         time.sleep(SECONDS)
@@ -62,10 +65,15 @@ def step_times(metrics: Path) -> list[float]:
     return [line["time"] for line in lines if "time" in line]
 
 
+def low(values: list[float]) -> float:
+    """What nine values of ten reach."""
+    return quantiles(values, n=10, method="inclusive")[0]
+
+
 def tenths(name: str, values: list[float]) -> tuple[float, float]:
-    """The median of the second tenth, and of the last; of open files the least number."""
+    """The median of the second tenth, and of the last; of open files the lowest decile."""
     size = len(values) // 10
-    typical = min if name == OPEN_FILES else median
+    typical = low if name == OPEN_FILES else median
     return typical(values[size : 2 * size]), typical(values[-size:])
 
 
@@ -88,7 +96,7 @@ def main() -> None:
     print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".4g"))
     before, after = figures["resident memory, MiB"]
     files = figures[OPEN_FILES]
-    sys.exit(int(after > before * (1 + MOST_GROWTH) or files[1] > files[0]))
+    sys.exit(int(after > before * (1 + MOST_GROWTH) or files[1] > files[0] + MOST_FILES))
 
 
 if __name__ == "__main__":
