@@ -1,4 +1,5 @@
 import ast
+import logging
 import re
 from pathlib import Path
 
@@ -205,6 +206,22 @@ def test_bad_values_of_the_data_are_named(street_root, key, value, said):
         tasks = build_tasks(cfg)
         build_train_loader(cfg, tasks, train_records(cfg, tasks))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("sampling, warned", [("implicit", ["detection"]), ("explicit", [])])
+def test_labels_that_most_batches_will_not_have_are_warned_of(
+    street_root, caplog, monkeypatch, sampling, warned
+):
+    """Of 16 images and 4 in a batch: 2 with boxes, 4 with maps."""
+    labels = ("TASKS.DETECTION.LABELS", 2, "TASKS.SEGMENTATION.LABELS", 4)
+    cfg = tiny_config(street_root, *labels, "DATALOADER.SAMPLING", sampling)
+    tasks = build_tasks(cfg)
+    monkeypatch.setattr(logging.getLogger("mtfixmatch"), "propagate", True)
+    train_records(cfg, tasks)
+    messages = {r.getMessage() for r in caplog.records if r.levelno == logging.WARNING}
+    assert len(messages) == len(warned)
+    for message, task in zip(messages, warned, strict=True):
+        assert message.startswith(f"One batch of 2 has an image labeled for {task}")
 
 
 def test_a_missing_config_file_is_named():

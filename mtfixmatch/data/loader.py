@@ -106,9 +106,9 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
         keys = {task.name: task.label_key for task in tasks}
         records = hide_by_manifest(records, keys, cfg.DATASETS.LABEL_MANIFEST)
     else:
-        counts = {task.label_key: task.num_labels for task in tasks}
+        wanted = {task.label_key: task.num_labels for task in tasks}
         records = hide_labels(
-            records, counts, mode=cfg.DATASETS.LABEL_SUBSETS, seed=cfg.DATASETS.LABEL_SEED
+            records, wanted, mode=cfg.DATASETS.LABEL_SUBSETS, seed=cfg.DATASETS.LABEL_SEED
         )
     for task in tasks:
         if not any(task.label_key in record for record in records):
@@ -116,7 +116,16 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
                 f"no image of {list(cfg.DATASETS.TRAIN)} is labeled for {task.name}: check the "
                 f"dataset's files, TASKS.{task.name.upper()}.LABELS and MODEL.TASKS"
             )
-    logger.info("Training labels: %s", count_labels(records, [t.label_key for t in tasks]))
+    counts = count_labels(records, [task.label_key for task in tasks])
+    logger.info("Training labels: %s", counts)
+    for task in tasks if cfg.DATALOADER.SAMPLING == "implicit" else ():
+        batches = len(records) / (counts[task.label_key] * cfg.SOLVER.IMS_PER_BATCH)
+        if batches > 1:
+            logger.warning(
+                "One batch of %.0f has an image labeled for %s (DATALOADER.SAMPLING is implicit): "
+                "explicit puts DATALOADER.LABELED_PER_BATCH images with labels into each",
+                *(batches, task.name),
+            )
     return records
 
 
