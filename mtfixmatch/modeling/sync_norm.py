@@ -42,13 +42,19 @@ def sync_on_cpu(model: nn.Module) -> None:
 
 @torch.no_grad()
 def share_statistics(model: nn.Module) -> None:
-    """Average BatchNorm's running statistics over all ranks.
+    """Average the running statistics of BatchNorm that is not synchronised, over all ranks.
 
-    Where ranks normalise by their own images, as plain BatchNorm does, each has statistics of its
-    own; teachers would differ, and a checkpoint has those of one rank alone.
+    There each rank normalises by its own images and has statistics of its own; teachers would
+    differ, and a checkpoint has those of one rank alone.
     """
     layers = get_bn_modules(model) if comm.get_world_size() > 1 else []
-    own = [x for layer in layers for x in (layer.running_mean, layer.running_var) if x is not None]
+    own = [
+        statistic
+        for layer in layers
+        if not isinstance(layer, (nn.SyncBatchNorm, CpuSyncBatchNorm))
+        for statistic in (layer.running_mean, layer.running_var)
+        if statistic is not None
+    ]
     if own:
         flat = torch.cat(own) / comm.get_world_size()
         dist.all_reduce(flat)
