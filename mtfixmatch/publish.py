@@ -21,7 +21,7 @@ from .engine.setup import resolve_config
 from .errors import InputError
 from .files import write_atomically
 from .model_zoo import build_network, config_names, get_config_file, load_weights, read_weights
-from .report import read_history, write_json
+from .report import read_history, training_seconds, write_json
 from .tasks import TASK_REGISTRY
 from .tasks.task import get_task_classes
 from .zoo_files import INDEX_FILE, find_model, is_address, read_index, read_json
@@ -163,20 +163,6 @@ def _facts_of(run: Path, cfg: CfgNode) -> dict[str, Any]:
         raise InputError(
             f"{run}: its files are of different trainings, {error} is missing"
         ) from None
-
-
-def training_seconds(history: list[dict]) -> float | None:
-    """How long the steps took, without evaluations, from the lines of metrics.json.
-
-    Each line has the median time of the steps since the one before. A training that was resumed
-    has some of its steps twice; the last ones count.
-    """
-    times = {line["iteration"]: line["time"] for line in history if "time" in line}
-    total, before = 0.0, -1
-    for iteration, seconds in sorted(times.items()):
-        total += seconds * (iteration - before)
-        before = iteration
-    return total or None
 
 
 def portable_config(cfg: CfgNode) -> dict[str, Any]:

@@ -121,6 +121,20 @@ def read_history(path: str) -> list[dict]:
         return [json.loads(line) for line in file if line.strip()]
 
 
+def training_seconds(history: list[dict]) -> float | None:
+    """How long the steps took, without evaluations, from the lines of metrics.json.
+
+    Each line has the median time of the steps since the one before. A training that was resumed
+    has some of its steps twice; the last ones count.
+    """
+    times = {line["iteration"]: line["time"] for line in history if "time" in line}
+    total, before = 0.0, -1
+    for iteration, seconds in sorted(times.items()):
+        total += seconds * (iteration - before)
+        before = iteration
+    return total or None
+
+
 def draw_curves(history: Sequence[Mapping], tasks: Sequence[Task], path: str) -> None:
     """Losses, metrics and pseudo-label figures of each task over the steps."""
     from matplotlib import pyplot as plt

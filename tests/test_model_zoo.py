@@ -26,7 +26,8 @@ from mtfixmatch import model_zoo
 from mtfixmatch.data.datasets.cityscapes import cityscapes_metadata
 from mtfixmatch.engine.setup import resolve_config
 from mtfixmatch.errors import InputError
-from mtfixmatch.publish import RUN_FILES, portable_config, publish, training_seconds, zoo_table
+from mtfixmatch.publish import RUN_FILES, portable_config, publish, zoo_table
+from mtfixmatch.report import training_seconds
 from mtfixmatch.zoo_files import ROOT_VARIABLE
 
 NAME = "street/quickstart"

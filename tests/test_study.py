@@ -26,7 +26,7 @@ from mtfixmatch.study.runner import (
     submit,
 )
 from mtfixmatch.study.show import check_configs
-from mtfixmatch.study.state import State, minutes_of, results_of, state_of, write_status
+from mtfixmatch.study.state import State, results_of, state_of, write_status
 
 PROJECTS = REPOSITORY / "projects"
 # Runs of the paper's tables: single-task 2 x (5 x 5 + 1), (a) 5 x 5 + 1, (b) and (c) 5 x 5,
@@ -292,17 +292,6 @@ def test_a_run_that_was_asked_to_stop_has_not_failed(study, launcher):
     assert launcher(run) == "exit status 75"
     (run.folder / "last_checkpoint").write_text("model_0000001.pth")
     assert state_of(run).name == "interrupted"
-
-
-def test_the_time_of_all_starts_is_kept(study, launcher, monkeypatch):
-    run = study.runs[0]
-    now = iter([0.0, 90.0, 1000.0, 1060.0])
-    monkeypatch.setattr("mtfixmatch.study.runner.time.monotonic", lambda: next(now))
-    launcher(run)
-    assert minutes_of(run) == 1.5
-    write_status(run, None, job="gpu")
-    launcher(run)
-    assert minutes_of(run) == 2.5
 
 
 def test_the_command_is_that_of_the_readme(study, tmp_path):

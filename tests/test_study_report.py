@@ -130,13 +130,15 @@ def study(tmp_path):
 
 
 def test_the_time_of_the_runs_that_are_done(study):
+    """30 steps in each; all were resumed and have made their last 10 twice."""
     assert "minutes" not in write_report(study, study.runs).read_text()
     done = [run for run in study.runs if (run.folder / "report.md").is_file()]
     for run, minutes in zip(done, (2, 4, 3, 90), strict=True):
-        write_status(run, None, minutes=minutes)
+        lines = [{"iteration": i, "time": 2.0 * minutes} for i in (19, 29, 29)]
+        (run.folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
     text = write_report(study, study.runs).read_text()
-    told = "A run took 2 to 90 minutes (4 in the median), the 4 that are done 1.6 hours."
-    assert told in text  # 3.5 rounds to the even 4; 99 minutes are 1.65 hours
+    told = "The steps of a run took 2 to 90 minutes (4 in the median), those of the 4 that are done"
+    assert f"{told} 1.6 hours" in text  # 3.5 rounds to the even 4; 99 minutes are 1.65 hours
 
 
 def test_a_readme_with_marks_shows_the_whole_report(study, tmp_path):

@@ -6,6 +6,7 @@ from statistics import median
 
 from tabulate import tabulate
 
+from ..report import read_history, training_seconds
 from .cells import WORDS, Block, Material, collect_states
 from .figures import our_figures, paper_figures, write_figures
 from .grid import draw_grid
@@ -15,7 +16,6 @@ from .paired import paired_table
 from .plan import Run, Study
 from .plots import draw_curves
 from .readme import show_in_readme
-from .state import minutes_of
 from .tables import axis_title, class_markdown, markdown, write_csv
 
 # Counted even where there are none; other states appear when a run is in them.
@@ -83,13 +83,14 @@ def _states(material: Material) -> str:
 
 def _time(material: Material) -> str:
     done = [run for run in material.runs if material.states[run.name].name == "done"]
-    minutes = [spent for run in done if (spent := minutes_of(run))]
+    histories = [read_history(str(run.folder / "metrics.json")) for run in done]
+    minutes = [spent / 60 for history in histories if (spent := training_seconds(history))]
     if not minutes:
         return ""
     return (
-        f"\n\nA run took {min(minutes):.0f} to {max(minutes):.0f} minutes "
-        f"({median(minutes):.0f} in the median), the {len(minutes)} that are done "
-        f"{sum(minutes) / 60:.1f} hours."
+        f"\n\nThe steps of a run took {min(minutes):.0f} to {max(minutes):.0f} minutes "
+        f"({median(minutes):.0f} in the median), those of the {len(minutes)} that are done "
+        f"{sum(minutes) / 60:.1f} hours, without evaluations."
     )
 
 

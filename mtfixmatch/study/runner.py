@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from ..engine.signals import STOPPED
 from ..errors import InputError
 from .plan import Run
-from .state import minutes_of, state_of, write_status
+from .state import state_of, write_status
 
 LOG_FILE = "run.log"
 
@@ -81,15 +80,13 @@ class Launcher:
         if not os.environ.get("SLURM_JOB_ID"):  # else it says that there is a job
             write_status(run, None)
         environment = dict(os.environ) | (place.enter() if place else {})
-        start = time.monotonic()
         with (run.folder / LOG_FILE).open("a") as log:
             code = subprocess.run(
                 self.command(run), stdout=log, stderr=subprocess.STDOUT, env=environment
             ).returncode
         error = None if code == 0 else _reason(run.folder / LOG_FILE, code)
         # A run that was asked to stop has not failed: it is interrupted.
-        minutes = minutes_of(run) + (time.monotonic() - start) / 60
-        write_status(run, None if code == STOPPED else error, minutes=minutes)
+        write_status(run, None if code == STOPPED else error)
         return error
 
     def checkpoint(self, run: Run) -> Any:

@@ -54,25 +54,16 @@ def results_of(run: Run, who: str = "teacher") -> dict[str, Any]:
     return _read(run.folder / BEST_FILE).get(who, {}) if state_of(run).name == "done" else {}
 
 
-def minutes_of(run: Run) -> float:
-    """How long a run has taken by now, over all its starts."""
-    return (_read(run.folder / STATUS_FILE) or {}).get("minutes", 0.0)
-
-
-def write_status(
-    run: Run, error: str | None, job: str | None = None, minutes: float | None = None
-) -> None:
-    """Keep what a run was started with, how it failed, who has it, how long it took.
+def write_status(run: Run, error: str | None, job: str | None = None) -> None:
+    """Keep what a run was started with, how it failed, who has it.
 
     Args:
         run: whose folder it is written to.
         error: why it failed.
         job: the SLURM partition that has it.
-        minutes: that it has taken; None: no more than before.
     """
-    minutes = minutes_of(run) if minutes is None else round(minutes, 1)
     run.folder.mkdir(parents=True, exist_ok=True)
-    status = {"overrides": run.overrides, "error": error, "job": job, "minutes": minutes}
+    status = {"overrides": run.overrides, "error": error, "job": job}
     write_atomically(run.folder / STATUS_FILE, json.dumps(status, indent=2) + "\n")
 
 
