@@ -26,8 +26,7 @@ NO_MIXING: tuple[Any, ...] = (
     *("SOLVER.MOMENTUM", 0.0, "SOLVER.NESTEROV", False),
     *("SOLVER.CLIP_GRADIENTS.ENABLED", False),
 )
-# Some CPUs' bfloat16 leaves unused taps of a convolution's gradient unwritten where its input is
-# 1x1, as that of P7 is for images of 64x64.
+# What a test compares is exact but for float32's rounding.
 FLOAT32 = ("SOLVER.AMP.ENABLED", False)
 # Kinds of images by letter: the tasks that they are labeled for.
 KINDS = {

@@ -190,6 +190,24 @@ def test_raw_outputs_are_float32_under_autocast(model):
     assert float(zero) == 0
 
 
+@pytest.mark.parametrize("width", [32, 64, 96])
+def test_gradients_of_narrow_images_hold_nothing_that_was_in_memory_before(build, width):
+    """A kernel's column that sees only padding learns nothing, in bfloat16 too."""
+    pyramid = build("MODEL.TASKS", ["detection"]).backbone.fpn.top_block
+    c5 = torch.rand(2, pyramid.p6.in_channels, 4, width // 32)
+    for _ in range(5):
+        rubbish = [torch.full(x.shape, 1e9, dtype=x.dtype) for x in pyramid.parameters()] * 2
+        del rubbish
+        pyramid.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            levels = pyramid(c5)
+        sum(x.float().square().sum() for x in levels).backward()
+        assert all(x.grad.abs().max() < 1e6 for x in pyramid.parameters())
+        if width <= 64:  # P7 sees one column, with padding on both sides
+            assert (pyramid.p7.weight.grad[..., [0, 2]] == 0).all()
+            assert (pyramid.p7.weight.grad[..., 1] != 0).any()
+
+
 def shapes(features):
     return {name: tuple(x.shape[-2:]) for name, x in features.items()}
 

@@ -27,6 +27,8 @@ NETWORKS = (
     *("convnext_atto", "edgenext_xx_small", "fastvit_t8", "mobilevit_xxs", "pvt_v2_b0"),
     *("starnet_s1", "hgnetv2_b0"),
 )
+# PyTorch 2.15 overwrites foreign memory in their backward pass on CPUs without AVX-512.
+NOT_CHANNELS_LAST = ("mobileone_s0", "fastvit_t8")
 RESIDUAL = ["res2", "res3", "res4", "res5"]
 PYRAMID = ["p3", "p4", "p5", "p6", "p7"]
 SMALL = "mobilenetv3_small_050"
@@ -68,7 +70,8 @@ def same_features(found, expected):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_train_a_step_and_evaluate(street_root, tmp_path, name):
-    trainer = build_trainer(run_config(street_root, tmp_path, *timm_opts(name)))
+    opts = ("MODEL.CHANNELS_LAST", name not in NOT_CHANNELS_LAST)
+    trainer = build_trainer(run_config(street_root, tmp_path, *timm_opts(name, *opts)))
     before = [p.clone() for p in trainer.teacher.backbone.parameters()]
     losses = losses_of(run_step(trainer, make_batch(trainer, "bdsn")))
     assert len(losses) == 7 and all(np.isfinite(value) for value in losses.values())

@@ -1,5 +1,6 @@
 """One network that gives every head its features: res2..res5 and, where asked for, p3..p7."""
 
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -25,6 +26,21 @@ class _GivenFeatures(Backbone):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return features
+
+
+class _TopBlock(LastLevelP6P7):
+    """P6 and P7, with gradients that are right for narrow images too.
+
+    In bfloat16 on a CPU, PyTorch (seen: 2.15) leaves a part of the weight gradient of a strided
+    convolution unwritten where its input is one column wide: whatever the memory held is learnt.
+    """
+
+    def forward(self, c5: Tensor) -> list[Tensor]:
+        """Features (N, C, H, W) at stride 32 to those at 64 and 128."""
+        if c5.shape[-1] > 2:  # P6 is wider than one column
+            return super().forward(c5)
+        with torch.autocast(c5.device.type, enabled=False):
+            return super().forward(c5.to(self.p6.weight.dtype))
 
 
 class MultiTaskBackbone(Backbone):
@@ -118,6 +134,6 @@ def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
         in_features=PYRAMID_INPUTS,
         out_channels=channels,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelP6P7(shapes["res5"].channels, channels),
+        top_block=_TopBlock(shapes["res5"].channels, channels),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
