@@ -518,6 +518,11 @@ def test_no_grid_without_the_data(drawn):
     config.write_text(yaml.safe_dump(content))
     text = write_report(study, study.runs).read_text()
     assert "No picture: /nowhere/street" in text and "qualitative.jpg" not in text
+    (study.output / "qualitative.jpg").write_bytes(b"of a report that had the data")
+    text = write_report(study, study.runs).read_text()
+    assert "![predictions](qualitative.jpg)" in text and "No picture" not in text
+    assert "From an earlier report: /nowhere/street" in text
+    assert (study.output / "qualitative.jpg").read_bytes() == b"of a report that had the data"
 
 
 def test_wrong_figure_is_told(tmp_path):

@@ -67,6 +67,8 @@ def _load_config(run: Run) -> CfgNode:
     path = run.folder / "config.yaml"
     try:
         datasets = yaml.safe_load(path.read_text())["DATASETS"]
+    except FileNotFoundError:
+        raise InputError(f"{path} is not kept") from None
     except (OSError, KeyError, TypeError, yaml.YAMLError):
         raise InputError(f"{path} is no config of a run") from None
     # The training images, ten thousands at times, play no part and need not be on this machine.

@@ -134,8 +134,11 @@ def _curves(study: Study, table: TableLayout, block: Block) -> str:
 def _pictures(study: Study, runs: list[Run]) -> list[str]:
     if "figure" not in study.content:
         return []
-    reason = draw_grid(study, runs, study.output / "qualitative.jpg")
+    path = study.output / "qualitative.jpg"
+    reason = draw_grid(study, runs, path)
     text = "Drawn is what scores over TEST.PICTURE_THRESHOLD.\n\n![predictions](qualitative.jpg)"
-    if reason:
+    if reason and path.exists():  # runs are kept for their figures when their weights are gone
+        text += f"\n\nFrom an earlier report: {reason}."
+    elif reason:
         text = f"No picture: {reason}."
     return ["## Predictions\n\n" + text]
