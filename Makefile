@@ -21,7 +21,7 @@ $(VENV)/.complete: setup.py tools/setup_env.sh tools/requirements-detectron2.txt
 	touch $@
 
 $(DATA)/street/street.json: | venv
-	$(RUN) -m mtfixmatch.data.datasets.street --root $(DATA)/street $(STREET) --workers 2
+	$(RUN) -m mtfixmatch.street --root $(DATA)/street $(STREET) --workers 2
 
 # A training that was interrupted goes on from its last checkpoint.
 $(OUTPUT)/report.md: $(DATA)/street/street.json

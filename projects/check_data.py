@@ -14,11 +14,11 @@ import warnings
 # PyTorch says at every import that a function which Detectron2 uses will go away.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
-from mtfixmatch.check import check_data, first_lines  # noqa: E402
-from mtfixmatch.check_report import check_report  # noqa: E402
-from mtfixmatch.data.check import ReaderMessages  # noqa: E402
+from mtfixmatch.check.files import ReaderMessages  # noqa: E402
+from mtfixmatch.check.findings import check_data, first_lines  # noqa: E402
+from mtfixmatch.check.report import check_report  # noqa: E402
 from mtfixmatch.engine import load_config  # noqa: E402
-from mtfixmatch.errors import InputError, InputErrors  # noqa: E402
+from mtfixmatch.utils.errors import InputError, InputErrors  # noqa: E402
 
 
 def parse_args():

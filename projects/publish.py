@@ -14,9 +14,9 @@ from pathlib import Path
 # PyTorch says at every import that a function which Detectron2 uses will go away.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
-from mtfixmatch.errors import InputError  # noqa: E402
-from mtfixmatch.publish import publish, zoo_table  # noqa: E402
-from mtfixmatch.zoo_files import zoo_root  # noqa: E402
+from mtfixmatch.model_zoo.files import zoo_root  # noqa: E402
+from mtfixmatch.model_zoo.publish import publish, zoo_table  # noqa: E402
+from mtfixmatch.utils.errors import InputError  # noqa: E402
 
 
 def parse_args(argv=None):

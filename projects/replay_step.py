@@ -12,8 +12,8 @@ import warnings
 # PyTorch says at every import that a function which Detectron2 uses will go away.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
-from mtfixmatch.errors import InputError  # noqa: E402
-from mtfixmatch.replay import read_step, replay  # noqa: E402
+from mtfixmatch.engine.replay import read_step, replay  # noqa: E402
+from mtfixmatch.utils.errors import InputError  # noqa: E402
 
 
 def main(path, tries):

@@ -15,7 +15,6 @@ from pathlib import Path
 # PyTorch says at every import that a function which Detectron2 uses will go away.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
-from mtfixmatch.errors import InputError  # noqa: E402
 from mtfixmatch.study.plan import STUDY_FILE, load_study  # noqa: E402
 from mtfixmatch.study.report import write_report  # noqa: E402
 from mtfixmatch.study.runner import (  # noqa: E402
@@ -27,6 +26,7 @@ from mtfixmatch.study.runner import (  # noqa: E402
     submit,
 )
 from mtfixmatch.study.show import check_configs, show_plan  # noqa: E402
+from mtfixmatch.utils.errors import InputError  # noqa: E402
 
 PROJECTS = Path(__file__).resolve().parent
 

@@ -20,10 +20,10 @@ from detectron2.utils import comm  # noqa: E402
 from torch.multiprocessing.spawn import ProcessException  # noqa: E402
 
 from mtfixmatch.engine import MultiTaskTrainer, evaluate_checkpoint, load_config  # noqa: E402
-from mtfixmatch.engine.lock import locked  # noqa: E402
-from mtfixmatch.engine.rank_watch import failure_of  # noqa: E402
-from mtfixmatch.engine.signals import STOPPED, forwarding  # noqa: E402
-from mtfixmatch.errors import InputError  # noqa: E402
+from mtfixmatch.runtime.lock import locked  # noqa: E402
+from mtfixmatch.runtime.rank_watch import failure_of  # noqa: E402
+from mtfixmatch.runtime.signals import STOPPED, forwarding  # noqa: E402
+from mtfixmatch.utils.errors import InputError  # noqa: E402
 
 
 def main(args):

@@ -23,11 +23,11 @@ from kill_training import Tally
 from lives import STEPS, _Tell, arguments, make_data
 from torch import multiprocessing
 
-from mtfixmatch import evaluation
-from mtfixmatch.engine import rank_watch
+from mtfixmatch.engine import evaluation
 from mtfixmatch.engine import trainer as trainer_module
-from mtfixmatch.engine.fixmatch import FixMatchTrainer
-from mtfixmatch.engine.signals import STOPPED
+from mtfixmatch.engine.step import FixMatchTrainer
+from mtfixmatch.runtime import rank_watch
+from mtfixmatch.runtime.signals import STOPPED
 
 KILLED, STOPPED_RANK, ASLEEP = "rank killed", "rank stopped (SIGSTOP)", "rank asleep in a step"
 RAISES, MACHINE = "exception on a rank", "machine killed"

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtfixmatch.data.datasets import street
+from mtfixmatch.street import generate as street
 
 # The networks are so small that two threads only wait for each other.
 torch.set_num_threads(1)

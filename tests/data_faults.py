@@ -15,7 +15,7 @@ from helpers import REPOSITORY
 from kill_training import Tally
 from lives import arguments, make_data
 
-from mtfixmatch.data.datasets import street
+from mtfixmatch.street import generate as street
 
 NAMED_WITHIN = 60  # seconds
 BROKEN_SHARE = 0.01

@@ -10,14 +10,14 @@ from typing import NoReturn
 import pytest
 import torch
 
-from mtfixmatch import files
 from mtfixmatch.engine.checkpoint import MultiTaskCheckpointer
+from mtfixmatch.utils import files
 
 FAULTS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "read-only": errno.EROFS}
 
 
 class _File:
-    """Writes up to a byte of all that is written through `mtfixmatch.files`, then acts."""
+    """Writes up to a byte of all that is written through `mtfixmatch.utils.files`, then acts."""
 
     def __init__(self, file, left: list[int], act: Callable[[], NoReturn]):
         self._file, self._left, self._act = file, left, act

@@ -21,8 +21,8 @@ from mtfixmatch.data.datasets.cityscapes import load_cityscapes
 from mtfixmatch.data.datasets.coco_style import load_coco_style
 from mtfixmatch.data.mapper import EvalMapper, TrainMapper
 from mtfixmatch.data.samplers import Draw
-from mtfixmatch.errors import InputError, InputErrors
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError, InputErrors
 
 HEIGHT, WIDTH = 48, 64
 # By image: [x0, y0, x1, y1] in corner coordinates, and the class, of what is drawn into it.

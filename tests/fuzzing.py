@@ -9,7 +9,7 @@ from fuzz_data import message_of, read_all, tree_of, truth_of, write_tree
 from fuzz_files import ERROR, MUTATIONS, SAME, Mutant, Mutate, Source, map_unknown_id
 from fuzz_labels import EDITS
 
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 KINDS = {
     "coco_style": {"images/a.png": "png", "images/b.jpg": "jpeg", "maps/c.png": "map"},

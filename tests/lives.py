@@ -22,10 +22,10 @@ from faulty import at_byte, at_call
 from helpers import CONFIGS, REPOSITORY, SMALL
 from torch.utils import tensorboard  # noqa: F401
 
-from mtfixmatch.data.datasets import street
 from mtfixmatch.engine import trainer as trainer_module
 from mtfixmatch.engine.history import WriteMetrics
-from mtfixmatch.engine.signals import STOPPED
+from mtfixmatch.runtime.signals import STOPPED
+from mtfixmatch.street import generate as street
 
 STEPS, PERIOD = 12, 2
 SAMPLERS = ("explicit", "implicit", "uniform")

@@ -17,7 +17,7 @@ from helpers import REPOSITORY
 from kill_training import Tally
 from ranks import CASES, differs
 
-from mtfixmatch.data.datasets import street
+from mtfixmatch.street import generate as street
 
 # SOLVER.STALL_SECONDS -> tries; the last one is the default, and takes a minute each time.
 TRIES = {

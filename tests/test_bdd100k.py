@@ -11,7 +11,7 @@ from PIL import Image
 from mtfixmatch.data.datasets import bdd100k
 from mtfixmatch.data.datasets.bdd100k import bdd100k_metadata, load_bdd100k
 from mtfixmatch.data.partial_labels import count_labels
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 HEIGHT, WIDTH = 20, 30
 KEYS = ["annotations", "sem_seg_file_name"]

@@ -4,7 +4,7 @@ import pytest
 
 from mtfixmatch.data.datasets import bdd100k_json
 from mtfixmatch.data.datasets.bdd100k_json import read_frames
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 CAR = 2
 

@@ -10,8 +10,8 @@ from helpers import tiny_config
 from mtfixmatch.data.broken import BrokenFiles
 from mtfixmatch.data.loader import build_train_loader, train_records
 from mtfixmatch.engine.hooks import KeepBrokenFiles
-from mtfixmatch.errors import InputError
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError
 
 SETTING = (
     *("DATALOADER.SAMPLING", "explicit", "DATASETS.LABEL_SUBSETS", "random", "SEED", 3),

@@ -14,15 +14,15 @@ from helpers import CONFIGS, REPOSITORY, SMALL, tiny_config
 from PIL import Image
 
 from mtfixmatch.augmentation.strong import StrongAugmentation
-from mtfixmatch.check import SAMPLES, check_data, first_lines, take_snapshot
-from mtfixmatch.check_report import check_report
-from mtfixmatch.data import check
+from mtfixmatch.check import files as check
+from mtfixmatch.check.findings import SAMPLES, check_data, first_lines, take_snapshot
+from mtfixmatch.check.report import check_report
 from mtfixmatch.data.loader import train_records
 from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.data.samplers import Draw
-from mtfixmatch.errors import InputError
-from mtfixmatch.pictures import GAP, READABLE, TITLE
+from mtfixmatch.engine.visualize import GAP, READABLE, TITLE
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError
 
 COMMAND = REPOSITORY / "projects" / "check_data.py"
 RESNET18 = CONFIGS / "street" / "resnet18.yaml"
@@ -326,8 +326,8 @@ def test_each_broken_image_is_an_error(data):
 
 
 def test_a_sample_is_decoded_unless_all_are_asked_for(data, monkeypatch):
-    monkeypatch.setattr("mtfixmatch.check.DECODED", 3)
-    monkeypatch.setattr("mtfixmatch.check.SAMPLES", 0)
+    monkeypatch.setattr("mtfixmatch.check.findings.DECODED", 3)
+    monkeypatch.setattr("mtfixmatch.check.findings.SAMPLES", 0)
     assert data.check().decoded == 3
     assert data.check(decode_all=True).decoded == 6
 

@@ -23,15 +23,15 @@ from faulty import (
 
 from mtfixmatch.engine import checkpoint as checkpoint_module
 from mtfixmatch.engine.checkpoint import MultiTaskCheckpointer
-from mtfixmatch.engine.checkpoint_files import (
+from mtfixmatch.runtime.checkpoint_files import (
     INDEX,
     full_checkpoints,
     remove_old,
     start_anew,
     write_checkpoint,
 )
-from mtfixmatch.errors import InputError
-from mtfixmatch.files import remove_temporaries, write_atomically
+from mtfixmatch.utils.errors import InputError
+from mtfixmatch.utils.files import remove_temporaries, write_atomically
 
 
 @pytest.mark.parametrize("fault", FAULTS)

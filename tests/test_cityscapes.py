@@ -15,7 +15,7 @@ from mtfixmatch.data.datasets.cityscapes import (
     mask_extents,
     scan_instances,
 )
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 HEIGHT, WIDTH = 20, 30
 ROAD, LICENSE_PLATE, PERSON, CAR, CARAVAN = 7, 255, 24, 26, 29

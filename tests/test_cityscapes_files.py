@@ -8,7 +8,7 @@ from PIL import Image
 
 from mtfixmatch.data.datasets import cityscapes_files, street
 from mtfixmatch.data.datasets.cityscapes import load_cityscapes
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 TRAIN = ("aachen_000000_000019", "hamburg_000000_000042", "ulm_000001_000019")
 

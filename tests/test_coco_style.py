@@ -7,7 +7,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from mtfixmatch.data.datasets.coco_style import load_coco_style
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 COCO_SMALL = Path(__file__).parents[2] / "shared" / "data" / "coco_small"
 HEIGHT, WIDTH = 20, 30

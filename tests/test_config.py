@@ -12,8 +12,8 @@ from mtfixmatch.config import add_mtfixmatch_config
 from mtfixmatch.data.loader import build_train_loader, train_records
 from mtfixmatch.engine import load_config
 from mtfixmatch.engine.setup import choose_precision
-from mtfixmatch.errors import InputError
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError
 
 YAMLS = sorted(CONFIGS.rglob("*.yaml"))
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from mtfixmatch.data import datasets
 from mtfixmatch.data.datasets import check_class_lists, get_records, register_datasets
-from mtfixmatch.data.datasets.street import MARK
-from mtfixmatch.errors import InputError
+from mtfixmatch.street.generate import MARK
+from mtfixmatch.utils.errors import InputError
 
 
 def make_cfg(root, **coco_style):

@@ -8,10 +8,10 @@ from detectron2.structures import Boxes, Instances
 from helpers import tiny_config
 
 from mtfixmatch.augmentation import geometry
-from mtfixmatch.errors import InputError
 from mtfixmatch.tasks.coco_ap import CocoApEvaluator
 from mtfixmatch.tasks.detection import Detection
-from mtfixmatch.tasks.detection_head import IGNORED, DetectionHead, boxes_target
+from mtfixmatch.tasks.retinanet import IGNORED, DetectionHead, boxes_target
+from mtfixmatch.utils.errors import InputError
 
 SIZE = (32, 32)
 # One anchor of 16 x 16 at each of 4 x 4 places, centres at 0, 8, 16, 24: anchor 4 * row + column.

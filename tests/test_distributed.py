@@ -8,7 +8,7 @@ import torch
 from helpers import REPOSITORY
 from ranks import CASES, STEPS, differs, make_mixes
 
-from mtfixmatch.evaluation import flat_results
+from mtfixmatch.engine.evaluation import flat_results
 
 MIXES, ON_FOUR = 8, 2  # of each norm and method
 

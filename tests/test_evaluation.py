@@ -13,7 +13,7 @@ from torch import nn
 
 from mtfixmatch.data.loader import build_eval_loader, eval_records
 from mtfixmatch.data.mapper import EvalMapper
-from mtfixmatch.evaluation import (
+from mtfixmatch.engine.evaluation import (
     _image_losses,
     evaluate,
     evaluate_losses,
@@ -138,7 +138,7 @@ def test_table_of_classes():
 
 def test_logged_figures(caplog):
     tasks = stub_tasks()
-    with caplog.at_level("INFO", "mtfixmatch.evaluation"):
+    with caplog.at_level("INFO", "mtfixmatch.engine.evaluation"):
         log_results(evaluate(Echo(), LOADER, [], tasks), tasks, "teacher")
     for text in ("Evaluation of the teacher", "boxes of the teacher", "0.400", "0.250 ± 0.150"):
         assert text in caplog.text

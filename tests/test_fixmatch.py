@@ -18,8 +18,8 @@ from engine_helpers import (
 
 from mtfixmatch.augmentation.strong import StrongAugmentation
 from mtfixmatch.engine.checkpoint import export_model
-from mtfixmatch.engine.step import images_of, ramp_up, split_rows, union
-from mtfixmatch.errors import InputError
+from mtfixmatch.engine.record import images_of, ramp_up, split_rows, union
+from mtfixmatch.utils.errors import InputError
 
 MIXES = ["".join(mix) for size in range(1, 5) for mix in combinations("ndsb", size)]
 SUPERVISED_KEYS = {"loss_detection_cls", "loss_detection_box", "loss_segmentation_ce"}

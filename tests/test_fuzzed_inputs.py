@@ -18,9 +18,9 @@ from fuzz_files import Source, with_size
 from fuzzing import complaint, file_cases, label_cases
 from PIL import Image
 
-from mtfixmatch import images
-from mtfixmatch.errors import InputError
-from mtfixmatch.images import read_image_size, read_label_map, read_rgb_pixels
+from mtfixmatch.utils import images
+from mtfixmatch.utils.errors import InputError
+from mtfixmatch.utils.images import read_image_size, read_label_map, read_rgb_pixels
 
 CLASS = {"person": 0, "car": 2}  # of Cityscapes and of BDD100K
 

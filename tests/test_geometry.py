@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtfixmatch.augmentation import geometry
-from mtfixmatch.data.datasets.street_scene import draw_scene
+from mtfixmatch.street.scene import draw_scene
 
 SIZE = (96, 110)  # height, width
 FILL = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)

@@ -10,10 +10,10 @@ from engine_helpers import build_trainer, make_batch, run_config, run_step, same
 from faulty_steps import NARROW, PLACES, spoil_in_two_processes, spoiled_step, state_of
 from helpers import REPOSITORY
 
-from mtfixmatch.engine.checkpoint_files import write_checkpoint
-from mtfixmatch.engine.step import not_finite
-from mtfixmatch.errors import InputError
-from mtfixmatch.replay import FirstNonFinite, read_step, replay
+from mtfixmatch.engine.replay import FirstNonFinite, read_step, replay
+from mtfixmatch.runtime.checkpoint_files import write_checkpoint
+from mtfixmatch.runtime.nonfinite import not_finite
+from mtfixmatch.utils.errors import InputError
 
 NAN, INF = float("nan"), float("inf")
 
@@ -121,7 +121,7 @@ def test_a_full_disk_does_not_stop_a_run_that_may_skip(clean, caplog, monkeypatc
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mtfixmatch.engine.guard.replacing", full)
+    monkeypatch.setattr("mtfixmatch.runtime.nonfinite.replacing", full)
     with caplog.at_level(logging.WARNING):
         assert spoiled_step(clean, "image", 0, 1)[0] == ""
     assert "cannot be written: [Errno 28] No space left on device" in caplog.text

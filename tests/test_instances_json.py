@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mtfixmatch.data.datasets.instances_json import read_instances
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 
 def make_content():

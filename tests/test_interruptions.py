@@ -14,8 +14,8 @@ import torch
 from compare_runs import differences
 from lives import arguments, make_data
 
-from mtfixmatch.engine.lock import locked
-from mtfixmatch.engine.signals import STOPPED, StopRequest
+from mtfixmatch.runtime.lock import locked
+from mtfixmatch.runtime.signals import STOPPED, StopRequest
 
 COMMAND = os.path.join(os.path.dirname(__file__), "..", "projects", "train_net.py")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}

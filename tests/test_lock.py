@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from mtfixmatch.engine import lock
-from mtfixmatch.engine.lock import LOCK, locked
-from mtfixmatch.errors import InputError
+from mtfixmatch.runtime import lock
+from mtfixmatch.runtime.lock import LOCK, locked
+from mtfixmatch.utils.errors import InputError
 
 
 def _hold(folder, ready, leave):

@@ -7,8 +7,8 @@ from PIL import Image
 from mtfixmatch.augmentation import geometry
 from mtfixmatch.data.mapper import EvalMapper, TrainMapper, read_rgb
 from mtfixmatch.data.samplers import Draw
-from mtfixmatch.errors import InputError
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError
 
 HEIGHT, WIDTH = 48, 64
 BOX = (20, 12, 44, 30)

@@ -9,8 +9,8 @@ from detectron2.modeling import build_model
 from helpers import tiny_config
 
 from mtfixmatch.engine.checkpoint import MultiTaskCheckpointer, export_model
-from mtfixmatch.errors import InputError
 from mtfixmatch.tasks.dropout import ImageDropout
+from mtfixmatch.utils.errors import InputError
 
 BOTH = ["detection", "segmentation"]
 SUBSETS = [["detection"], ["segmentation"], BOTH, BOTH[::-1]]

@@ -12,7 +12,7 @@ from mtfixmatch.data.partial_labels import (
     hide_labels,
     write_manifest,
 )
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 A, B = "first_label", "second_label"
 

@@ -9,7 +9,7 @@ from break_ranks import ASKED, ASLEEP, BUSY, KILLED, MACHINE, RAISES, STOPPED_RA
 from helpers import REPOSITORY
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from mtfixmatch.engine.rank_watch import RankWatch, failure_of
+from mtfixmatch.runtime.rank_watch import RankWatch, failure_of
 
 KINDS = (KILLED, STOPPED_RANK, ASLEEP, RAISES, MACHINE, BUSY, ASKED)
 
@@ -43,5 +43,5 @@ def test_a_failure_is_told_in_the_words_of_who_failed():
     raised = ProcessRaisedException(f"{head}ValueError: planned", 0, 70)
     assert failure_of(raised, 2).startswith("rank 2 (process 70 on ")
     assert failure_of(raised, 2).endswith(") failed:\nTraceback:\n  File\nValueError: planned")
-    told = ProcessRaisedException(f"{head}mtfixmatch.errors.InputError: no file: x", 0, 70)
+    told = ProcessRaisedException(f"{head}mtfixmatch.utils.errors.InputError: no file: x", 0, 70)
     assert failure_of(told, 2) == "no file: x"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtfixmatch.data.samplers import Draw, MixedBatchSampler, build_pools, labeled_indices
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 KEYS = {"boxes": "annotations", "map": "sem_seg_file_name"}
 RECORDS = [

@@ -16,8 +16,8 @@ from mtfixmatch.data.datasets.scan import (
     scan_files,
     scan_label_map,
 )
-from mtfixmatch.errors import InputError, InputErrors
-from mtfixmatch.images import read_image_size, read_instance_map, read_label_map
+from mtfixmatch.utils.errors import InputError, InputErrors
+from mtfixmatch.utils.images import read_image_size, read_instance_map, read_label_map
 
 
 def count_and_read(path):

@@ -8,7 +8,6 @@ from helpers import tiny_config
 from PIL import Image
 
 from mtfixmatch.augmentation import geometry
-from mtfixmatch.errors import InputError
 from mtfixmatch.tasks.segmentation import (
     IGNORE,
     MeanIoUEvaluator,
@@ -16,6 +15,7 @@ from mtfixmatch.tasks.segmentation import (
     SegmentationHead,
     load_map,
 )
+from mtfixmatch.utils.errors import InputError
 
 K = 3
 SHAPES = {"res2": ShapeSpec(channels=16, stride=4), "res5": ShapeSpec(channels=32, stride=32)}

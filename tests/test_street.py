@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from cityscapesscripts.helpers.labels import id2label, name2label
 
-from mtfixmatch.data.datasets import street
-from mtfixmatch.data.datasets.street_canvas import Scene
-from mtfixmatch.data.datasets.street_scene import draw_scene
-from mtfixmatch.errors import InputError
+from mtfixmatch.street import generate as street
+from mtfixmatch.street.canvas import Scene
+from mtfixmatch.street.scene import draw_scene
+from mtfixmatch.utils.errors import InputError
 
 SMALL: dict[str, Any] = {"num_train": 5, "num_val": 2, "size": (128, 64), "seed": 3}
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtfixmatch.data.datasets import street
 from mtfixmatch.data.datasets.bdd100k import load_bdd100k
 from mtfixmatch.data.datasets.cityscapes import load_cityscapes
-from mtfixmatch.data.datasets.street_layouts import bdd100k_parts
-from mtfixmatch.data.datasets.street_scene import draw_scene
 from mtfixmatch.data.partial_labels import count_labels
-from mtfixmatch.errors import InputError
+from mtfixmatch.street import generate as street
+from mtfixmatch.street.layouts import bdd100k_parts
+from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks.segmentation import load_map
+from mtfixmatch.utils.errors import InputError
 
 SIZE, SEED = (256, 128), 5
 COUNTS = {"num_train": 20, "num_val": 4}

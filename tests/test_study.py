@@ -14,7 +14,6 @@ import yaml
 from helpers import REPOSITORY
 
 from mtfixmatch.data.partial_labels import hide_labels
-from mtfixmatch.errors import InputError
 from mtfixmatch.study.plan import load_study
 from mtfixmatch.study.runner import (
     Launcher,
@@ -27,6 +26,7 @@ from mtfixmatch.study.runner import (
 )
 from mtfixmatch.study.show import check_configs
 from mtfixmatch.study.state import State, results_of, state_of, write_status
+from mtfixmatch.utils.errors import InputError
 
 PROJECTS = REPOSITORY / "projects"
 # Runs of the paper's tables: single-task 2 x (5 x 5 + 1), (a) 5 x 5 + 1, (b) and (c) 5 x 5,

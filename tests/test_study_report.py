@@ -12,7 +12,6 @@ from helpers import REPOSITORY, tiny_config
 from PIL import Image
 
 from mtfixmatch.engine.checkpoint import export_model
-from mtfixmatch.errors import InputError
 from mtfixmatch.study.cells import Block, Material, collect_states
 from mtfixmatch.study.figures import our_figures, overlap_of, paper_figures, tasks_of
 from mtfixmatch.study.layout import matches, read_filter, read_layout
@@ -20,6 +19,7 @@ from mtfixmatch.study.overlap import expected
 from mtfixmatch.study.plan import load_study
 from mtfixmatch.study.report import write_report
 from mtfixmatch.study.state import write_status
+from mtfixmatch.utils.errors import InputError
 
 BOTH = {"MODEL.TASKS": ["detection", "segmentation"]}
 STUDY = {

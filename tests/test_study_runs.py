@@ -12,11 +12,11 @@ import yaml
 from engine_helpers import build_trainer
 from helpers import REPOSITORY, SMALL
 
-from mtfixmatch.data.datasets import street
 from mtfixmatch.data.partial_labels import count_labels
 from mtfixmatch.engine import load_config
-from mtfixmatch.errors import InputError
+from mtfixmatch.street import generate as street
 from mtfixmatch.study.plan import load_study
+from mtfixmatch.utils.errors import InputError
 
 PROJECTS = REPOSITORY / "projects"
 KEYS = {"detection": "annotations", "segmentation": "sem_seg_file_name"}

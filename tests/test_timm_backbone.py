@@ -16,9 +16,9 @@ from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.engine.checkpoint import MultiTaskCheckpointer, export_model
 from mtfixmatch.engine.ema import build_teacher, update_teacher
 from mtfixmatch.engine.setup import resolve_config
-from mtfixmatch.errors import InputError
 from mtfixmatch.modeling.timm_backbone import TimmFeatures, load_state, read_state
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError
 
 # One of each family, the small ones.
 NETWORKS = (

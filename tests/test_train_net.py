@@ -14,7 +14,7 @@ from detectron2.engine import default_argument_parser
 from helpers import CONFIGS, REPOSITORY, SMALL
 from PIL import Image
 
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 TORCH_LOG = re.compile(r"(\[rank\d\]:)?W\d{4} [\d:.]+ \d+ torch/")
 COMMAND = REPOSITORY / "projects" / "train_net.py"

@@ -31,10 +31,10 @@ from mtfixmatch.data.loader import build_train_loader, train_records
 from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.data.samplers import Draw
 from mtfixmatch.engine import evaluate_checkpoint
+from mtfixmatch.engine.evaluation import geometric_mean
 from mtfixmatch.engine.hooks import Diagnostics, EvaluateTeacher
-from mtfixmatch.errors import InputError
-from mtfixmatch.evaluation import geometric_mean
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError
 
 COCO_SMALL = REPOSITORY.parent / "shared" / "data" / "coco_small"
 SETTING = ("DATALOADER.SAMPLING", "explicit", "DATASETS.LABEL_SUBSETS", "random")

@@ -13,7 +13,6 @@ from helpers import tiny_config
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from mtfixmatch.errors import InputError
 from mtfixmatch.modeling.timm_backbone import load_state
 from mtfixmatch.modeling.wheel_weights import (
     WHEELS,
@@ -22,6 +21,7 @@ from mtfixmatch.modeling.wheel_weights import (
     rename_by_order,
     wheel_state,
 )
+from mtfixmatch.utils.errors import InputError
 
 CACHE = Path("~/.cache/mtfixmatch").expanduser()
 

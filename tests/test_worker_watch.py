@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from mtfixmatch.data.loader import build_eval_loader, eval_records
 from mtfixmatch.data.mapper import EvalMapper
-from mtfixmatch.data.worker_watch import WatchedLoader, WatchedMapper, _Look, _Lost
-from mtfixmatch.errors import InputError
-from mtfixmatch.images import read_image_size
+from mtfixmatch.runtime.worker_watch import WatchedLoader, WatchedMapper, _Look, _Lost
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError
+from mtfixmatch.utils.images import read_image_size
 
 KILLER = "killer.png"
 

@@ -21,8 +21,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 
-from mtfixmatch.data.datasets.street_scene import draw_scene
 from mtfixmatch.engine import MultiTaskTrainer, fixmatch, guard, load_config
+from mtfixmatch.street.scene import draw_scene
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
 OUTPUT = "output/bench.json"

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from mtfixmatch.data.datasets import register_datasets  # noqa: E402
 from mtfixmatch.engine.setup import resolve_config  # noqa: E402
-from mtfixmatch.tasks.task import get_task_classes  # noqa: E402
+from mtfixmatch.tasks.base import get_task_classes  # noqa: E402
 
 GIB = 2**30
 # Student: weights, gradients and momentum; teacher: weights; float32.

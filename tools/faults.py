@@ -32,7 +32,7 @@ from faulty_steps import spoil_in_two_processes
 from kill_training import ANYWHERE, ASKED, INSIDE, Campaign, Tally
 from rank_faults import break_ranks
 
-from mtfixmatch.errors import InputError
+from mtfixmatch.utils.errors import InputError
 
 SHARES = {ANYWHERE: 0.5, INSIDE: 0.4, ASKED: 0.1}
 OFFSETS, CUTS = 20, 50

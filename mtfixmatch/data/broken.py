@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from itertools import islice
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -14,19 +14,17 @@ from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import InputError
+from ..runtime.signals import STOP_SIGNALS
+from ..runtime.worker_watch import WatchedLoader, WatchedMapper
 from ..tasks import Task
+from ..utils.errors import InputError
 from .broken import BrokenFiles
 from .datasets import broken_files, get_records
 from .mapper import EvalMapper, TrainMapper
 from .partial_labels import count_labels, hide_by_manifest, hide_labels
 from .samplers import Draw, MixedBatchSampler, build_pools
-from .worker_watch import WatchedLoader, WatchedMapper
 
 logger = logging.getLogger(__name__)
-
-# What asks a training to save and to stop.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 WORKER_NICENESS = 5
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
-from ..images import read_rgb_pixels
 from ..tasks import Task
+from ..utils.images import read_rgb_pixels
 from .samplers import Draw
 
 # Stream of random numbers under one (seed, step, position): the common and the weak view.

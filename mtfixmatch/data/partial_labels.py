@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..errors import InputError
-from ..files import write_atomically
+from ..utils.errors import InputError
+from ..utils.files import write_atomically
 
 Record = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 SAMPLINGS = ("uniform", "implicit", "explicit")
 

@@ -9,10 +9,10 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..files import write_atomically
-from .checkpoint_files import LAST, damage_of, full_checkpoints, write_checkpoint
-from .unpickling import read_pickle, read_tensors
+from ..runtime.checkpoint_files import LAST, damage_of, full_checkpoints, write_checkpoint
+from ..runtime.safe_load import read_pickle, read_tensors
+from ..utils.errors import InputError
+from ..utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from fvcore.common.history_buffer import HistoryBuffer
 
-from ..errors import InputError
-from ..files import write_atomically
+from ..utils.errors import InputError
+from ..utils.files import write_atomically
 
 WINDOW = 20  # steps over which writers and TeacherWatch take their medians
 # Steps that stay in memory: of so many the printer takes a median for the time that is left.

@@ -10,13 +10,13 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..data.broken import BrokenFiles
-from ..evaluation import flat_results
-from ..pictures import Snapshot, draw_predictions, draw_pseudo_labels
-from ..report import write_json
+from ..runtime.checkpoint_files import remove_old
 from .checkpoint import export_model
-from .checkpoint_files import remove_old
-from .step import StepRecord
+from .evaluation import flat_results
+from .record import StepRecord
+from .report import write_json
 from .teacher_watch import TeacherWatch
+from .visualize import Snapshot, draw_predictions, draw_pseudo_labels
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import add_mtfixmatch_config
 from ..data.datasets import DATASET_NAMES, get_records, register_datasets
-from ..errors import InputError
 from ..modeling.timm_backbone import resolve_timm
-from ..tasks.task import get_task_classes
+from ..tasks.base import get_task_classes
+from ..utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..tasks import Task
+from ..utils.distributed import sum_over_ranks
 from .history import WINDOW
-from .step import StepRecord, sum_over_ranks
+from .record import StepRecord
 
 logger = logging.getLogger(__name__)
 

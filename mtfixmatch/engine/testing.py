@@ -9,13 +9,13 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from ..data.loader import build_eval_loader, eval_records
-from ..errors import InputError
-from ..evaluation import evaluate, evaluate_losses, log_results
 from ..modeling import MultiTaskNet
-from ..report import write_json
+from ..runtime.rank_watch import RankWatch
 from ..tasks import build_tasks
+from ..utils.errors import InputError
 from .checkpoint import MultiTaskCheckpointer
-from .rank_watch import RankWatch
+from .evaluation import evaluate, evaluate_losses, log_results
+from .report import write_json
 
 
 def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, who: str, ranks: RankWatch) -> dict:

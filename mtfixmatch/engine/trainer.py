@@ -18,21 +18,21 @@ from torch import nn
 from ..augmentation.strong import StrongAugmentation
 from ..data.loader import build_train_loader, eval_records, train_records
 from ..data.partial_labels import write_manifest
-from ..errors import InputError
 from ..modeling import MultiTaskNet
 from ..modeling.sync_norm import sync_on_cpu
-from ..report import write_report
+from ..runtime.checkpoint_files import remove_old, start_anew
+from ..runtime.nonfinite import StepGuard
+from ..runtime.rank_watch import RankWatch
+from ..runtime.signals import STOPPED, StopRequest
 from ..tasks import Task, build_tasks
+from ..utils.errors import InputError
 from .checkpoint import MultiTaskCheckpointer
-from .checkpoint_files import remove_old, start_anew
 from .ema import build_teacher
-from .fixmatch import FixMatchTrainer
-from .guard import StepGuard
 from .history import KeepHistories, WriteMetrics
 from .hooks import Diagnostics, EvaluateTeacher, KeepBrokenFiles, Pictures, SaveCheckpoints
-from .rank_watch import RankWatch
+from .report import write_report
 from .setup import choose_precision
-from .signals import STOPPED, StopRequest
+from .step import FixMatchTrainer
 from .teacher_watch import TeacherWatch
 from .testing import test
 

@@ -9,8 +9,8 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from torch import Tensor
 
-from ..errors import InputError
-from ..tasks.task import get_task_classes
+from ..tasks.base import get_task_classes
+from ..utils.errors import InputError
 
 PYRAMID_INPUTS = ["res3", "res4", "res5"]
 

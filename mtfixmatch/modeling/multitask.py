@@ -10,8 +10,8 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ..tasks import TaskHead, build_tasks
+from ..tasks.base import Raw
 from ..tasks.dropout import set_seeds
-from ..tasks.task import Raw
 
 
 @META_ARCH_REGISTRY.register()

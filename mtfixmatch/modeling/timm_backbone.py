@@ -14,7 +14,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import InputError
+from ..utils.errors import InputError
 from .backbone import MultiTaskBackbone, encoder_stride
 from .wheel_weights import wheel_state
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..files import write_atomically
+from ..utils.errors import InputError
+from ..utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

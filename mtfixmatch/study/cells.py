@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from ..errors import InputError
-from ..evaluation import geometric_mean
+from ..engine.evaluation import geometric_mean
 from ..tasks import TASK_REGISTRY
+from ..utils.errors import InputError
 from .figures import PAPER, SEED, Figure, main_metric, task_of, tasks_of
 from .layout import BlockLayout, Key, matches
 from .plan import Run, Value

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
 from ..tasks import TASK_REGISTRY
+from ..utils.errors import InputError
 from .plan import Run, Study, Value
 from .state import results_of
 

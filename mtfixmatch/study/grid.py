@@ -13,9 +13,9 @@ from detectron2.modeling import build_model
 from ..data.loader import eval_records
 from ..engine import load_config
 from ..engine.checkpoint import MultiTaskCheckpointer
-from ..errors import InputError
-from ..pictures import prediction_tiles, truth_tiles, write_grid
+from ..engine.visualize import prediction_tiles, truth_tiles, write_grid
 from ..tasks import build_tasks
+from ..utils.errors import InputError
 from .layout import matches, read_filter
 from .plan import STUDY_FILE, Run, Study
 from .state import state_of

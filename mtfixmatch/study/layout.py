@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
+from ..utils.errors import InputError
 from .figures import Figure, class_metric, main_metric, task_of
 from .plan import STUDY_FILE, Study, Value
 

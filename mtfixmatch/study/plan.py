@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 Value = str | int
 STUDY_FILE = "study.yaml"

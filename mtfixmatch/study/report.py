@@ -6,7 +6,7 @@ from statistics import median
 
 from tabulate import tabulate
 
-from ..report import read_history, training_seconds
+from ..engine.report import read_history, training_seconds
 from .cells import WORDS, Block, Material, collect_states
 from .figures import our_figures, paper_figures, write_figures
 from .grid import draw_grid

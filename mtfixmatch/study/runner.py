@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from ..engine.signals import STOPPED
-from ..errors import InputError
+from ..runtime.signals import STOPPED
+from ..utils.errors import InputError
 from .plan import Run
 from .state import state_of, write_status
 

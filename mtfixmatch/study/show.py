@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from ..engine.setup import resolve_config
-from ..errors import InputError
+from ..utils.errors import InputError
 from .plan import Run, Study
 from .state import state_of
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..files import write_atomically
+from ..utils.errors import InputError
+from ..utils.files import write_atomically
 from .plan import Run
 
 STATUS_FILE = "status.json"  # by the runner, see write_status

@@ -1,6 +1,6 @@
 """The extension point: one file per task; importing it here registers it."""
 
 from . import detection, segmentation  # noqa: F401
-from .task import TASK_REGISTRY, Task, TaskHead, build_tasks
+from .base import TASK_REGISTRY, Task, TaskHead, build_tasks
 
 __all__ = ["TASK_REGISTRY", "Task", "TaskHead", "build_tasks"]

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
-from ..errors import InputError
+from ..utils.errors import InputError
+from .base import TASK_REGISTRY, Scan, Statistics, Target, Task
 from .coco_ap import CocoApEvaluator
-from .detection_head import DetectionHead, boxes_target
-from .task import TASK_REGISTRY, Scan, Statistics, Target, Task
+from .retinanet import DetectionHead, boxes_target
 
 # COCO's limits of small, medium and large boxes: areas in square pixels.
 SIZE_LIMITS = (32**2, 96**2)

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
-from ..errors import InputError
-from ..images import read_label_map
+from ..utils.errors import InputError
+from ..utils.images import read_label_map
+from .base import TASK_REGISTRY, Assigned, Raw, Scan, Statistics, Target, Task, TaskHead
 from .dropout import drop_by_image
-from .task import TASK_REGISTRY, Assigned, Raw, Scan, Statistics, Target, Task, TaskHead
 
 IGNORE = 255  # in every map of this package, whatever the files use
 INVALID = 254  # in a record's table of classes: an id that must not occur

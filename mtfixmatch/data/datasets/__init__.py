@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.colormap import colormap
 
-from ...errors import InputError, InputErrors
+from ...utils.errors import InputError, InputErrors
 from .bdd100k import bdd100k_metadata, load_bdd100k
 from .cityscapes import cityscapes_metadata, load_cityscapes
 from .coco_style import load_coco_style, load_instances

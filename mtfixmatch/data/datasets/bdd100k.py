@@ -19,8 +19,8 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from ...errors import InputError
-from ...images import read_image_size
+from ...utils.errors import InputError
+from ...utils.images import read_image_size
 from ..partial_labels import count_labels
 from .bdd100k_json import CLASSES, read_frames
 from .cityscapes import STUFF_LABELS

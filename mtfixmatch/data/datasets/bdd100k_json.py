@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from ...errors import InputError
+from ...utils.errors import InputError
 from .scan import is_number, shown_json
 
 CLASSES = (

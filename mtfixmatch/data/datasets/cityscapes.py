@@ -12,8 +12,8 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels
 from detectron2.structures import BoxMode
 
-from ...errors import InputError
-from ...images import read_image_size, read_instance_map
+from ...utils.errors import InputError
+from ...utils.images import read_image_size, read_instance_map
 from .cityscapes_files import INSTANCES_SUFFIX, LABELS_SUFFIX, find_images, find_maps, image_id
 from .scan import (
     IGNORE_LABEL,

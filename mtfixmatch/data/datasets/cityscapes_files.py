@@ -9,7 +9,7 @@ import glob
 import logging
 import os
 
-from ...errors import InputError
+from ...utils.errors import InputError
 from .scan import MARK
 
 logger = logging.getLogger(__name__)

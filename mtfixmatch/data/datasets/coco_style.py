@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from ...errors import InputError
-from ...images import read_image_size
+from ...utils.errors import InputError
+from ...utils.images import read_image_size
 from .instances_json import read_instances
 from .scan import (
     IGNORE_LABEL,

@@ -4,7 +4,7 @@ import json
 import posixpath
 from typing import Any
 
-from ...errors import InputError
+from ...utils.errors import InputError
 from .scan import is_number, shown_json
 
 

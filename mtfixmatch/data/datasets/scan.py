@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ...errors import InputError, InputErrors
-from ...files import write_atomically
-from ...images import read_label_map
+from ...utils.errors import InputError, InputErrors
+from ...utils.files import write_atomically
+from ...utils.images import read_label_map
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .augmentation import geometry
-from .data.mapper import EvalMapper
-from .tasks import Task
-from .tasks.task import Target
+from ..augmentation import geometry
+from ..data.mapper import EvalMapper
+from ..tasks import Task
+from ..tasks.base import Target
 
 if TYPE_CHECKING:
-    from .engine.step import StepRecord
+    from .record import StepRecord
 
 READABLE = 256  # pixels that a tile with labels should be wide
 GAP = 4  # white pixels between tiles

@@ -16,15 +16,15 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import Tensor
 
-from .engine.checkpoint_files import damage_of
-from .engine.setup import resolve_config
-from .errors import InputError
-from .files import write_atomically
+from ..engine.report import read_history, training_seconds, write_json
+from ..engine.setup import resolve_config
+from ..runtime.checkpoint_files import damage_of
+from ..tasks import TASK_REGISTRY
+from ..tasks.base import get_task_classes
+from ..utils.errors import InputError
+from ..utils.files import write_atomically
+from .files import INDEX_FILE, find_model, is_address, read_index, read_json
 from .model_zoo import build_network, config_names, get_config_file, load_weights, read_weights
-from .report import read_history, training_seconds, write_json
-from .tasks import TASK_REGISTRY
-from .tasks.task import get_task_classes
-from .zoo_files import INDEX_FILE, find_model, is_address, read_index, read_json
 
 # What a training leaves that is complete; the report is written last.
 RUN_FILES = (

@@ -7,7 +7,7 @@ run stops or goes on with the next step (SOLVER.NONFINITE).
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,15 +17,17 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from ..files import replacing
-from ..tasks.task import Raw
-from .step import NamedTensors, StepRecord, not_finite, sum_over_ranks
+from ..engine.record import StepRecord
+from ..tasks.base import Raw
+from ..utils.distributed import sum_over_ranks
+from ..utils.files import replacing
 
 if TYPE_CHECKING:
-    from .fixmatch import FixMatchTrainer
+    from ..engine.step import FixMatchTrainer
 
 logger = logging.getLogger(__name__)
 
+NamedTensors = Iterable[tuple[str, Tensor]]
 SHOWN = 3  # of the values that are not finite
 
 
@@ -193,3 +195,12 @@ class StepGuard:
 def _norm(tensors: Sequence[tuple[str, Tensor]]) -> Tensor:
     # A norm is not finite where one of its values is not.
     return get_total_norm([tensor for _, tensor in tensors if tensor.is_floating_point()])
+
+
+def not_finite(tensors: NamedTensors) -> list[str]:
+    """Those that hold a value that is not finite, each with the first such value."""
+    found = []
+    for name, tensor in tensors:
+        if not torch.isfinite(tensor.sum()):
+            found += [f"{name} is {value}" for value in tensor[~tensor.isfinite()][:1].tolist()]
+    return found

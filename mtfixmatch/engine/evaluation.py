@@ -12,9 +12,9 @@ from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from .data.worker_watch import WatchedLoader
-from .modeling import MultiTaskNet
-from .tasks import Task
+from ..modeling import MultiTaskNet
+from ..runtime.worker_watch import WatchedLoader
+from ..tasks import Task
 
 logger = logging.getLogger(__name__)
 

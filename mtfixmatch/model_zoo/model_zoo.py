@@ -21,16 +21,16 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from .data.datasets import register_datasets
-from .engine.checkpoint import MultiTaskCheckpointer
-from .engine.setup import resolve_config
-from .errors import InputError
-from .modeling import MultiTaskNet
-from .tasks.task import get_task_classes
-from .zoo_files import PublishedModel, find_model, zoo_root
+from ..data.datasets import register_datasets
+from ..engine.checkpoint import MultiTaskCheckpointer
+from ..engine.setup import resolve_config
+from ..modeling import MultiTaskNet
+from ..tasks.base import get_task_classes
+from ..utils.errors import InputError
+from .files import PublishedModel, find_model, zoo_root
 
 Root = str | os.PathLike | None
-CONFIGS = Path(__file__).resolve().parent / "configs"
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 if not CONFIGS.is_dir():  # they are inside an installed package, beside it in a checkout
     CONFIGS = CONFIGS.parent.parent / "configs"
 _DATASET = "mtfixmatch.model_zoo"

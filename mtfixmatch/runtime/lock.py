@@ -11,7 +11,7 @@ from typing import IO
 
 from detectron2.utils import comm
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from ..augmentation.geometry import Size
-from ..errors import InputError
+from ..utils.errors import InputError
 
 Target = Any
 Raw = tuple[Tensor, ...]  # a head's outputs, each with the images of the batch first

@@ -5,8 +5,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from .check import SHEET, Findings, Side
-from .tasks import Task
+from ..tasks import Task
+from .findings import SHEET, Findings, Side
 
 MOST_SIZES = 10  # image sizes that are listed
 

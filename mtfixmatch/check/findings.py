@@ -11,8 +11,18 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
-from .augmentation.strong import StrongAugmentation
-from .data.check import (
+from ..augmentation.strong import StrongAugmentation
+from ..data.datasets import get_records
+from ..data.loader import eval_records, train_records
+from ..data.mapper import TrainMapper
+from ..data.partial_labels import count_labels
+from ..data.samplers import Draw
+from ..engine.record import move_target, stack_images
+from ..engine.visualize import Snapshot, as_uint8, draw_samples
+from ..tasks import Task, build_tasks
+from ..tasks.base import Statistics
+from ..utils.errors import InputError
+from .files import (
     FileScan,
     Pool,
     Record,
@@ -24,16 +34,6 @@ from .data.check import (
     image_sizes,
     pick_samples,
 )
-from .data.datasets import get_records
-from .data.loader import eval_records, train_records
-from .data.mapper import TrainMapper
-from .data.partial_labels import count_labels
-from .data.samplers import Draw
-from .engine.step import move_target, stack_images
-from .errors import InputError
-from .pictures import Snapshot, as_uint8, draw_samples
-from .tasks import Task, build_tasks
-from .tasks.task import Statistics
 
 DECODED = 200  # images of the sample that is decoded unless all are
 SAMPLES = 8  # rows of the contact sheet, if there are not more combinations of labels

@@ -7,9 +7,8 @@ from functools import partial
 import cv2
 import numpy as np
 
-from . import street_setting as setting
-from . import street_things as things
-from .street_canvas import DARK, ID, Point, Scene, tint
+from . import setting, things
+from .canvas import DARK, ID, Point, Scene, tint
 
 TINY = 12  # pixels; what is visible of a thing is void below this
 THINGS = {  # how often each is drawn

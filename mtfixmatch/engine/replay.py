@@ -15,16 +15,16 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from .config import add_mtfixmatch_config
-from .data.samplers import Draw
-from .engine.ema import build_teacher
-from .engine.fixmatch import FixMatchTrainer
-from .engine.guard import NonFiniteError
-from .engine.step import StepRecord
-from .engine.trainer import build_step
-from .errors import InputError
-from .model_zoo import without_data
-from .tasks import build_tasks
+from ..config import add_mtfixmatch_config
+from ..data.samplers import Draw
+from ..model_zoo.model_zoo import without_data
+from ..runtime.nonfinite import NonFiniteError
+from ..tasks import build_tasks
+from ..utils.errors import InputError
+from .ema import build_teacher
+from .record import StepRecord
+from .step import FixMatchTrainer
+from .trainer import build_step
 
 
 class FirstNonFinite:

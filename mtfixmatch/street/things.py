@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from numpy.random import Generator
 
-from .street_canvas import (
+from .canvas import (
     CIRCLE,
     DARK,
     Color,

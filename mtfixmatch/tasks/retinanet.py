@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
-from .task import Assigned, Raw, TaskHead
+from .base import Assigned, Raw, TaskHead
 
 IGNORED = -1  # label of an anchor that takes no part in the loss
 

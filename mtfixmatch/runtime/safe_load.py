@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 # What the arrays of the model zoo are made of, under numpy's old and new names.
 _MAKERS = ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")

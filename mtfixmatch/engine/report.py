@@ -9,10 +9,10 @@ import matplotlib
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from .data.partial_labels import count_labels
+from ..data.partial_labels import count_labels
+from ..tasks import Task
+from ..utils.files import write_atomically
 from .evaluation import per_class_table
-from .files import write_atomically
-from .tasks import Task
 
 matplotlib.use("Agg")
 

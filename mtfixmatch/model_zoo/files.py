@@ -20,8 +20,8 @@ import yaml
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
-from .errors import InputError
-from .files import replacing, sha256_of, write_atomically
+from ..utils.errors import InputError
+from ..utils.files import replacing, sha256_of, write_atomically
 
 logger = logging.getLogger(__name__)
 

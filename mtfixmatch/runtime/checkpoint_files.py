@@ -9,9 +9,9 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from ..errors import InputError
-from ..files import remove_temporaries, replacing, sha256_of, write_atomically
-from .step import not_finite
+from ..utils.errors import InputError
+from ..utils.files import remove_temporaries, replacing, sha256_of, write_atomically
+from .nonfinite import not_finite
 
 # Name of a checkpoint -> what it may be: {"bytes", "sha256"}, in the order they were written.
 INDEX = "checkpoints.json"

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 
-from ..errors import InputError
-from ..files import sha256_of
-from ..images import read_image_size
+from ..data.datasets.scan import Guarded, scan_files
+from ..data.loader import train_pools
+from ..data.mapper import read_rgb
 from ..tasks import Task
-from .datasets.scan import Guarded, scan_files
-from .loader import train_pools
-from .mapper import read_rgb
+from ..utils.errors import InputError
+from ..utils.files import sha256_of
+from ..utils.images import read_image_size
 
 Record = dict[str, Any]
 

@@ -13,7 +13,7 @@ from multiprocessing.sharedctypes import RawArray
 
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 _END = object()
 

@@ -14,8 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .cityscapes import MAX_SPECK_PIXELS, THING_LABELS, label_id_lut, mask_extents
-from .street_canvas import ID, Scene
+from ..data.datasets.cityscapes import MAX_SPECK_PIXELS, THING_LABELS, label_id_lut, mask_extents
+from .canvas import ID, Scene
 
 SPLITS = ("train", "val")
 CITIES = ("northtown", "southport", "westfield")

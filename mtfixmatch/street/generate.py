@@ -1,6 +1,6 @@
 """Driving-like scenes in the layout of Cityscapes or BDD100K, drawn instead of downloaded.
 
-    python -m mtfixmatch.data.datasets.street --root datasets/street --train 400 --val 100
+    python -m mtfixmatch.street --root datasets/street --train 400 --val 100
 
 Scene i of a split is a function of (seed, split, i) and the size alone: neither the number of
 workers nor the number of images nor the layout changes it.
@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ...errors import InputError
-from .scan import MARK
-from .street_layouts import LAYOUTS, SPLITS, Frames, write_frames
-from .street_scene import draw_scene
+from ..data.datasets.scan import MARK
+from ..utils.errors import InputError
+from .layouts import LAYOUTS, SPLITS, Frames, write_frames
+from .scene import draw_scene
 
 VERSION = 1  # of the drawing; a folder of another version is not the same data
 SMALLEST = 32  # pixels
@@ -146,7 +146,7 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m mtfixmatch.data.datasets.street", description=__doc__)
+    parser = _Parser(prog="python -m mtfixmatch.street", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--root", default="datasets/street", help="folder to write")
     parser.add_argument("--train", type=int, default=400, help="number of training scenes")
@@ -177,7 +177,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     state = "written" if written else "complete already"
     print(f"{args.root}: {args.train} training and {args.val} validation scenes, {state}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

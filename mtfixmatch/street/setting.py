@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from .street_canvas import (
+from .canvas import (
     CAMERA,
     DARK,
     ID,

@@ -10,9 +10,10 @@ from contextlib import contextmanager, nullcontext
 import torch
 from detectron2.utils import comm
 
-from ..data.loader import STOP_SIGNALS
-from .step import sum_over_ranks
+from ..utils.distributed import sum_over_ranks
 
+# What asks a training to save and to stop.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Exit status of a run that was stopped and can go on (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75
 

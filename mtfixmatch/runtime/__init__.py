@@ -1,0 +1,1 @@
+"""What keeps a run alive: it knows neither tasks nor methods."""
