@@ -22,10 +22,10 @@ from detectron2.modeling import build_model
 from engine_helpers import build_trainer, run_config
 from helpers import CONFIGS, REPOSITORY
 
+from mtfixmatch import model_zoo
 from mtfixmatch.data.datasets.cityscapes import cityscapes_metadata
 from mtfixmatch.engine.report import training_seconds
 from mtfixmatch.engine.setup import resolve_config
-from mtfixmatch.model_zoo import model_zoo
 from mtfixmatch.model_zoo.files import ROOT_VARIABLE
 from mtfixmatch.model_zoo.publish import RUN_FILES, portable_config, publish, zoo_table
 from mtfixmatch.utils.errors import InputError
@@ -299,7 +299,7 @@ def test_no_data_set_is_needed(zoo, tmp_path, expected):
     torch.save({"image": image(), "expected": expected}, tmp_path / "expected.pt")
     code = f"""
 import torch
-from mtfixmatch.model_zoo import model_zoo
+from mtfixmatch import model_zoo
 saved = torch.load("expected.pt")
 (found,) = model_zoo.get({NAME!r}, trained=True, device="cpu")([saved["image"]])
 boxes = found["instances"]
