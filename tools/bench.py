@@ -27,13 +27,20 @@ from mtfixmatch.street.scene import draw_scene
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
 OUTPUT = "output/bench.json"
 GUARD = "looking for what is not finite"
-CONFIG = "configs/street/Base-Street.yaml"
+CONFIG = "configs/Base-Small.yaml"
 # ResNet-18, 256x256, 4 labeled + 4 unlabeled images a batch.
 OPTS = {
+    "DATASETS.TRAIN": "('street_train',)",
+    "DATASETS.TEST": "('street_val',)",
+    "INPUT.TRAIN_SIZE": "[256, 256]",
+    "INPUT.SCALE_RANGE": "[0.5, 2.0]",
     "DATALOADER.NUM_WORKERS": "1",
     "DATALOADER.LABELED": "all",
     "DATALOADER.LABELED_PER_BATCH": "4",
     "SOLVER.IMS_PER_BATCH": "8",
+    "SOLVER.BASE_LR": "0.001",
+    "SOLVER.WARMUP_ITERS": "0",
+    "SOLVER.CLIP_GRADIENTS.ENABLED": "False",
     "TASKS.DETECTION.LABELS": "40",
     "TASKS.SEGMENTATION.LABELS": "40",
     "FIXMATCH.DIAGNOSTICS_PERIOD": "0",
