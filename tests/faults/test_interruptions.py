@@ -121,6 +121,7 @@ def catches(pid, number):
 def test_a_signal_on_one_rank_stops_both_at_the_same_step(data, tmp_path):
     opts = {"DATALOADER__SAMPLING": "implicit", "SOLVER__CHECKPOINT_PERIOD": 100}
     opts |= {"SOLVER__IMS_PER_BATCH": 4, "INPUT__TRAIN_SIZE": "(64, 64)"}
+    opts |= {"SOLVER__MAX_ITER": 100_000}  # it ends by the signal, however late that comes
     run = Run(data, tmp_path / "out", *TWO, **opts)
     ranks = ranks_of(run)
     assert len(ranks) == 2
@@ -168,7 +169,7 @@ def test_a_thread_trains_without_handlers():
 
 
 def test_a_second_run_on_a_folder_is_refused(data, uninterrupted, tmp_path):
-    first = Run(data, tmp_path / "out", SOLVER__MAX_ITER=1000)
+    first = Run(data, tmp_path / "out", SOLVER__MAX_ITER=100_000)  # until it is killed
     first.wait_for("Starting training from iteration 0")
     config = (tmp_path / "out" / "config.yaml").read_bytes()
     second = Run(data, tmp_path / "out", SOLVER__MAX_ITER=4)
