@@ -21,7 +21,9 @@ import torch
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 
-from mtfixmatch.engine import MultiTaskTrainer, fixmatch, guard, load_config
+from mtfixmatch.engine import MultiTaskTrainer, load_config
+from mtfixmatch.engine import step as step_module
+from mtfixmatch.runtime import nonfinite
 from mtfixmatch.street.scene import draw_scene
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
@@ -56,10 +58,10 @@ class Stepper:
         self._teacher = self.step.teacher.forward
         for name in self.PARTS:
             self._time(self.step, name)
-        self._time(fixmatch, "update_teacher")
-        self._time(fixmatch, "check_inputs", GUARD)
+        self._time(step_module, "update_teacher")
+        self._time(step_module, "check_inputs", GUARD)
         self._time(self.step.guard, "check_update", GUARD)
-        self._time(guard, "copy_buffers", GUARD)
+        self._time(nonfinite, "copy_buffers", GUARD)
         self.step.forward_backward = self._keep_student
         self.step.teacher.forward = self._keep_teacher
 

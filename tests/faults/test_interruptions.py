@@ -14,11 +14,15 @@ import torch
 
 from mtfixmatch.runtime.lock import locked
 from mtfixmatch.runtime.signals import STOPPED, StopRequest
-from tests.support.compare_runs import differences
 from tests.support.helpers import REPOSITORY
-from tests.support.lives import arguments, make_data
+from tests.support.short_training import (
+    TRAIN_NET,
+    arguments,
+    children_of,
+    differences,
+    make_data,
+)
 
-COMMAND = str(REPOSITORY / "projects" / "train_net.py")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 TWO = ("--num-gpus", "2", "--dist-url", "auto")
 
@@ -37,7 +41,7 @@ class Run:
         pairs = [str(x) for pair in opts.items() for x in (pair[0].replace("__", "."), pair[1])]
         args = [*flags, *arguments(root, output, "explicit", 0), *pairs]
         self.process = subprocess.Popen(
-            [sys.executable, COMMAND, *args],
+            [sys.executable, str(TRAIN_NET), *args],
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -92,11 +96,6 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on(
     assert not (tmp_path / "out" / "report.md").exists()
     finish(data, tmp_path / "out")
     assert differences(uninterrupted, tmp_path / "out") == []
-
-
-def children_of(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(x) for x in file.read().split()]
 
 
 def ranks_of(run):
