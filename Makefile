@@ -36,11 +36,11 @@ lint: venv
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Kills trainings and single processes of them, breaks writes and inputs, spoils steps, many times.
+# Kills trainings and single ranks, breaks writes and inputs, corrupts steps, hundreds of times.
 faults: venv
 	$(RUN) -m tools.faults
 
-# Twenty thousand tiny steps: does anything grow?
+# Trains twenty thousand tiny steps and checks that memory and open files do not grow.
 soak: venv
 	$(RUN) -m tools.soak
 

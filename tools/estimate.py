@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
-"""Memory and operations of a training step, counted, and what they make of a study's runs.
+"""Estimate the memory and the GPU hours of a training without a GPU.
 
-python tools/estimate.py --config-file FILE [--tflops 60] [KEY VALUE ...]
+python -m tools.estimate --config-file FILE [--tflops 60] [KEY VALUE ...]
 
-One image passes forward and backward through the student, and forward through the teacher, on this
-machine, at INPUT.TRAIN_SIZE and in bfloat16. PyTorch counts the operations, and the tensors that it
-keeps for the backward pass are added up. All else is multiplication: no GPU is involved.
+One image passes forward and backward through the student, and forward through the teacher, on the
+CPU, at INPUT.TRAIN_SIZE and in bfloat16. PyTorch counts the operations and the bytes of the tensors
+that it keeps for the backward pass; the rest is multiplication.
 """
 
 import argparse
@@ -41,7 +40,7 @@ def build(config_file, opts):
 
 
 def count_pass(model, images, backward):
-    """Operations of a pass and bytes kept for its backward pass, for one image.
+    """Count the operations of a pass of one image and the bytes kept for its backward pass.
 
     A multiplication with its addition counts as two operations.
     """
@@ -60,15 +59,15 @@ def count_pass(model, images, backward):
             outputs, zero = model(images, rows)
         if backward:
             (zero + sum(x.mean() for raw in outputs.values() for x in raw)).backward()
-    held = sum(size for place, size in kept.items() if place not in weights)
-    return counter.get_total_flops(), held
+    activations = sum(size for pointer, size in kept.items() if pointer not in weights)
+    return counter.get_total_flops(), activations
 
 
 def batch_images(cfg):
-    """Images of a step: weak views with labels, strong views, weak views of the teacher.
+    """Number of images per step: labeled weak views, strong views, weak views for the teacher.
 
-    An image that is labeled for some of the tasks is both; here none is (--images says otherwise).
-    With implicit sampling the labeled ones are taken to be few.
+    No image is taken to be labeled for some tasks only, and with implicit sampling the labeled
+    images are taken to be few; --images overrides the numbers.
     """
     total = cfg.SOLVER.IMS_PER_BATCH
     if cfg.FIXMATCH.METHOD == "supervised":
@@ -82,9 +81,13 @@ def main():
     logging.disable(logging.INFO)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--tflops", type=float, default=60.0, help="that a GPU sustains")
+    parser.add_argument("--tflops", type=float, default=60.0, help="sustained speed of a GPU")
     parser.add_argument(
-        "--images", type=int, nargs=3, metavar=("LABELED", "STRONG", "TEACHER"), help="of a step"
+        "--images",
+        type=int,
+        nargs=3,
+        metavar=("LABELED", "STRONG", "TEACHER"),
+        help="images of a step",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER)
     args = parser.parse_args()
@@ -94,17 +97,17 @@ def main():
     student_flops, kept = count_pass(model, images, backward=True)
     model.eval()
     teacher_flops, _ = count_pass(model, images, backward=False)
-    weak, strong, taught = args.images or batch_images(cfg)
+    labeled, strong, taught = args.images or batch_images(cfg)
     weights = 4 * sum(p.numel() for p in model.parameters()) * COPIES_OF_WEIGHTS
-    step = (weak + strong) * student_flops + taught * teacher_flops
+    step = (labeled + strong) * student_flops + taught * teacher_flops
     hours = step * cfg.SOLVER.MAX_ITER / (args.tflops * 1e12) / 3600
     rows = [
         ["student, forward and backward, per image", f"{student_flops / 1e9:.0f} GFLOP"],
         ["teacher, forward, per image", f"{teacher_flops / 1e9:.0f} GFLOP"],
-        ["images per step: labeled + strong, teacher", f"{weak} + {strong}, {taught}"],
+        ["images per step: labeled + strong, teacher", f"{labeled} + {strong}, {taught}"],
         ["kept for the backward pass, per image", f"{kept / GIB:.2f} GiB"],
         ["weights, gradients, momentum, teacher", f"{weights / GIB:.2f} GiB"],
-        ["memory of a step on one GPU", f"{((weak + strong) * kept + weights) / GIB:.1f} GiB"],
+        ["memory of a step on one GPU", f"{((labeled + strong) * kept + weights) / GIB:.1f} GiB"],
         [f"{cfg.SOLVER.MAX_ITER} steps at {args.tflops:g} TFLOP/s", f"{hours:.0f} GPU hours"],
     ]
     print(tabulate(rows, tablefmt="pipe", headers=["estimate", ""]))

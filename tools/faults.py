@@ -174,7 +174,7 @@ def block_workers(workers: list[int], data: Path) -> str:
     for path in (data / "street" / "leftImg8bit" / "train").glob("*/*.png"):
         path.unlink()
         os.mkfifo(path)
-    return rf"process ({'|'.join(map(str, workers))}) hangs, at work on \S+\.png"
+    return rf"process ({'|'.join(map(str, workers))}) hangs\b.* \S+\.png"
 
 
 def break_workers(data: Path, folder: Path, fault: Callable[[list[int], Path], str]) -> Tally:
