@@ -45,7 +45,7 @@ soak: venv
 	$(RUN) -m tools.soak
 
 bench: $(DATA)/street/street.json
-	$(RUN) tools/bench.py DATASETS.ROOT $(DATA)
+	$(RUN) -m tools.bench DATASETS.ROOT $(DATA)
 
 clean:
 	rm -rf $(VENV) $(OUTPUT)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Where the time of a training step goes, as ratios within one run (`make bench`).
 
 Every comparison alternates between its two sides in short blocks, so that a machine that gets
