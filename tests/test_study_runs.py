@@ -200,6 +200,19 @@ def test_the_command_runs_what_is_missing_names_what_fails_and_reports(root, tmp
     report = Path(path).read_text()
     assert "only 8 images have it" in report and "mIoU" in report
 
+    line = run_study(*where, "--archive", *given, expect=1)
+    assert line == "--archive: only runs of the study's own output belong to its archive"
+    content["output"] = str(tmp_path / "out")
+    (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    printed = run_study(folder, "--archive", *given)
+    done = failed.replace("labels9", "labels3")
+    assert printed.splitlines() == [
+        f"{folder / 'runs.tar.xz'}: 1 runs added",
+        f"may be deleted: {tmp_path / 'out' / done}",
+    ]
+    shutil.rmtree(tmp_path / "out")
+    assert "1 done, 1 missing" in run_study(folder, "--dry-run", *given)
+
 
 def test_a_wrong_study_is_one_line(run_study):
     command = [sys.executable, "-W", "ignore", str(PROJECTS / "run_study.py"), "citi"]
