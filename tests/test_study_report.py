@@ -146,8 +146,8 @@ def test_the_time_of_the_runs_that_are_done(study):
         lines = [{"iteration": i, "time": 2.0 * minutes} for i in (19, 29, 29)]
         (run.folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
     text = write_report(study, study.runs).read_text()
-    told = "The steps of a run took 2 to 90 minutes (4 in the median), those of the 4 that are done"
-    assert f"{told} 1.6 hours" in text  # 3.5 rounds to the even 4; 99 minutes are 1.65 hours
+    assert "Training took 2 to 90 minutes per run (median 4), without evaluations." in text
+    assert "The 4 runs that are done took 1.6 hours." in text  # 3.5 rounds to the even 4; 99 minutes are 1.65 hours
 
 
 def test_a_readme_with_marks_shows_the_whole_report(study):
@@ -162,7 +162,7 @@ def test_a_readme_with_marks_shows_the_whole_report(study):
     assert write_report(own, study.runs) == readme
     text = readme.read_text()
     assert text.startswith("# Mine\n\n<!-- report -->\n\n### Runs\n")
-    assert text.endswith("(tables).\n\n<!-- end of report -->\n\nAfter.\n")
+    assert text.endswith("[tables](tables).\n\n<!-- end of report -->\n\nAfter.\n")
     assert rows_of(text) == rows_of(report.read_text()) and "stale" not in text
     for name in ("figures.csv", "tables/table_2.csv", "curves/table_2_b.png"):
         assert (study.folder / name).read_bytes() == (study.output / name).read_bytes()
@@ -219,13 +219,13 @@ def test_differences_from_a_baseline_seed_by_seed(tmp_path):
             if run.factors["seed"] < len(values):
                 finish(run, detection=values[run.factors["seed"]])
     text = write_report(study, study.runs).read_text()
-    told = text[text.index("Less supervised, seed by seed") :]
+    differences = text[text.index("Difference from supervised, seed by seed") :]
     # +.2 and -.1: their mean is .05, their deviation .3 / sqrt(2).
     row = ["fixmatch", "detection/mAP", "+0.0500 ± 0.2121 (1 of 2)", "-"]
-    assert rows_of(told)[2:] == [row]
+    assert rows_of(differences)[2:] == [row]
     finish(runs[0], detection=0.1)
     with_one_seed = write_report(study, [run for run in study.runs if run.factors["seed"] == 0])
-    assert "Less supervised" not in with_one_seed.read_text()
+    assert "Difference from supervised" not in with_one_seed.read_text()
 
 
 def test_states_are_counted_and_failures_told(study):
@@ -406,7 +406,7 @@ def test_two_single_tasks_are_no_joint_result(tmp_path):
         finish(run, **{tasks_of(run, [])[0]: value / 10})
     text = write_report(study, study.runs).read_text()
     assert "**0.2000**" in text and "**0.4000**" in text
-    assert "□" not in text.replace("□: the network", "")
+    assert "□" not in text.replace("□ marks the network", "")
 
 
 def test_experiments_that_a_table_cannot_tell_apart(tmp_path):
@@ -574,7 +574,7 @@ def test_no_grid_without_the_data(drawn):
     (study.output / "qualitative.jpg").write_bytes(b"of a report that had the data")
     text = write_report(study, study.runs).read_text()
     assert "![predictions](qualitative.jpg)" in text and "No picture" not in text
-    assert "From an earlier report: /nowhere/street" in text
+    assert "The picture is from an earlier report: /nowhere/street" in text
     assert (study.output / "qualitative.jpg").read_bytes() == b"of a report that had the data"
 
 

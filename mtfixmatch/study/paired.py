@@ -26,7 +26,7 @@ def paired_table(block: Block) -> str:
         return ""
     names, positions = lines[0]
     baseline = " ".join(map(str, block.layout.baseline))
-    title = f"Less {baseline}, seed by seed; in brackets, how many are above it:"
+    title = f"Difference from {baseline}, seed by seed; in brackets, the seeds above it:"
     return f"{title}\n\n{pipe_table([[*names, *positions], *rows])}"
 
 

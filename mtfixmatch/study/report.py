@@ -24,12 +24,12 @@ BEGIN, END = "<!-- report -->", "<!-- end of report -->"
 # States that are always counted; others appear only if a run has them.
 COUNTED = ("done", "failed", "unfinished", "missing")
 LEGEND = (
-    "A cell gives our mean ± sample standard deviation over the seeds. **Bold**: the best figure "
-    "of its column (in a table by class: of its class) in this part of the table. □: the network "
-    "with the largest geometric mean of its tasks' metrics. `-`: no run. (1 of 3): "
-    "seeds that are done. A column named by one number of labels has it for every task."
+    "A cell gives our mean ± sample standard deviation over the seeds. **Bold** marks the best "
+    "figure of a column (in a table by class: of a class) in its part of the table. □ marks the "
+    "network with the largest geometric mean of its tasks' metrics. `-` stands for no run, "
+    "(1 of 3) for one of three seeds done. A column with one number of labels has it for each task."
 )
-PAPER_LEGEND = " Below ours stands the paper's figure and, in brackets, ours less the paper's."
+PAPER_LEGEND = " The second line gives the paper's figure and, in brackets, our difference from it."
 
 
 def write_report(study: Study, runs: list[Run]) -> Path:
@@ -68,7 +68,7 @@ def _report(study: Study, results: StudyResults, folder: Path) -> str:
         "## How to read the tables\n\n" + LEGEND + (PAPER_LEGEND if results.paper else ""),
         *(_table(study, table, results, folder) for table in read_layout(study, results)),
         *_pictures(study, results, folder),
-        "All figures, run by run: [figures.csv](figures.csv). The tables: [tables](tables).",
+        "The figures of every run are in [figures.csv](figures.csv), the tables in [tables](tables).",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -108,9 +108,9 @@ def _time(results: StudyResults) -> str:
     if not minutes:
         return ""
     return (
-        f"\n\nThe steps of a run took {min(minutes):.0f} to {max(minutes):.0f} minutes "
-        f"({median(minutes):.0f} in the median), those of the {len(minutes)} that are done "
-        f"{sum(minutes) / 60:.1f} hours, without evaluations."
+        f"\n\nTraining took {min(minutes):.0f} to {max(minutes):.0f} minutes per run (median "
+        f"{median(minutes):.0f}), without evaluations. The {len(minutes)} runs that are done took "
+        f"{sum(minutes) / 60:.1f} hours."
     )
 
 
@@ -156,9 +156,9 @@ def _pictures(study: Study, results: StudyResults, folder: Path) -> list[str]:
         return []
     path = folder / "qualitative.jpg"
     reason = draw_grid(study, results.runs, path)
-    text = "Drawn is what scores over TEST.PICTURE_THRESHOLD.\n\n![predictions](qualitative.jpg)"
+    text = "Predictions that score above TEST.PICTURE_THRESHOLD:\n\n![predictions](qualitative.jpg)"
     if reason and path.exists():  # figures of a run are kept longer than its weights
-        text += f"\n\nFrom an earlier report: {reason}."
+        text += f"\n\nThe picture is from an earlier report: {reason}."
     elif reason:
         text = f"No picture: {reason}."
     return ["## Predictions\n\n" + text]
