@@ -147,7 +147,8 @@ def test_the_time_of_the_runs_that_are_done(study):
         (run.folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
     text = write_report(study, study.runs).read_text()
     assert "Training took 2 to 90 minutes per run (median 4), without evaluations." in text
-    assert "The 4 runs that are done took 1.6 hours." in text  # 3.5 rounds to the even 4; 99 minutes are 1.65 hours
+    # 3.5 rounds to the even 4; 99 minutes are 1.65 hours.
+    assert "The 4 runs that are done took 1.6 hours." in text
 
 
 def test_a_readme_with_marks_shows_the_whole_report(study):
@@ -162,7 +163,7 @@ def test_a_readme_with_marks_shows_the_whole_report(study):
     assert write_report(own, study.runs) == readme
     text = readme.read_text()
     assert text.startswith("# Mine\n\n<!-- report -->\n\n### Runs\n")
-    assert text.endswith("[tables](tables).\n\n<!-- end of report -->\n\nAfter.\n")
+    assert text.endswith("[tables](tables) the tables.\n\n<!-- end of report -->\n\nAfter.\n")
     assert rows_of(text) == rows_of(report.read_text()) and "stale" not in text
     for name in ("figures.csv", "tables/table_2.csv", "curves/table_2_b.png"):
         assert (study.folder / name).read_bytes() == (study.output / name).read_bytes()

@@ -68,7 +68,7 @@ def _report(study: Study, results: StudyResults, folder: Path) -> str:
         "## How to read the tables\n\n" + LEGEND + (PAPER_LEGEND if results.paper else ""),
         *(_table(study, table, results, folder) for table in read_layout(study, results)),
         *_pictures(study, results, folder),
-        "The figures of every run are in [figures.csv](figures.csv), the tables in [tables](tables).",
+        "[figures.csv](figures.csv) holds the figures of every run, [tables](tables) the tables.",
     ]
     return "\n\n".join(parts) + "\n"
 
