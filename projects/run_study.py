@@ -73,7 +73,7 @@ def find(name):
 
 def archive(study):
     """Add the finished runs on disk to the study's archive; delete nothing."""
-    if not study.has_own_output:
+    if not study.own_output:
         raise InputError("--archive: only runs of the study's own output belong to its archive")
     folders = finished_folders(study.runs)
     add_to_archive(study.archive, folders)

@@ -55,15 +55,13 @@ class Run:
         Raises:
             InputError: for a file that cannot be read.
         """
-        if not self.folder.is_dir():
-            content = self.archived.get(name)
-            return None if content is None else content.decode()
         try:
-            return (self.folder / name).read_text()
-        except FileNotFoundError:
+            in_folder = self.folder.is_dir()
+            return (self.folder / name).read_text() if in_folder else self.archived[name].decode()
+        except (FileNotFoundError, KeyError):
             return None
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.folder / name}: cannot be read ({error})") from None
+            raise InputError(f"{self.source}/{name}: cannot be read ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ class Study:
         output: where the runs' folders are.
         content: of the study file.
         runs: all of them.
+        own_output: whether `output` is that of the study file, which the archive belongs to.
     """
 
     folder: Path
@@ -83,11 +82,7 @@ class Study:
     output: Path
     content: dict[str, Any]
     runs: list[Run]
-
-    @property
-    def has_own_output(self) -> bool:
-        """Whether the runs are those of the study's own output folder, not of another one."""
-        return _is_own_output(self.output, self.content)
+    own_output: bool
 
     @property
     def archive(self) -> Path:
@@ -141,7 +136,8 @@ def load_study(
     if seeds:
         content["runs"] = [{**block, "seed": list(seeds)} for block in content["runs"]]
     root = Path(output or content["output"])
-    archive = read_archive(folder / ARCHIVE_FILE) if _is_own_output(root, content) else {}
+    own_output = root == Path(content["output"])
+    archive = read_archive(folder / ARCHIVE_FILE) if own_output else {}
     runs: dict[str, Run] = {}
     for index, block in enumerate(content["runs"]):
         for factors in _product(block, content["factors"], f"{path}: runs[{index}]"):
@@ -154,11 +150,8 @@ def load_study(
         output=root,
         content=content,
         runs=list(runs.values()),
+        own_output=own_output,
     )
-
-
-def _is_own_output(output: Path, content: Mapping[str, Any]) -> bool:
-    return output == Path(content["output"])
 
 
 def _read(path: Path) -> dict[str, Any]:

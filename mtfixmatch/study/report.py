@@ -49,7 +49,7 @@ def write_report(study: Study, runs: list[Run]) -> Path:
         InputError: for a file that cannot be used.
     """
     readme = study.folder / README_FILE
-    in_readme = runs == study.runs and study.has_own_output and _has_marks(readme)
+    in_readme = runs == study.runs and study.own_output and _has_marks(readme)
     path = readme if in_readme else study.output / "report.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     results = collect_results(study, runs)
