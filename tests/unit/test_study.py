@@ -1,4 +1,4 @@
-"""Plan, state and runner of a study; the train_net.py of most tests is a small script."""
+"""Plan, state, archive and runner of a study; a small script stands in for train_net.py."""
 
 import json
 import math
@@ -196,7 +196,7 @@ def test_what_labeled_means_follows_the_paper():
 
 
 def test_label_subsets_of_the_low_data_regime():
-    """On as many images as Cityscapes has: exact sizes, nested or independent."""
+    """The subsets of 2,975 images have exact sizes and are nested or independent."""
     study = load_study(PROJECTS / "cityscapes_low_data")
     records = [
         {"file_name": f"{i}.png", "image_id": f"city_{i:06d}", DETECTION: [], SEGMENTATION: "x"}
@@ -417,7 +417,7 @@ def test_too_many_shares_are_refused():
 
 
 def test_runs_share_the_gpus_and_never_one_of_them(study):
-    """The first two wait for each other: they can only go on side by side."""
+    """The first two runs wait for each other, so they must run side by side."""
     together = threading.Barrier(2, timeout=20)
     lock, in_use, order = threading.Lock(), set(), []
 

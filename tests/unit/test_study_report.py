@@ -94,7 +94,7 @@ def runs_of(study, **factors):
 
 
 def finish(run, student=None, **results):
-    """Make a run look done; `detection=.2` is its main metric."""
+    """Make a run look done; a number is the primary metric of its task."""
     for task, metric in (("detection", "mAP"), ("segmentation", "mIoU")):
         if isinstance(results.get(task), float):
             results[task] = {metric: results[task]}
@@ -123,7 +123,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def study(tmp_path):
-    """Ours: supervised .1, .2, .3 / .2, .3, .4 on 10 / 10; fixmatch one seed; others in trouble."""
+    """Ours: supervised .1, .2, .3 / .2, .3, .4 on 10 / 10; fixmatch one seed; others failed."""
     study = make_study(tmp_path)
     supervised = runs_of(study, setting="b", tasks="both", method="supervised", detection_labels=10)
     for seed, run in enumerate(supervised):
@@ -139,7 +139,7 @@ def study(tmp_path):
 
 
 def test_the_time_of_the_runs_that_are_done(study):
-    """30 steps in each; all were resumed and have made their last 10 twice."""
+    """Each run has 30 steps; all were resumed and repeated their last 10 steps."""
     assert "minutes" not in write_report(study, study.runs).read_text()
     done = [run for run in study.runs if (run.folder / "report.md").is_file()]
     for run, minutes in zip(done, (2, 4, 3, 90), strict=True):
@@ -394,7 +394,7 @@ def test_the_student_beside_the_teacher(tmp_path):
 
 
 def test_two_single_tasks_are_no_joint_result(tmp_path):
-    """Two runs in one place of the table, a task each: neither is a multi-task network."""
+    """Two single-task runs share a row of the table; neither is a multi-task network."""
     alone = {"segmentation": {"MODEL.TASKS": ["segmentation"]}}
     factors = STUDY["factors"] | {"tasks": STUDY["factors"]["tasks"] | alone}
     runs = [
@@ -462,7 +462,7 @@ def project(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["cityscapes_low_data", "cityscapes_full", "bdd100k", "street"])
 def test_the_studies_of_this_repository(tmp_path, name):
-    """Every cell of a table has its run, every run a cell, every figure of the paper its own."""
+    """Every cell has one run, every run a cell, every figure of the paper a cell."""
     study = project(name, tmp_path)
     paper = paper_figures(study)
     placed = [cell for block in blocks_of(study).values() for cell in block.cells.values()]
