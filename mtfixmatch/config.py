@@ -13,6 +13,9 @@ def add_mtfixmatch_config(cfg: CN) -> None:
     # keys of Detectron2; 0: it does not resize either.
     cfg.INPUT.FORMAT = "RGB"
     cfg.INPUT.MIN_SIZE_TEST = 0
+    # The losses of the paper (Sec. 3); there are no others.
+    cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = "giou"
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
     _add_data_config(cfg)
     _add_timm_config(cfg)
     _add_fixmatch_config(cfg)

@@ -28,10 +28,12 @@ from mtfixmatch.utils.errors import InputError  # noqa: E402
 
 def main(args):
     cfg = load_config(args.config_file, args.opts, resume=args.resume)
-    cfg.freeze()
-    if args.eval_only:
+    if args.eval_only:  # the files of the run, if it is one's folder, stay as they are
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
+        cfg.freeze()
         default_setup(cfg, args)
         return evaluate_checkpoint(cfg)
+    cfg.freeze()
     with locked(cfg.OUTPUT_DIR):
         default_setup(cfg, args)
         trainer = MultiTaskTrainer(cfg)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Any
 from urllib.parse import urlparse
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -157,8 +158,8 @@ def _from_zoo(content: dict) -> dict:
     return {"model": kept, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def export_model(model: nn.Module, path: str, **facts: float | int) -> None:
-    """A plain Detectron2 checkpoint: the weights and a few facts, no training state."""
+def export_model(model: nn.Module, path: str, **facts: Any) -> None:
+    """Write a plain Detectron2 checkpoint: weights and a few facts, no training state."""
     write_checkpoint({"model": model.state_dict(), **facts}, path)
 
 

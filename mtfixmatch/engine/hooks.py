@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from detectron2.engine import HookBase
@@ -11,6 +11,7 @@ from detectron2.utils import comm
 
 from ..data.broken import BrokenFiles
 from ..runtime.checkpoint_files import remove_old
+from ..tasks import Task
 from .checkpoint import export_model
 from .evaluation import flat_results
 from .report import write_json
@@ -33,6 +34,11 @@ def _is_due(trainer, period: int) -> bool:
 def _saves(trainer) -> bool:
     """At steps that leave a full checkpoint."""
     return _is_due(trainer, trainer.cfg.SOLVER.CHECKPOINT_PERIOD) or bool(trainer.stop_signal)
+
+
+def class_names(tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """Return the classes of each task, to be stored with the weights."""
+    return {task.name: task.class_names for task in tasks}
 
 
 class EvaluateTeacher(HookBase):
@@ -74,8 +80,9 @@ class EvaluateTeacher(HookBase):
         self.trainer.storage.put_scalar("best_geometric_mean", self.best, smoothing_hint=False)
 
     def _export(self, name: str) -> None:
-        path = os.path.join(self.trainer.cfg.OUTPUT_DIR, name)
-        export_model(self.trainer.teacher, path, iteration=self.trainer.iter)
+        trainer = self.trainer
+        facts = {"iteration": trainer.iter, "classes": class_names(trainer.tasks)}
+        export_model(trainer.teacher, os.path.join(trainer.cfg.OUTPUT_DIR, name), **facts)
 
     def state_dict(self) -> dict:
         """The best value and its step."""
@@ -123,7 +130,8 @@ class SaveCheckpoints(HookBase):
         iteration = self.trainer.iter
         name = f"model_{iteration:07d}"
         self.watch.note_checkpoint(f"{name}.pth")
-        self.trainer.checkpointer.save(name, iteration=iteration)
+        facts = {"iteration": iteration, "classes": class_names(self.trainer.tasks)}
+        self.trainer.checkpointer.save(name, **facts)
         remove_old(self.trainer.checkpointer.save_dir, self.keep, self.watch.healthy)
 
 

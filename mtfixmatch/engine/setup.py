@@ -19,8 +19,23 @@ from ..utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+# Keys of Detectron2 that its users may set, but that nothing here reads: the mapper, the samplers,
+# the evaluation and the heads are this project's own.
+UNREAD = (
+    *("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "INPUT.MAX_SIZE_TRAIN"),
+    *("INPUT.RANDOM_FLIP", "INPUT.CROP", "INPUT.MAX_SIZE_TEST", "INPUT.MASK_FORMAT"),
+    *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "DATALOADER.ASPECT_RATIO_GROUPING"),
+    *("DATALOADER.SAMPLER_TRAIN", "DATALOADER.REPEAT_THRESHOLD", "DATALOADER.REPEAT_SQRT"),
+    *("DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
+    *("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"),
+    *("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", "SOLVER.REFERENCE_WORLD_SIZE", "TEST.AUG"),
+    *("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT"),
+    *("TEST.EXPECTED_RESULTS", "TEST.PRECISE_BN", "TEST.KEYPOINT_OKS_SIGMAS"),
+)
 CHOICES = {
     "INPUT.FORMAT": ("RGB",),
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": ("giou",),
+    "MODEL.SEM_SEG_HEAD.LOSS_TYPE": ("cross_entropy",),
     "SOLVER.NONFINITE": ("stop", "skip"),
     "SOLVER.AMP.PRECISION": ("auto", "float16", "bfloat16"),
 }
@@ -63,8 +78,17 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
     _merge(cfg.merge_from_list, opts, "the command line")
     complete_task_config(cfg)
     check_config(cfg)
+    warn_of_unread_keys(cfg)
     resolve_timm(cfg)
     return cfg
+
+
+def warn_of_unread_keys(cfg: CfgNode) -> None:
+    """Warn of the keys of Detectron2 that were changed but have no effect here."""
+    defaults = get_cfg()
+    changed = [key for key in UNREAD if _get(cfg, key) != _get(defaults, key)]
+    if changed:
+        logger.warning("These keys of Detectron2 have no effect: %s", ", ".join(changed))
 
 
 def _merge(merge, source, name: str) -> None:

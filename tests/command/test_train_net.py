@@ -114,7 +114,7 @@ def test_eval_only_finds_the_same_figures(trained, street_root, tmp_path, name):
     output, _ = trained
     args = arguments(street_root, tmp_path, "--eval-only", MODEL__WEIGHTS=output / name)
     call(args)
-    found = read_json(tmp_path / "results.json")["teacher"]
+    found = read_json(tmp_path / "eval" / "results.json")["teacher"]
     assert flat(found) == pytest.approx(flat(read_json(output / "results.json")["teacher"]))
 
 
@@ -134,11 +134,24 @@ def test_eval_only_as_a_command(trained, street_root, tmp_path):
     final = output / "model_final.pth"
     done = run(arguments(street_root, tmp_path, "--eval-only", MODEL__WEIGHTS=final))
     assert done.returncode == 0, done.stderr
-    found, expected = (read_json(x / "results.json")["teacher"] for x in (tmp_path, output))
+    found, expected = (
+        read_json(x / "results.json")["teacher"] for x in (tmp_path / "eval", output)
+    )
     assert found["detection"]["mAP"] == pytest.approx(expected["detection"]["mAP"])
     assert found["segmentation"]["mIoU"] == pytest.approx(expected["segmentation"]["mIoU"])
     assert "mIoU" in done.stdout
     assert not list(tmp_path.glob("*.pth"))
+
+
+def test_an_evaluation_leaves_the_files_of_the_run_alone(trained, street_root, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    final = tmp_path / "run" / "model_final.pth"
+    flags = ("--eval-only",)
+    call(arguments(street_root, tmp_path / "run", *flags, MODEL__WEIGHTS=final, SEED=3))
+    after = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
+    assert after == before
+    assert "SEED: 3" in (tmp_path / "run" / "eval" / "config.yaml").read_text()
 
 
 def test_resume_goes_on(trained, street_root, tmp_path):

@@ -170,6 +170,8 @@ BAD = [
     ("TASKS.DETECTION.MOVED_BOX", "circle", "TASKS.DETECTION.MOVED_BOX is 'circle'"),
     ("TASKS.DETECTION.HEAD", "YoloHead", "TASKS.DETECTION.HEAD is 'YoloHead'"),
     ("TASKS.DETECTION.KIND", "Boxes", "TASKS.DETECTION.KIND is 'Boxes'"),
+    ("MODEL.SEM_SEG_HEAD.LOSS_TYPE", "hard_pixel_mining", "MODEL.SEM_SEG_HEAD.LOSS_TYPE is"),
+    ("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "smooth_l1", "it must be one of giou"),
     ("INPUT.FORMAT", "BGR", "INPUT.FORMAT is 'BGR'"),
     ("DATALOADER.MAX_BROKEN", 1.5, "DATALOADER.MAX_BROKEN is 1.5"),
     ("DATASETS.TRAIN", ("town_train",), "there is no dataset 'town_train'"),
@@ -225,6 +227,18 @@ def test_labels_that_most_batches_will_not_have_are_warned_of(
     assert len(messages) == len(warned)
     for message, task in zip(messages, warned, strict=True):
         assert message.startswith(f"One batch of 2 has an image labeled for {task}")
+
+
+def test_keys_of_detectron2_without_effect_are_named_in_one_warning(
+    street_root, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("mtfixmatch"), "propagate", True)
+    tiny_config(street_root)
+    assert not caplog.records or "no effect" not in caplog.text
+    given = ("INPUT.MIN_SIZE_TRAIN", (640,), "TEST.AUG.ENABLED", True, "SEED", 5)
+    tiny_config(street_root, *given)
+    (warning,) = [r.getMessage() for r in caplog.records if "no effect" in r.getMessage()]
+    assert warning == "These keys of Detectron2 have no effect: INPUT.MIN_SIZE_TRAIN, TEST.AUG"
 
 
 def test_a_missing_config_file_is_named():

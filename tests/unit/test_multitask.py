@@ -162,6 +162,48 @@ def test_results_have_the_size_of_the_original_images(model):
         assert len(found.pred_boxes) == len(found.scores) == len(found.pred_classes)
 
 
+def results_differ(a, b):
+    boxes = (x["instances"].pred_boxes.tensor for x in (a, b))
+    return max(float((x - y).abs().max()) for x, y in ((a["sem_seg"], b["sem_seg"]), boxes))
+
+
+def test_the_result_of_an_image_does_not_depend_on_images_of_other_sizes(model):
+    sizes = [(50, 70), (64, 40), (50, 70)]
+    images = [torch.randint(0, 256, (3, *size)).byte() for size in sizes]
+    together = model([{"image": image} for image in images])
+    for image, result, size in zip(images, together, sizes, strict=True):
+        (alone,) = model([{"image": image}])
+        assert result["sem_seg"].shape[1:] == size
+        assert results_differ(result, alone) < 1e-3  # of logits and pixels: rounding of a batch
+    (alone,) = model([{"image": images[1]}])
+    assert results_differ(together[1], alone) == 0
+
+
+WRONG = {
+    "an array": (np.zeros((3, 32, 32), np.uint8), "an image is a torch.Tensor; found ndarray"),
+    "HWC": (torch.zeros(32, 40, 3), r"shape \(3, H, W\), RGB; found Tensor of shape \(32, 40, 3\)"),
+    "grey": (torch.zeros(1, 32, 32), r"shape \(3, H, W\), RGB; found Tensor of shape \(1, 32"),
+    "without channels": (torch.zeros(32, 32), r"shape \(3, H, W\)"),
+    "values in 0-1": (torch.rand(3, 32, 32), "values in 0-255, not in 0-1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_image_of_another_form_is_an_error(model, name):
+    image, message = WRONG[name]
+    with pytest.raises(InputError, match=message):
+        model([{"image": image}])
+
+
+def test_inputs_that_are_no_dicts_are_errors(model):
+    with pytest.raises(InputError, match="the model takes a list of dicts, not a tensor"):
+        model(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(InputError, match='list of dicts with "image"; found Tensor'):
+        model([torch.zeros(3, 32, 32)])
+    with pytest.raises(InputError, match='list of dicts with "image"; found dict'):
+        model([{"pixels": torch.zeros(3, 32, 32)}])
+
+
 def test_results_are_those_of_the_raw_outputs(model):
     images = torch.randint(0, 256, (2, 3, 64, 64)).byte()
     with torch.no_grad():
