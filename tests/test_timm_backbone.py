@@ -16,7 +16,8 @@ from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.engine.checkpoint import MultiTaskCheckpointer, export_model
 from mtfixmatch.engine.ema import build_teacher, update_teacher
 from mtfixmatch.engine.setup import resolve_config
-from mtfixmatch.modeling.timm_backbone import TimmFeatures, load_state, read_state
+from mtfixmatch.modeling.timm_backbone import TimmFeatures
+from mtfixmatch.modeling.timm_weights import load_state, read_state
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError
 
@@ -333,10 +334,10 @@ def test_weights_of_a_file(build, whole, tmp_path, caplog, name, classifier):
         found = model.backbone.bottom_up(views()).values()
         same_features(found, whole.forward_intermediates(views(), intermediates_only=True)[-4:])
     unused = next(r.message for r in caplog.records if "not used" in r.message)
-    assert unused.startswith("Not in it: nothing; in it, but not used: ")
+    assert unused.startswith("Missing in it: nothing; not used of it: ")
     prefix = "module." if name == "model.pt" else ""
     expected = {f"{prefix}{k}" for k in state if k.startswith(("conv_head", "bn2", "classifier"))}
-    assert set(unused.split("used: ")[1].split(", ")) == expected
+    assert set(unused.split("not used of it: ")[1].split(", ")) == expected
 
 
 @pytest.mark.parametrize("reader", ["list", "hook", "getter"])

@@ -13,7 +13,7 @@ from helpers import tiny_config
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from mtfixmatch.modeling.timm_backbone import load_state
+from mtfixmatch.modeling.timm_weights import load_state
 from mtfixmatch.modeling.wheel_weights import (
     WHEELS,
     Wheel,

@@ -28,7 +28,7 @@ class _GivenFeatures(Backbone):
         return features
 
 
-class _TopBlock(LastLevelP6P7):
+class TopBlock(LastLevelP6P7):
     """P6 and P7, with gradients that are right for narrow images too.
 
     In bfloat16 on a CPU, PyTorch (seen: 2.15) leaves a part of the weight gradient of a strided
@@ -65,8 +65,8 @@ class MultiTaskBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
         """A pyramid is built where one of MODEL.TASKS reads it."""
-        asked = {name for task in get_task_classes(cfg) for name in task.in_features(cfg)}
-        fpn = _build_fpn(cfg, bottom_up) if asked - set(bottom_up.output_shape()) else None
+        reads_pyramid = in_features(cfg) - set(bottom_up.output_shape())
+        fpn = _build_fpn(cfg, bottom_up) if reads_pyramid else None
         return {"bottom_up": bottom_up, "fpn": fpn}
 
     @property
@@ -95,6 +95,11 @@ def build_multitask_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Mul
     """
     bottom_up = build_resnet_backbone(_with_encoder_stride(cfg), input_shape)
     return MultiTaskBackbone(cfg, bottom_up)
+
+
+def in_features(cfg: CfgNode) -> set[str]:
+    """Names of the backbone features that the heads of MODEL.TASKS read."""
+    return {name for task in get_task_classes(cfg) for name in task.in_features(cfg)}
 
 
 def encoder_stride(cfg: CfgNode) -> int:
@@ -134,6 +139,6 @@ def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
         in_features=PYRAMID_INPUTS,
         out_channels=channels,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=_TopBlock(shapes["res5"].channels, channels),
+        top_block=TopBlock(shapes["res5"].channels, channels),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
