@@ -38,11 +38,11 @@ lint: venv
 
 # Kills trainings and single processes of them, breaks writes and inputs, spoils steps, many times.
 faults: venv
-	$(RUN) tools/faults.py
+	$(RUN) -m tools.faults
 
 # Twenty thousand tiny steps: does anything grow?
 soak: venv
-	$(RUN) tools/soak.py
+	$(RUN) -m tools.soak
 
 bench: $(DATA)/street/street.json
 	$(RUN) tools/bench.py DATASETS.ROOT $(DATA)

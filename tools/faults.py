@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Kill trainings, break writes and inputs, spoil steps; print what was survived.
 
 A training has survived a fault if what it left in the end equals, bit by bit but for times, what a
@@ -17,10 +16,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
-from data_faults import break_inputs
-from faulty import (
+from mtfixmatch.utils.errors import InputError
+from tests.support.data_faults import break_inputs
+from tests.support.faulty import (
     FAULTS,
     at_byte,
     bytes_of_a_save,
@@ -28,11 +26,9 @@ from faulty import (
     resumed,
     save,
 )
-from faulty_steps import spoil_in_two_processes
-from kill_training import ANYWHERE, ASKED, INSIDE, Campaign, Tally
-from rank_faults import break_ranks
-
-from mtfixmatch.utils.errors import InputError
+from tests.support.faulty_steps import spoil_in_two_processes
+from tests.support.kill_training import ANYWHERE, ASKED, INSIDE, Campaign, Tally
+from tests.support.rank_faults import break_ranks
 
 SHARES = {ANYWHERE: 0.5, INSIDE: 0.4, ASKED: 0.1}
 OFFSETS, CUTS = 20, 50

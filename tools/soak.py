@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Train many tiny steps and watch what must not grow: memory, open files, time (`make soak`).
 
 Compared are the second tenth of the training and the last one; the first is warm-up. The exit
@@ -19,10 +18,8 @@ from statistics import fmean, median, quantiles
 import psutil
 from tabulate import tabulate
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
-from helpers import REPOSITORY
-from lives import arguments, make_data
+from tests.support.helpers import REPOSITORY
+from tests.support.lives import arguments, make_data
 
 MOST_GROWTH = 0.01
 MOST_FILES = 5  # that more are open: the number wavers, but there are 8 evaluations between

@@ -1,0 +1,465 @@
+"""A tiny training is published, and found again in a folder and behind an address."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from zipfile import ZipFile
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+
+from mtfixmatch import model_zoo
+from mtfixmatch.data.datasets.cityscapes import cityscapes_metadata
+from mtfixmatch.engine.report import training_seconds
+from mtfixmatch.engine.setup import resolve_config
+from mtfixmatch.model_zoo.files import ROOT_VARIABLE
+from mtfixmatch.model_zoo.publish import RUN_FILES, portable_config, publish, zoo_table
+from mtfixmatch.utils.errors import InputError
+from tests.support.engine_helpers import build_trainer, run_config
+from tests.support.helpers import CONFIGS, REPOSITORY
+
+NAME = "street/quickstart"
+LABELS = {"detection": 6, "segmentation": 4}
+
+
+@pytest.fixture(scope="module")
+def trained(street_root, tmp_path_factory):
+    """The folder of a complete training of two steps, and its config."""
+    output = tmp_path_factory.mktemp("trained")
+    labels = [x for task, n in LABELS.items() for x in (f"TASKS.{task.upper()}.LABELS", n)]
+    shown = ("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
+    cfg = run_config(street_root, output, "SOLVER.MAX_ITER", 2, *labels, *shown)
+    (output / "config.yaml").write_text(cfg.dump())
+    build_trainer(cfg).train()
+    return output, cfg
+
+
+@pytest.fixture(scope="module")
+def zoo(trained, tmp_path_factory):
+    """A zoo with that training, and the facts."""
+    root = tmp_path_factory.mktemp("zoo")
+    return root, publish(trained[0], NAME, str(root))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    return tmp_path / "cache" / "mtfixmatch"
+
+
+@pytest.fixture
+def copied(zoo, tmp_path):
+    """A copy of the zoo that a test may spoil, and the facts."""
+    return shutil.copytree(zoo[0], tmp_path / "copied"), zoo[1]
+
+
+@pytest.fixture
+def served(copied):
+    """The copy, its address, and the names of the files that were asked for."""
+    root, _ = copied
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_request(self, *args):
+            asked.append(self.path.split("/")[-1])
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=root))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield root, f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def image():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (3, 70, 100), generator=generator, dtype=torch.uint8)
+    return {"image": pixels, "height": 35, "width": 50}
+
+
+def tensors_of(model):
+    """What a model says about the image."""
+    (result,) = model([image()])
+    boxes = result["instances"]
+    found = [result["sem_seg"], boxes.pred_boxes.tensor, boxes.scores, boxes.pred_classes]
+    assert len(boxes) > 0
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(trained):
+    """What the training's own checkpoint says, loaded by Detectron2."""
+    output, cfg = trained
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(str(output / "model_best.pth"))
+    return tensors_of(model.eval())
+
+
+def same(found, expected):
+    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_the_file_has_its_hash_in_its_name_and_the_weights_inside(trained, zoo):
+    root, facts = zoo
+    content = (root / facts["weights"]).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    assert facts["weights"] == f"model_street_quickstart_{digest[:8]}.pth"
+    assert (facts["sha256"], facts["size"]) == (digest, len(content))
+    weights = torch.load(root / facts["weights"], weights_only=True)
+    wanted = torch.load(trained[0] / "model_best.pth", weights_only=True)["model"]
+    assert type(weights) is dict and weights.keys() == wanted.keys()
+    assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+
+
+def test_the_facts_are_those_of_the_training(trained, zoo):
+    root, facts = zoo
+    (path,) = root.glob("model_*.json")
+    assert path.stem + ".pth" == facts["weights"]
+    assert read_json(path) == facts == model_zoo.get_facts(NAME, root=root)
+    results = read_json(trained[0] / "results_best.json")
+    assert (facts["metrics"], facts["iteration"]) == (results["teacher"], 1)
+    assert {task: found["count"] for task, found in facts["labels"].items()} == LABELS
+    names = cityscapes_metadata()
+    assert facts["classes"]["detection"] == names["thing_classes"]
+    assert facts["classes"]["segmentation"] == names["stuff_classes"]
+
+
+def test_nothing_tells_of_this_machine(trained, street_root, zoo):
+    for path in zoo[0].glob("*.json"):
+        for folder in (trained[0], street_root, REPOSITORY):
+            assert str(folder) not in path.read_text()
+
+
+def test_the_index_names_the_files(zoo):
+    root, facts = zoo
+    (entry,) = read_json(root / "zoo.json").values()
+    assert {root / entry["weights"], root / entry["facts"], root / "zoo.json"} == {*root.iterdir()}
+    assert entry["sha256"] == facts["sha256"]
+    assert model_zoo.get_checkpoint_url(NAME, root=root) == str(root / facts["weights"])
+
+
+def test_more_models_share_an_index(trained, copied):
+    root, first = copied
+    second = publish(trained[0], "other", str(root))
+    again = publish(trained[0], f"{NAME}.yaml", str(root))
+    assert [*read_json(root / "zoo.json")] == ["other", NAME]
+    # The same weights make the same file, whatever it is called.
+    assert first["sha256"] == second["sha256"] == again["sha256"]
+    assert first == again
+
+
+def test_get_from_a_folder(zoo, expected):
+    model = model_zoo.get(NAME, trained=True, device="cpu", root=zoo[0])
+    assert not model.training and model.device.type == "cpu"
+    assert same(tensors_of(model), expected)
+
+
+def test_get_from_an_address_downloads_once(served, cache, expected):
+    _, address, asked = served
+    for _ in range(2):
+        model = model_zoo.get(f"{NAME}.yaml", trained=True, root=address)
+        assert same(tensors_of(model), expected)
+    (kept,) = cache.glob("*.pth")
+    assert asked.count(kept.name) == 1
+    kept.write_bytes(b"damaged")
+    assert same(tensors_of(model_zoo.get(NAME, trained=True, root=f"{address}/")), expected)
+    assert asked.count(kept.name) == 2
+
+
+def spoil(path, kind):
+    content = bytearray(path.read_bytes())
+    if kind == "truncated":
+        del content[-1000:]
+    else:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["changed", "truncated"])
+@pytest.mark.parametrize("where", ["folder", "address"])
+def test_weights_that_are_not_those_of_the_index(served, zoo, cache, kind, where):
+    root, address, _ = served
+    facts = zoo[1]
+    digest = spoil(root / facts["weights"], kind)
+    place = root if where == "folder" else address
+    with pytest.raises(InputError) as raised:
+        model_zoo.get(NAME, trained=True, root=place)
+    for part in (facts["weights"], facts["sha256"], str(facts["size"]), digest):
+        assert part in str(raised.value)
+    assert not [path for path in cache.glob("*") if path.suffix != ".yaml"]
+
+
+def test_a_model_that_is_not_there(zoo, served, tmp_path):
+    with pytest.raises(InputError, match=f"no model 'street', only {NAME}"):
+        model_zoo.get("street", trained=True, root=zoo[0])
+    with pytest.raises(InputError, match="no config street/nothing.yaml .*street/quickstart.yaml"):
+        model_zoo.get("street/nothing.yaml")
+    with pytest.raises(InputError, match=f"'some': .*zoo.json.*No such file.*{ROOT_VARIABLE}"):
+        model_zoo.get_config("some", root=tmp_path)
+    root, address, _ = served
+    next(root.glob("*.pth")).unlink()
+    for place in (root, address):
+        with pytest.raises(InputError, match=r"\.pth: cannot be read"):
+            model_zoo.get(NAME, trained=True, root=place)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "zoo.json: cannot be read as JSON"),
+        ("[]", "zoo.json: it must hold a JSON object"),
+        ('{"x": {"weights": "a.pth"}}', "weights, facts, size and sha256 are expected"),
+        (
+            '{"x": {"weights": "../a.pth", "facts": "a.json", "size": 1, "sha256": ""}}',
+            "../a.pth of x is not the name of a file",
+        ),
+        (
+            '{"x": {"weights": "a.pth", "facts": "zoo.json", "size": 1, "sha256": ""}}',
+            "it must hold the classes and the config",
+        ),
+    ],
+)
+def test_an_index_that_is_none(tmp_path, content, message):
+    (tmp_path / "zoo.json").write_text(content)
+    with pytest.raises(InputError, match=re.escape(message)):
+        model_zoo.get("x", trained=True, root=tmp_path)
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_a_training_that_is_not_finished(trained, tmp_path, name):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    (run / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        publish(run, "", str(tmp_path / "zoo"))
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_files_of_different_trainings(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("OUT_CHANNELS: 64\n", "OUT_CHANNELS: 32\n"))
+    with pytest.raises(InputError, match="do not fit the config"):
+        publish(run, "", str(tmp_path / "zoo"))
+    shutil.copy(trained[0] / "config.yaml", run)
+    labels = read_json(run / "label_subsets.json")
+    del labels["labels"]["detection"]
+    (run / "label_subsets.json").write_text(json.dumps(labels))
+    with pytest.raises(InputError, match="different trainings, 'detection' is missing"):
+        publish(run, "", str(tmp_path / "zoo"))
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_checkpoint_that_is_damaged(trained, tmp_path, index):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    (run / "model_best.pth").write_bytes(b"no checkpoint")
+    if not index:
+        (run / "checkpoints.json").unlink()
+    with pytest.raises(InputError, match=r"model_best\.pth(: .* cannot be read| is damaged)"):
+        publish(run, "", str(tmp_path / "zoo"))
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", "/a", "a/", ".a"])
+def test_names_that_no_file_can_have(trained, tmp_path, name):
+    with pytest.raises(InputError, match=re.escape(repr(name))):
+        publish(trained[0], name, str(tmp_path))
+
+
+def test_an_output_that_cannot_be_written(trained, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file cannot be made"):
+        publish(trained[0], "", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="must be a folder"):
+        publish(trained[0], "", "https://127.0.0.1/zoo")
+
+
+def test_no_data_set_is_needed(zoo, tmp_path, expected):
+    """A process of its own, in an empty folder, that finds the zoo by the variable."""
+    torch.save({"image": image(), "expected": expected}, tmp_path / "expected.pt")
+    code = f"""
+import torch
+from mtfixmatch import model_zoo
+saved = torch.load("expected.pt")
+(found,) = model_zoo.get({NAME!r}, trained=True, device="cpu")([saved["image"]])
+boxes = found["instances"]
+found = [found["sem_seg"], boxes.pred_boxes.tensor, boxes.scores, boxes.pred_classes]
+assert all(map(torch.equal, found, saved["expected"]))
+"""
+    env = {**os.environ, ROOT_VARIABLE: str(zoo[0]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_classes_are_the_published_ones(copied):
+    """Those of a data set whose classes are in its files, which nobody has here."""
+    root, facts = copied
+    classes = {
+        task: [f"{task} {i}" for i, _ in enumerate(x)] for task, x in facts["classes"].items()
+    }
+    config = facts["config"]
+    config = {**config, "DATASETS": {**config["DATASETS"], "TRAIN": ["coco_style_train"]}}
+    (path,) = root.glob("model_*.json")
+    path.write_text(json.dumps({**facts, "classes": classes, "config": config}))
+    assert model_zoo.get_facts(NAME, root=root)["classes"] == classes
+    assert model_zoo.get(NAME, trained=True, root=root).head("detection").num_classes == 8
+    path.write_text(json.dumps({**facts, "classes": {**classes, "detection": ["one"]}}))
+    with pytest.raises(InputError, match="NUM_CLASSES is 8, but .* has 1 classes"):
+        model_zoo.get(NAME, trained=True, root=root)
+
+
+def test_the_catalogs_are_left_alone(zoo):
+    before = dict(DatasetCatalog), dict(MetadataCatalog)
+    model_zoo.get(NAME, trained=True, root=zoo[0])
+    assert (dict(DatasetCatalog), dict(MetadataCatalog)) == before
+
+
+def test_the_config_of_the_training(trained, zoo):
+    root, facts = zoo
+    cfg = model_zoo.get_config(NAME, root=root)
+    assert portable_config(cfg) == portable_config(trained[1]) == facts["config"]
+    assert cfg.MODEL.WEIGHTS == ""
+    trained_cfg = model_zoo.get_config(NAME, trained=True, root=root)
+    assert str(root / facts["weights"]) == trained_cfg.MODEL.WEIGHTS
+    file = model_zoo.get_config_file(NAME, root=root)
+    assert portable_config(resolve_config(file, [])) == facts["config"]
+    model = model_zoo.get(NAME, root=root)
+    assert model.training
+
+
+def test_a_zoo_can_neither_name_a_base_nor_ask_for_trust(copied):
+    root, facts = copied
+    (path,) = root.glob("model_*.json")
+    asked = {**facts["config"]["MODEL"], "TRUST_PICKLE": True}
+    config = {**facts["config"], "_BASE_": "nowhere.yaml", "MODEL": asked}
+    path.write_text(json.dumps({**facts, "config": config}))
+    cfg = model_zoo.get_config(NAME, root=root)
+    assert not cfg.MODEL.TRUST_PICKLE
+    assert portable_config(cfg) == facts["config"]
+
+
+def test_what_holds_on_one_machine_is_left_out():
+    places = {
+        "OUTPUT_DIR": "my/out",
+        "DATASETS.ROOT": "my/data",
+        "DATASETS.CACHE_DIR": "/machine/cache",
+        "DATASETS.LABEL_MANIFEST": "my/labels.json",
+        "DATASETS.COCO_STYLE.TRAIN.IMAGES": "my/images",
+        "DATASETS.PROPOSAL_FILES_TEST": ("/machine/file",),
+        "MODEL.WEIGHTS": "/machine/resnet.pth",
+        "MODEL.DEVICE": "cuda",
+    }
+    opts = [x for pair in places.items() for x in pair]
+    config = portable_config(resolve_config(str(CONFIGS / "street" / "resnet18.yaml"), opts))
+    text = json.dumps(config)
+    assert not re.search("my/|machine|cuda", text)
+    assert config["MODEL"]["WEIGHTS"] == "" and config["FIXMATCH"]["METHOD"] == "dense_fixmatch"
+
+
+def test_the_command_makes_the_same_config(trained, zoo):
+    _, facts = zoo
+    *start, file = shlex.split(facts["command"])[:4]
+    assert start == ["python", "projects/train_net.py", "--config-file"]
+    assert file == f"configs/{facts['config_file']}" == "configs/street/resnet18.yaml"
+    cfg = resolve_config(str(REPOSITORY / file), shlex.split(facts["command"])[4:])
+    for head in ("RETINANET", "SEM_SEG_HEAD"):
+        assert cfg.MODEL[head].NUM_CLASSES == 0
+        cfg.MODEL[head].NUM_CLASSES = trained[1].MODEL[head].NUM_CLASSES
+    assert portable_config(cfg) == facts["config"]
+
+
+def test_training_seconds():
+    """20 steps of .5 s, then 20 of .25 s of which the first ones were made twice."""
+    lines = [(19, 0.5), (29, 9.0), (39, 9.0), (29, 0.25), (39, 0.25)]
+    history = [{"iteration": i, "time": t} for i, t in lines]
+    assert training_seconds([*history, {"iteration": 39, "lr": 1.0}]) == 20 * 0.5 + 20 * 0.25
+    assert training_seconds([]) is None
+
+
+def test_the_table_has_the_figures(copied):
+    root, facts = copied
+    (path,) = root.glob("model_*.json")
+    metrics = {"detection": {"mAP": 0.25}, "segmentation": {"mIoU": None}, "geometric_mean": 0.5}
+    path.write_text(json.dumps({**facts, "metrics": metrics, "training_seconds": 3725.2}))
+    header, _, row = zoo_table(str(root)).splitlines()
+    titles, cells = ([c.strip() for c in x.split("|")[1:-1]] for x in (header, row))
+    assert dict(zip(titles, cells, strict=True)) == {
+        "model (config)": "[street/quickstart](configs/street/resnet18.yaml)",
+        "detection labels": "6",
+        "segmentation labels": "4",
+        "mAP": "0.250",
+        "mIoU": "",
+        "geometric mean": "0.500",
+        "training": "1:02:05",
+        "command": f"`{facts['command']}`",
+        "file": facts["weights"],
+    }
+
+
+def command():
+    spec = importlib.util.spec_from_file_location("publish", REPOSITORY / "projects" / "publish.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command(trained, tmp_path, capsys):
+    module = command()
+    place = ["--output", str(tmp_path / "zoo")]
+    module.main(module.parse_args([str(trained[0]), "--table", *place]))
+    said, table = capsys.readouterr().out.split("\n", 1)
+    # Without --name it is called as its folder.
+    name = trained[0].name
+    (file,) = (tmp_path / "zoo").glob(f"model_{name}_*.pth")
+    assert said == f"{name}: {file}"
+    assert file.name in table
+    with pytest.raises(SystemExit):
+        module.parse_args([])
+
+
+def test_configs_by_name():
+    names = model_zoo.config_names()
+    assert "cityscapes/dense_fixmatch.yaml" in names and "Base-FixMatch.yaml" not in names
+    for name in names:
+        assert model_zoo.get_config_file(name) == str(CONFIGS / name)
+    assert model_zoo.get_config("cityscapes/dense_fixmatch.yaml").MODEL.RESNETS.DEPTH == 50
+
+
+def test_an_untrained_model_of_a_config():
+    model = model_zoo.get("street/resnet18.yaml", device="cpu")
+    assert model.training and model.head("detection").num_classes == 8
+    with pytest.raises(InputError, match="coco_style_train for detection are known from its files"):
+        model_zoo.get("coco_style/coco_small.yaml")
+
+
+def test_a_wheel_has_the_configs(tmp_path):
+    for name in ("configs", "mtfixmatch"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "-w", "out", "."], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "out").iterdir()
+    files = {path.relative_to(REPOSITORY).as_posix() for path in CONFIGS.rglob("*.yaml")}
+    assert {f"mtfixmatch/{name}" for name in files} <= {*ZipFile(wheel).namelist()}

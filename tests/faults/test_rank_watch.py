@@ -1,0 +1,47 @@
+"""A rank that dies or stalls is named and takes the others down; `make faults` tries it more."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from mtfixmatch.runtime.rank_watch import RankWatch, failure_of
+from tests.support.break_ranks import ASKED, ASLEEP, BUSY, KILLED, MACHINE, RAISES, STOPPED_RANK
+from tests.support.helpers import REPOSITORY
+
+KINDS = (KILLED, STOPPED_RANK, ASLEEP, RAISES, MACHINE, BUSY, ASKED)
+
+
+def test_whoever_fails_is_named_and_ends_all_and_who_is_busy_is_left_alone(tmp_path):
+    tries = json.dumps(dict.fromkeys(KINDS, 1))
+    command = [sys.executable, "-W", "ignore", "-m", "tests.support.break_ranks"]
+    command += [str(tmp_path), "0", "7", tries]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    tallies = json.loads(done.stdout.splitlines()[-1])
+    assert list(tallies) == list(KINDS)
+    for tally in tallies.values():
+        assert tally["survived"] == tally["tries"] == 1, tally["wrong"][0]
+
+
+def test_a_single_process_is_not_watched():
+    watch = RankWatch(1e-9)
+    with watch.running(), watch.stepping("step 0"):
+        pass
+    with pytest.raises(ValueError, match="^planned$"), watch.running():
+        raise ValueError("planned")
+
+
+def test_a_failure_is_told_in_the_words_of_who_failed():
+    killed = ProcessExitedException("", 1, 70, -9, "SIGKILL")
+    assert failure_of(killed, 4).startswith("rank 5 (process 70 on ")
+    assert failure_of(killed, 4).endswith(") ended with SIGKILL")
+    assert failure_of(ProcessExitedException("", 0, 70, 3), 0).endswith("ended with exit status 3")
+    head = "\n\n-- Process 0 terminated with the following error:\nTraceback:\n  File\n"
+    raised = ProcessRaisedException(f"{head}ValueError: planned", 0, 70)
+    assert failure_of(raised, 2).startswith("rank 2 (process 70 on ")
+    assert failure_of(raised, 2).endswith(") failed:\nTraceback:\n  File\nValueError: planned")
+    told = ProcessRaisedException(f"{head}mtfixmatch.utils.errors.InputError: no file: x", 0, 70)
+    assert failure_of(told, 2) == "no file: x"

@@ -1,0 +1,47 @@
+"""What several test files share."""
+
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from mtfixmatch.engine import load_config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = REPOSITORY / "configs"
+
+SMALL: dict[str, Any] = {
+    "INPUT.TRAIN_SIZE": (64, 64),
+    "INPUT.SCALE_RANGE": (0.5, 2.0),
+    # GroupNorm of a single image at 1 x 1 needs more than one channel in each of its 32 groups.
+    "MODEL.FPN.OUT_CHANNELS": 64,
+    "MODEL.RETINANET.NUM_CONVS": 1,
+    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 32,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [16],
+    # Where that config leaves the paper.
+    "TASKS.DETECTION.LABELS": -1,
+    "TASKS.DETECTION.THRESHOLD": 0.5,
+    "TASKS.SEGMENTATION.LABELS": -1,
+    "TASKS.SEGMENTATION.THRESHOLD": 0.0,
+    "FIXMATCH.RAMP_UP": 0.05,
+    "DATALOADER.LABELED": "any",
+    "DATALOADER.NUM_WORKERS": 0,
+    "DATALOADER.LABELED_PER_BATCH": 2,
+    "SOLVER.IMS_PER_BATCH": 4,
+    "TEST.EVAL_PERIOD": 0,
+}
+
+
+def tiny_config(root: str | Path, *opts: Any, resume: bool = False) -> CfgNode:
+    """The small ResNet on the data below `root`, small enough for a test.
+
+    Args:
+        root: the fixture `street_root`.
+        opts: `KEY, VALUE` pairs that come last.
+        resume: as --resume.
+    """
+    places = {"DATASETS.ROOT": str(root), "DATASETS.CACHE_DIR": str(Path(root) / "cache")}
+    given = [x for pair in (SMALL | places).items() for x in pair]
+    config = str(CONFIGS / "street" / "resnet18.yaml")
+    return load_config(config, [*given, *opts], resume=resume)

@@ -1,0 +1,255 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from torch import nn
+
+from mtfixmatch.data.loader import build_eval_loader, eval_records
+from mtfixmatch.data.mapper import EvalMapper
+from mtfixmatch.engine.evaluation import (
+    _image_losses,
+    evaluate,
+    evaluate_losses,
+    flat_results,
+    geometric_mean,
+    log_results,
+    per_class_table,
+)
+from mtfixmatch.tasks import build_tasks
+from tests.support.helpers import tiny_config
+
+NAN = float("nan")
+RESULTS = {
+    "detection": {"mAP": 0.25, "per_class": {"car": 0.3, "bus": NAN}, "std": 0.0},
+    "segmentation": {"mIoU": NAN, "per_class": {"road": 0.9}},
+    "geometric_mean": 0.5,
+}
+
+
+class Stub(DatasetEvaluator):
+    """Counts the images it saw and returns given figures."""
+
+    def __init__(self, results):
+        self.results, self.seen = results, []
+
+    def reset(self):
+        self.seen = []
+
+    def process(self, inputs, outputs):
+        self.seen += [
+            (image["image_id"], output) for image, output in zip(inputs, outputs, strict=True)
+        ]
+
+    def evaluate(self):
+        return dict(self.results)
+
+
+class Echo(nn.Module):
+    """Gives back the image ids, and remembers how it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.modes = set()
+
+    def forward(self, inputs):
+        self.modes.add((self.training, torch.is_grad_enabled()))
+        return [x["image_id"] for x in inputs]
+
+
+def stub_task(name, metric, value, per_class):
+    stub = Stub({metric: value, "per_class": per_class})
+    return SimpleNamespace(name=name, metric=metric, evaluator=lambda records: stub, stub=stub)
+
+
+def stub_tasks(first=0.25, second=0.64):
+    return [
+        stub_task("boxes", "mAP", first, {"a": 0.1, "b": 0.4, "c": NAN}),
+        stub_task("maps", "mIoU", second, {"x": 0.64}),
+    ]
+
+
+LOADER = [[{"image_id": i}] for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.25, 0.64], 0.4), ([0.3], 0.3), ([0.1, 0.2, 0.4], 0.2), ([0.0, 0.9], 0.0), ([1, 1], 1)],
+)
+def test_geometric_mean(values, expected):
+    assert geometric_mean(values) == pytest.approx(expected)
+
+
+def test_geometric_mean_of_nothing_known():
+    assert math.isnan(geometric_mean([0.5, NAN]))
+
+
+def test_evaluate_by_hand():
+    tasks = stub_tasks()
+    found = evaluate(Echo(), LOADER, [], tasks)
+    assert list(found) == ["boxes", "maps", "geometric_mean"]
+    assert found["geometric_mean"] == pytest.approx(0.4)
+    assert found["boxes"]["mAP"] == 0.25 and found["maps"]["mIoU"] == 0.64
+    # Over the classes that occur: .1 and .4.
+    assert found["boxes"]["std"] == pytest.approx(0.15)
+    assert found["maps"]["std"] == 0
+    for task in tasks:
+        assert task.stub.seen == [(i, i) for i in range(8)]
+
+
+def test_standard_deviation_of_classes_that_never_occur():
+    tasks = [stub_task("boxes", "mAP", NAN, {"a": NAN})]
+    found = evaluate(Echo(), LOADER, [], tasks)
+    assert math.isnan(found["boxes"]["std"]) and math.isnan(found["geometric_mean"])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_evaluated_and_left_in_its_mode(training):
+    model = Echo().train(training)
+    evaluate(model, LOADER, [], stub_tasks())
+    assert model.modes == {(False, False)} and model.training == training
+
+
+def test_flat_results_have_no_nan():
+    assert flat_results(RESULTS, "teacher") == {
+        "teacher/detection/mAP": 0.25,
+        "teacher/detection/per_class/car": 0.3,
+        "teacher/detection/std": 0.0,
+        "teacher/segmentation/per_class/road": 0.9,
+        "teacher/geometric_mean": 0.5,
+    }
+
+
+def test_table_of_classes():
+    task = SimpleNamespace(name="boxes", metric="mAP")
+    found = {"boxes": {"mAP": 0.25, "per_class": {"car": 0.3, "bus": 0.2}, "std": 0.05}}
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in per_class_table(found, task).splitlines()
+    ]
+    assert rows[0] == ["class", "boxes"]
+    assert rows[2:] == [["car", "0.300"], ["bus", "0.200"], ["mean ± std", "0.250 ± 0.050"]]
+
+
+def test_logged_figures(caplog):
+    tasks = stub_tasks()
+    with caplog.at_level("INFO", "mtfixmatch.engine.evaluation"):
+        log_results(evaluate(Echo(), LOADER, [], tasks), tasks, "teacher")
+    for text in ("Evaluation of the teacher", "boxes of the teacher", "0.400", "0.250 ± 0.150"):
+        assert text in caplog.text
+
+
+class Oracle(nn.Module):
+    """Answers with the labels, as Detectron2's results."""
+
+    def __init__(self, records, tasks):
+        super().__init__()
+        self.records = {record["image_id"]: record for record in records}
+        self.tasks = {task.name: task for task in tasks}
+
+    def forward(self, inputs):
+        return [self.answer(self.records[x["image_id"]]) for x in inputs]
+
+    def answer(self, record):
+        known = self.tasks["detection"].load_target(record)
+        known = known[~known.gt_ignore]
+        found = Instances(known.image_size, pred_boxes=Boxes(known.gt_boxes.tensor))
+        found.pred_classes, found.scores = known.gt_classes, torch.ones(len(known))
+        labels = self.tasks["segmentation"].load_target(record).long()
+        labels[labels == 255] = 0
+        maps = nn.functional.one_hot(labels, 19).permute(2, 0, 1)
+        return {"instances": found, "sem_seg": maps}
+
+
+@pytest.fixture(scope="module")
+def cfg(street_root):
+    return tiny_config(street_root)
+
+
+def test_perfect_answers_on_real_records(cfg):
+    tasks = build_tasks(cfg)
+    records = eval_records(cfg, tasks)
+    found = evaluate(Oracle(records, tasks), build_eval_loader(cfg, records), records, tasks)
+    assert len(records) == 6
+    assert found["geometric_mean"] == pytest.approx(1)
+    assert found["detection"]["mAP"] == pytest.approx(1)
+    assert found["segmentation"]["mIoU"] == 1
+    assert (found["detection"]["std"], found["segmentation"]["std"]) == pytest.approx((0, 0))
+    assert len(found["detection"]["per_class"]) == 8
+    assert len(found["segmentation"]["per_class"]) == 19
+
+
+def test_a_task_is_measured_on_its_labeled_images(cfg):
+    """Hidden labels of two images for each task change what is measured, not the images seen."""
+    tasks = build_tasks(cfg)
+    records = eval_records(cfg, tasks)
+    partly = [dict(record) for record in records]
+    for record in partly[:2]:
+        del record["annotations"]
+    for record in partly[2:4]:
+        del record["sem_seg_file_name"]
+    oracle = Oracle(records, tasks)
+    found = evaluate(oracle, build_eval_loader(cfg, partly), partly, tasks)
+    assert found["geometric_mean"] == pytest.approx(1)
+
+
+def test_an_untrained_network_is_measured(cfg):
+    tasks = build_tasks(cfg)
+    records = eval_records(cfg, tasks)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    found = evaluate(model, build_eval_loader(cfg, records), records, tasks)
+    assert 0 <= found["detection"]["mAP"] < 0.05 and 0 < found["segmentation"]["mIoU"] < 0.2
+    expected = math.sqrt(found["detection"]["mAP"] * found["segmentation"]["mIoU"])
+    assert found["geometric_mean"] == pytest.approx(expected)
+
+
+# Losses on whole images
+
+
+def test_losses_are_means_over_all_labeled_images_together(street_root):
+    """The same as those of one batch with both images."""
+    cfg = tiny_config(street_root)
+    tasks = build_tasks(cfg)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    first, second = [r for r in eval_records(cfg, tasks) if r["annotations"]][:2]
+    second = dict(second)
+    del second["sem_seg_file_name"]
+    records = [first, second]
+    losses = evaluate_losses(model, build_eval_loader(cfg, records), records, tasks)
+
+    images = torch.stack([EvalMapper()(record)["image"] for record in records]).float() / 255
+    size = (128, 256)
+    outputs, _ = model(images, {"detection": [0, 1], "segmentation": [0]})
+    for task, labeled in zip(tasks, ([first, second], [first]), strict=True):
+        head = model.head(task.name)
+        targets = [task.load_target(record) for record in labeled]
+        assigned = head.assign(targets, size, unsupervised=False)
+        for part, value in head.losses(outputs[task.name], assigned).items():
+            assert losses[task.name][part] == pytest.approx(float(value) / assigned.count, rel=1e-4)
+
+
+def test_padding_takes_no_part_in_the_losses(street_root, tmp_path):
+    """An image of 100 x 250 is padded to 128 x 256; nothing is known there."""
+    cfg = tiny_config(street_root)
+    tasks = build_tasks(cfg)
+    model = build_model(cfg).eval()
+    Image.fromarray(np.zeros((100, 250, 3), np.uint8)).save(tmp_path / "image.png")
+    Image.fromarray(np.full((100, 250), 7, np.uint8)).save(tmp_path / "map.png")
+    record = {
+        **eval_records(cfg, tasks)[0],
+        "file_name": str(tmp_path / "image.png"),
+        "sem_seg_file_name": str(tmp_path / "map.png"),
+        "height": 100,
+        "width": 250,
+    }
+    del record["annotations"]
+    found = _image_losses(model, EvalMapper()(record)["image"], record, tasks)
+    assert list(found) == ["segmentation"]
+    assert found["segmentation"]["count"] == 100 * 250
