@@ -1,4 +1,4 @@
-"""Networks of timm under the heads: their features at strides 4-32 and the pyramid on top."""
+"""timm's networks as backbones: features at strides 4-32, with a feature pyramid on top."""
 
 import logging
 import os
@@ -28,10 +28,10 @@ NORMS = ("", "SyncBN", "FrozenBN")
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MultiTaskBackbone:
-    """MODEL.TIMM.NAME with a pyramid where one of MODEL.TASKS reads one.
+    """Build MODEL.TIMM.NAME, with a pyramid if one of MODEL.TASKS reads it.
 
     Raises:
-        InputError: for a network or weights that cannot be used, or without timm.
+        InputError: for a network or weights that cannot be used, or if timm is not installed.
     """
     return MultiTaskBackbone(cfg, TimmFeatures(cfg))
 
@@ -65,17 +65,17 @@ def resolve_timm(cfg: CfgNode) -> None:
 
 
 class TimmFeatures(Backbone):
-    """A network of timm that gives res2..res5, its features at strides 4, 8, 16 and 32."""
+    """A network of timm as a backbone with features res2..res5 at strides 4, 8, 16 and 32."""
 
     @configurable
     def __init__(self, *, net: nn.Module, channels: Sequence[int], strides: Sequence[int]):
-        """Take a network.
+        """Wrap a network.
 
         Args:
-            net: gives a list of features; the last four are res2..res5. A BatchNorm whose weight
-                needs no gradient keeps its running statistics.
+            net: returns a list of features, the last four of which are res2..res5. A BatchNorm
+                whose weight is frozen keeps its running statistics.
             channels: of res2..res5.
-            strides: likewise.
+            strides: of res2..res5, in pixels.
         """
         super().__init__()
         self.net = net
@@ -85,9 +85,9 @@ class TimmFeatures(Backbone):
         self.train()
 
     @classmethod
-    @torch.enable_grad()  # what a feature hangs on is read from its graph, whoever builds it
+    @torch.enable_grad()  # the parameters of a feature are found by its autograd graph
     def from_config(cls, cfg: CfgNode) -> dict:
-        """Build the network, load its weights, try it on an image, freeze what is to be frozen."""
+        """Build the network, load its weights, test it on an image and freeze parameters."""
         node, strides = cfg.MODEL.TIMM, (4, 8, 16, encoder_stride(cfg))
         weights = "" if cfg.MODEL.WEIGHTS else node.WEIGHTS
         net = _create(node.NAME, strides[-1], hub=weights == "hub")
@@ -96,7 +96,7 @@ class TimmFeatures(Backbone):
             load_state(net, _state(weights, node.NAME, cache_dir), f"MODEL.TIMM.WEIGHTS {weights}")
         if node.NORM == "SyncBN":
             net = import_timm().layers.convert_sync_batchnorm(net)
-        features = _try(net, node.NAME, strides)
+        features = _test_features(net, node.NAME, strides)
         _freeze(net, features, cfg.MODEL.BACKBONE.FREEZE_AT, node.NORM == "FrozenBN")
         channels = [feature.shape[1] for feature in features[-4:]]
         return {"net": net, "channels": channels, "strides": strides}
@@ -106,7 +106,7 @@ class TimmFeatures(Backbone):
         return dict(zip(FEATURES, self.net(images)[-4:], strict=True))
 
     def train(self, mode: bool = True) -> "TimmFeatures":
-        """As of any module, but frozen BatchNorms stay in evaluation mode."""
+        """Set the mode of all modules but frozen BatchNorms, which stay in evaluation mode."""
         super().train(mode)
         for norm in _batch_norms(self.net):
             norm.train(mode and norm.weight.requires_grad)
@@ -117,7 +117,7 @@ def _create(name: str, stride: int, *, hub: bool) -> nn.Module:
     dilated = {} if stride == 32 else {"output_stride": stride}
     try:
         return import_timm().create_model(name, features_only=True, pretrained=hub, **dilated)
-    except Exception as error:  # each family of networks, and each hub, raises its own
+    except Exception as error:  # each network and each model hub raises its own
         what = f"MODEL.TIMM.NAME {name}"
         what += f" with MODEL.BACKBONE.ENCODER_STRIDE {stride}" if dilated else ""
         what += " with MODEL.TIMM.WEIGHTS hub" if hub else ""
@@ -130,11 +130,11 @@ def _state(weights: str, name: str, cache_dir: str) -> dict[str, Tensor]:
     return read_state(weights)
 
 
-def _try(net: nn.Module, name: str, strides: Sequence[int]) -> list[Tensor]:
-    """All features of one image of 64 x 96, with their graph; the network is in evaluation mode.
+def _test_features(net: nn.Module, name: str, strides: Sequence[int]) -> list[Tensor]:
+    """Features of one 64 x 96 image in evaluation mode, with their autograd graph.
 
     Raises:
-        InputError: unless the last four are at `strides` and stored as NCHW.
+        InputError: unless the last four have the given strides and are (N, C, H, W).
     """
     stated = cast(Any, net).feature_info.reduction()
     if tuple(stated[-4:]) != tuple(strides):
@@ -146,7 +146,7 @@ def _try(net: nn.Module, name: str, strides: Sequence[int]) -> list[Tensor]:
     try:
         with torch.enable_grad():
             features = list(net.eval()(torch.zeros(1, 3, height, width)))
-    except Exception as error:  # such as a fixed size, which each family checks in its own way
+    except Exception as error:  # each network rejects sizes in its own way
         raise InputError(
             f"MODEL.TIMM.NAME {name} cannot take an image of {height}x{width}, and images of any "
             f"size that is a multiple of 32 are needed: {first_line(error)}"
@@ -161,32 +161,45 @@ def _try(net: nn.Module, name: str, strides: Sequence[int]) -> list[Tensor]:
 
 
 def _freeze(net: nn.Module, features: list[Tensor], freeze_at: int, freeze_norms: bool) -> None:
-    """Freeze what no feature needs, what is up to FREEZE_AT, and all BatchNorms if so told."""
+    """Freeze parameters without effect on res2..res5, those up to FREEZE_AT, and BatchNorms.
+
+    Args:
+        net: the network.
+        features: all its features, with their autograd graph.
+        freeze_at: 1 to 5 freezes all up to the feature at stride 2 to 32, 0 nothing.
+        freeze_norms: freeze the affine weights of every BatchNorm.
+
+    Raises:
+        InputError: for a `freeze_at` that this network does not support.
+    """
     if not 0 <= freeze_at <= 5:
         raise InputError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}: it must be 0 to 5")
     if freeze_at and len(features) < 6 - freeze_at:
         raise InputError(
-            "MODEL.BACKBONE.FREEZE_AT is 1, but this network has no feature at stride 2: 0, or 2 "
-            "and more can be chosen"
+            "MODEL.BACKBONE.FREEZE_AT is 1, but this network has no feature at stride 2: choose 0, "
+            "or 2 to 5"
         )
     named = dict(net.named_parameters())
-    # DistributedDataParallel waits for a gradient of all others.
+    # DistributedDataParallel waits for the gradient of every parameter that is not frozen.
     used = _inputs_of(features[-4:], named)
     frozen = _inputs_of([features[freeze_at - 6]], named) if freeze_at else set()
     for name, parameter in named.items():
         parameter.requires_grad_(name in used and name not in frozen)
     if used != set(named):
-        logger.info("In no feature and frozen: %s", ", ".join(n for n in named if n not in used))
+        logger.info(
+            "Frozen, because no feature depends on them: %s",
+            ", ".join(n for n in named if n not in used),
+        )
     if freeze_norms:
         for norm in _batch_norms(net):
             norm.requires_grad_(False)
 
 
 def _inputs_of(features: Sequence[Tensor], named: Mapping[str, nn.Parameter]) -> set[str]:
-    """Names of the parameters that the features are computed with."""
+    """Names of the parameters that the features depend on."""
     total = torch.stack([feature.sum() for feature in features]).sum()
-    found = torch.autograd.grad(total, [*named.values()], allow_unused=True, retain_graph=True)
-    return {name for name, gradient in zip(named, found, strict=True) if gradient is not None}
+    gradients = torch.autograd.grad(total, [*named.values()], allow_unused=True, retain_graph=True)
+    return {name for name, grad in zip(named, gradients, strict=True) if grad is not None}
 
 
 def _batch_norms(net: nn.Module) -> list[_BatchNorm]:

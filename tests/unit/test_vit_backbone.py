@@ -4,9 +4,9 @@ import pytest
 import timm
 import torch
 from detectron2.modeling import build_model
-from helpers import tiny_config
 
 from mtfixmatch.utils.errors import InputError
+from tests.support.helpers import tiny_config
 
 BOTH = ["detection", "segmentation"]
 TINY = {

@@ -7,10 +7,10 @@ import timm
 import torch
 import torch.distributed as dist
 from detectron2.modeling import build_model
-from helpers import tiny_config
 from torch import nn
 
 from mtfixmatch.modeling.sync_norm import CpuSyncBatchNorm, SyncBatchNorm, replace_sync_norms
+from tests.support.helpers import tiny_config
 
 CHANNELS = 8
 
