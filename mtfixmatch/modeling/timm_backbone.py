@@ -185,11 +185,9 @@ def _freeze(net: nn.Module, features: list[Tensor], freeze_at: int, freeze_norms
     frozen = _inputs_of([features[freeze_at - 6]], named) if freeze_at else set()
     for name, parameter in named.items():
         parameter.requires_grad_(name in used and name not in frozen)
-    if used != set(named):
-        logger.info(
-            "Frozen, because no feature depends on them: %s",
-            ", ".join(n for n in named if n not in used),
-        )
+    unused = [name for name in named if name not in used]
+    if unused:
+        logger.info("Frozen, because no feature depends on them: %s", ", ".join(unused))
     if freeze_norms:
         for norm in _batch_norms(net):
             norm.requires_grad_(False)

@@ -1,9 +1,9 @@
 """Name a rank that dies or stalls, and end all ranks instead of letting them wait for it.
 
-Through the store of the process group, which works across machines and with any backend, each rank
-sends a heartbeat with the number of collectives that it has begun. A rank that waits in a collective
-has begun it; a rank with a smaller number keeps its peers waiting. Threads do this beside the
-training step, which takes no longer.
+Each rank sends a heartbeat with the number of collectives that it has begun, through the store of
+the process group, which works across machines and with any backend. A rank that waits in a
+collective has begun it; a rank with a smaller number keeps its peers waiting. Threads do this
+beside the training step, which takes no longer.
 """
 
 import json

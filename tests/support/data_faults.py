@@ -104,7 +104,7 @@ def _block(run: _Run, data: Path) -> str:
     for path in (data / "street" / "leftImg8bit" / "train").glob("*/*.png"):
         path.unlink()
         os.mkfifo(path)
-    return rf"process ({'|'.join(map(str, run.workers()))}) hangs, at work on \S+\.png"
+    return rf"process ({'|'.join(map(str, run.workers()))}) hangs while reading \S+\.png"
 
 
 def _repeat(tries: int, data: Path, folder: Path, act) -> Tally:
