@@ -12,7 +12,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import add_mtfixmatch_config
 from ..data.datasets import DATASET_NAMES, get_records, register_datasets
-from ..modeling.timm_backbone import resolve_timm
+from ..modeling.timm_backbone import resolve_backbone
 from ..tasks.base import get_task_classes
 from ..utils.errors import InputError
 
@@ -62,7 +62,7 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
         _merge(cfg.merge_from_file, config_file, config_file)
     _merge(cfg.merge_from_list, opts, "the command line")
     check_config(cfg)
-    resolve_timm(cfg)
+    resolve_backbone(cfg)
     return cfg
 
 

@@ -20,7 +20,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """The same on a CPU, where neither PyTorch's nor DistributedDataParallel takes part."""
+    """Synchronized batch norm on a CPU, where PyTorch's does not run and DDP refuses it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, (N, C, H, W), by mean and variance over the images of all ranks."""
@@ -62,17 +62,22 @@ class _CpuSyncBatchNormAct(_WithActivation, CpuSyncBatchNorm):
     pass
 
 
+# By whether the norm is on a CPU, and whether it has an activation.
+_CLASSES: dict[tuple[bool, bool], type[nn.Module]] = {
+    (False, False): SyncBatchNorm,
+    (False, True): _SyncBatchNormAct,
+    (True, False): CpuSyncBatchNorm,
+    (True, True): _CpuSyncBatchNormAct,
+}
+
+
 def replace_sync_norms(model: nn.Module) -> None:
     """Make every SyncBatchNorm in a model one of this module, in place, with the same state."""
     for module in model.modules():
         if isinstance(module, nn.SyncBatchNorm):
             assert module.running_mean is not None
-            on_cpu, has_act = module.running_mean.device.type == "cpu", hasattr(module, "act")
-            if has_act:
-                own: type[nn.Module] = _CpuSyncBatchNormAct if on_cpu else _SyncBatchNormAct
-            else:
-                own = CpuSyncBatchNorm if on_cpu else SyncBatchNorm
-            module.__class__ = own  # type: ignore[assignment]
+            on_cpu = module.running_mean.device.type == "cpu"
+            module.__class__ = _CLASSES[on_cpu, hasattr(module, "act")]  # type: ignore[assignment]
 
 
 @torch.no_grad()

