@@ -71,7 +71,7 @@ def batch_images(cfg):
     With implicit sampling the labeled ones are taken to be few.
     """
     total = cfg.SOLVER.IMS_PER_BATCH
-    if cfg.FIXMATCH.METHOD == "supervised":
+    if cfg.FIXMATCH.METHOD == "Supervised":
         return total, 0, 0
     labeled = cfg.DATALOADER.LABELED_PER_BATCH if cfg.DATALOADER.SAMPLING == "explicit" else 0
     strong = total if cfg.FIXMATCH.UNSUPERVISED_ON == "all" else total - labeled

@@ -9,7 +9,7 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from torch import Tensor
 
-from ..tasks.base import get_task_classes
+from ..tasks.base import in_features
 from ..utils.errors import InputError
 
 PYRAMID_INPUTS = ["res3", "res4", "res5"]
@@ -95,11 +95,6 @@ def build_multitask_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Mul
     """
     bottom_up = build_resnet_backbone(_with_encoder_stride(cfg), input_shape)
     return MultiTaskBackbone(cfg, bottom_up)
-
-
-def in_features(cfg: CfgNode) -> set[str]:
-    """Names of the backbone features that the heads of MODEL.TASKS read."""
-    return {name for task in get_task_classes(cfg) for name in task.in_features(cfg)}
 
 
 def encoder_stride(cfg: CfgNode) -> int:

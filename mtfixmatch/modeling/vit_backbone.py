@@ -11,8 +11,9 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import SimpleFeaturePyramid, ViT
 from torch import Tensor, nn
 
+from ..tasks.base import in_features
 from ..utils.errors import InputError, first_line
-from .backbone import TopBlock, in_features
+from .backbone import TopBlock
 from .timm_weights import import_timm, load_state, read_state
 
 PATCH_SIZE = 16  # the pyramid's strides 4, 8, 16 and 32 are those of 16-pixel patches

@@ -22,7 +22,7 @@ from torch import multiprocessing
 
 from mtfixmatch.engine import evaluation
 from mtfixmatch.engine import trainer as trainer_module
-from mtfixmatch.engine.step import FixMatchTrainer
+from mtfixmatch.engine.step import MultiTaskStep
 from mtfixmatch.runtime import rank_watch
 from mtfixmatch.runtime.signals import STOPPED
 from tests.support.helpers import REPOSITORY
@@ -37,21 +37,21 @@ SECONDS = 60  # from the fault to the end of all processes
 
 def sabotage(kind: str, rank: int, step: int, seconds: float) -> None:
     """Make a rank misbehave, in the processes that are forked from this one."""
-    label, mean = FixMatchTrainer.pseudo_labels, evaluation.geometric_mean
+    label, mean = MultiTaskStep.pseudo_label, evaluation.geometric_mean
 
-    def wrong_label(trainer, record):
+    def wrong_label(trainer, *given):
         if (comm.get_rank(), trainer.iter) == (rank, step):
             if kind == RAISES:
                 raise ValueError("planned")
             time.sleep(1000)
-        return label(trainer, record)
+        return label(trainer, *given)
 
     def slow_mean(values):
         time.sleep(seconds)
         return mean(values)
 
     if kind in (ASLEEP, RAISES):
-        FixMatchTrainer.pseudo_labels = wrong_label
+        MultiTaskStep.pseudo_label = wrong_label
     if kind == BUSY:
         evaluation.geometric_mean = slow_mean
 

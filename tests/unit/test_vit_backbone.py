@@ -36,9 +36,9 @@ def views(count, height=64, width=96):
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def backward(model, images, rows, precision=torch.float32):
+def backward(model, images, masks, precision=torch.float32):
     with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
-        outputs, zero = model.train()(images, rows)
+        outputs, zero = model.train()(images, masks)
     (sum(x.square().sum() for raw in outputs.values() for x in raw) + zero).backward()
     return outputs
 
@@ -49,7 +49,7 @@ def test_both_heads_train(build, precision, window):
     model = build("MODEL.VIT.WINDOW_SIZE", window)
     windows = [block.window_size for block in model.backbone.net.blocks]
     assert windows == [0, window, 0, 0, window, 0]
-    outputs = backward(model, views(2), {name: [0, 1] for name in BOTH}, precision)
+    outputs = backward(model, views(2), {name: [True, True] for name in BOTH}, precision)
     assert outputs["segmentation"][0].shape == (2, 19, 16, 24)
     anchors = 9 * (8 * 12 + 4 * 6 + 2 * 3 + 1 * 2 + 1 * 1)
     assert outputs["detection"][0].shape == (2, anchors, 8)
