@@ -139,6 +139,7 @@ class MultiTaskStep(SimpleTrainer):
         pseudo_labels = self.pseudo_label(batch, images, weak)
         strong = self.make_strong(batch, images, pseudo_labels)
         samples = [s for s in weak if s.targets] + [s for s in strong if s is not None]
+        samples = assign_targets(samples, self.tasks, self.student)
         losses, agreement = self.forward_backward(samples, images)
         self.guard.check_update(self.student, self.grad_scaler)
         return StepRecord(batch, weak, pseudo_labels, strong, losses, agreement)
@@ -207,13 +208,12 @@ class MultiTaskStep(SimpleTrainer):
         """Run the student forward and backward, part by part with accumulation.
 
         Args:
-            samples: of this rank; there may be none.
+            samples: of this rank with assigned targets; there may be none.
             images: (N, 3, H, W), the weak views, from which the empty batch is cut.
 
         Returns:
             Losses and agreement, see StepRecord.
         """
-        samples = assign_targets(samples, self.tasks, self.student)
         normalizers = self.normalizers(samples)
         self.optimizer.zero_grad()
         logged: dict[str, float] = {}

@@ -8,10 +8,8 @@ import pytest
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from mtfixmatch.runtime.rank_watch import RankWatch, failure_of
-from tests.support.break_ranks import ASKED, ASLEEP, BUSY, KILLED, MACHINE, RAISES, STOPPED_RANK
+from tests.support.break_ranks import KINDS
 from tests.support.helpers import REPOSITORY
-
-KINDS = (KILLED, STOPPED_RANK, ASLEEP, RAISES, MACHINE, BUSY, ASKED)
 
 
 def test_a_failing_rank_is_named_and_ends_all_but_a_busy_one_does_not(tmp_path):
@@ -23,7 +21,7 @@ def test_a_failing_rank_is_named_and_ends_all_but_a_busy_one_does_not(tmp_path):
     tallies = json.loads(done.stdout.splitlines()[-1])
     assert list(tallies) == list(KINDS)
     for tally in tallies.values():
-        assert tally["survived"] == tally["tries"] == 1, tally["wrong"][0]
+        assert tally["survived"] == tally["tries"] == 1, tally["problems"][0]
 
 
 def test_a_single_process_is_not_watched():

@@ -34,7 +34,7 @@ from tests.support.engine_helpers import (
     run_config,
     run_step,
 )
-from tests.support.lives import SAMPLERS
+from tests.support.short_training import SAMPLERS
 
 # A network that takes little time, and more layers with a norm than a ResNet-18.
 NARROW = (
