@@ -3,6 +3,7 @@
 from detectron2.config import CfgNode as CN
 from detectron2.projects.deeplab import add_deeplab_config
 
+from .modeling.vit_backbone import add_vit_config
 from .tasks.base import add_task_config
 
 
@@ -18,6 +19,7 @@ def add_mtfixmatch_config(cfg: CN) -> None:
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
     _add_data_config(cfg)
     _add_timm_config(cfg)
+    add_vit_config(cfg)
     _add_fixmatch_config(cfg)
     _add_training_config(cfg)
     add_task_config(cfg)

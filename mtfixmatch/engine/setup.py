@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import add_mtfixmatch_config
 from ..data.datasets import DATASET_NAMES, get_records, register_datasets
 from ..methods import build_method
-from ..modeling.timm_backbone import resolve_timm
+from ..modeling.timm_backbone import resolve_backbone
 from ..tasks.base import build_tasks, complete_task_config, set_classes, task_kinds
 from ..utils.errors import InputError
 
@@ -79,7 +79,7 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
     complete_task_config(cfg)
     check_config(cfg)
     warn_of_unread_keys(cfg)
-    resolve_timm(cfg)
+    resolve_backbone(cfg)
     return cfg
 
 

@@ -19,7 +19,7 @@ from ..data.loader import build_train_loader, eval_records, train_records
 from ..data.partial_labels import write_manifest
 from ..methods import Supervised, build_method
 from ..modeling import MultiTaskNet
-from ..modeling.sync_norm import sync_on_cpu
+from ..modeling.sync_norm import replace_sync_norms
 from ..runtime.checkpoint_files import remove_old, start_anew
 from ..runtime.nonfinite import StepGuard
 from ..runtime.rank_watch import RankWatch
@@ -241,7 +241,7 @@ def build_step(
 
 def _distributed(student: nn.Module) -> nn.Module:
     on_cpu = next(student.parameters()).device.type == "cpu"
-    if on_cpu and comm.get_world_size() > 1:
-        sync_on_cpu(student)
+    if comm.get_world_size() > 1:
+        replace_sync_norms(student)
     kwargs = {"device_ids": None} if on_cpu else {}
     return create_ddp_model(student, broadcast_buffers=False, **kwargs)

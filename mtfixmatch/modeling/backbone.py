@@ -1,4 +1,4 @@
-"""One network that gives every head its features: res2..res5 and, where asked for, p3..p7."""
+"""A shared backbone with features res2..res5 and, where a head reads it, a pyramid p3..p7."""
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,8 @@ from ..utils.errors import InputError
 PYRAMID_INPUTS = ["res3", "res4", "res5"]
 
 
-class _GivenFeatures(Backbone):
-    """Stands below an FPN that is handed the bottom-up features instead of the image."""
+class _PrecomputedFeatures(Backbone):
+    """Bottom-up network of an FPN whose input is features instead of images."""
 
     def __init__(self, shapes: dict[str, ShapeSpec]):
         super().__init__()
@@ -28,15 +28,15 @@ class _GivenFeatures(Backbone):
         return features
 
 
-class _TopBlock(LastLevelP6P7):
-    """P6 and P7, with gradients that are right for narrow images too.
+class TopBlock(LastLevelP6P7):
+    """P6 and P7 with correct gradients for narrow images too.
 
-    In bfloat16 on a CPU, PyTorch (seen: 2.15) leaves a part of the weight gradient of a strided
-    convolution unwritten where its input is one column wide: whatever the memory held is learnt.
+    In bfloat16 on a CPU, PyTorch (seen: 2.15) leaves part of the weight gradient of a strided
+    convolution uninitialized where the input is one column wide.
     """
 
     def forward(self, c5: Tensor) -> list[Tensor]:
-        """Features (N, C, H, W) at stride 32 to those at 64 and 128."""
+        """Compute features at strides 64 and 128 from those at stride 32, (N, C, H, W)."""
         if c5.shape[-1] > 2:  # P6 is wider than one column
             return super().forward(c5)
         with torch.autocast(c5.device.type, enabled=False):
@@ -44,11 +44,11 @@ class _TopBlock(LastLevelP6P7):
 
 
 class MultiTaskBackbone(Backbone):
-    """A bottom-up network and, beside its own features, a feature pyramid on top of it."""
+    """A bottom-up network with its own features and those of a feature pyramid on top."""
 
     @configurable
     def __init__(self, *, bottom_up: Backbone, fpn: FPN | None):
-        """Join them.
+        """Join a bottom-up network and a feature pyramid.
 
         Args:
             bottom_up: gives res2..res5; res5 at stride 32, or at stride 16 by dilation.
@@ -64,10 +64,9 @@ class MultiTaskBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
-        """A pyramid is built where one of MODEL.TASKS reads it."""
-        fpn = (
-            _build_fpn(cfg, bottom_up) if in_features(cfg) - set(bottom_up.output_shape()) else None
-        )
+        """Build a pyramid if one of MODEL.TASKS reads it."""
+        reads_pyramid = in_features(cfg) - set(bottom_up.output_shape())
+        fpn = _build_fpn(cfg, bottom_up) if reads_pyramid else None
         return {"bottom_up": bottom_up, "fpn": fpn}
 
     @property
@@ -82,24 +81,24 @@ class MultiTaskBackbone(Backbone):
             return features
         pyramid_inputs = {name: features[name] for name in PYRAMID_INPUTS}
         if self._out_feature_strides["res5"] == 16:
-            # Every second position of a dilated res5 is where a strided one would look.
+            # A dilated res5 has the positions of a strided one at every second row and column.
             pyramid_inputs["res5"] = F.max_pool2d(features["res5"], kernel_size=1, stride=2)
         return features | self.fpn(pyramid_inputs)
 
 
 @BACKBONE_REGISTRY.register()
 def build_multitask_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MultiTaskBackbone:
-    """ResNet-18/34/50/101 with a pyramid where one of MODEL.TASKS reads one.
+    """Build ResNet-18/34/50/101, with a pyramid if one of MODEL.TASKS reads it.
 
     Raises:
-        InputError: for an encoder stride that the network cannot have.
+        InputError: for an encoder stride that the network does not support.
     """
     bottom_up = build_resnet_backbone(_with_encoder_stride(cfg), input_shape)
     return MultiTaskBackbone(cfg, bottom_up)
 
 
 def encoder_stride(cfg: CfgNode) -> int:
-    """MODEL.BACKBONE.ENCODER_STRIDE, the stride of res5.
+    """Return MODEL.BACKBONE.ENCODER_STRIDE, the stride of res5.
 
     Raises:
         InputError: unless it is 16 or 32.
@@ -131,10 +130,10 @@ def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
     }
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     return FPN(
-        bottom_up=_GivenFeatures(shapes),
+        bottom_up=_PrecomputedFeatures(shapes),
         in_features=PYRAMID_INPUTS,
         out_channels=channels,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=_TopBlock(shapes["res5"].channels, channels),
+        top_block=TopBlock(shapes["res5"].channels, channels),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )

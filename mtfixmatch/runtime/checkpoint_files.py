@@ -1,4 +1,4 @@
-"""The files of checkpoints: written whole, known by size and digest, the oldest ones removed."""
+"""Checkpoint files: written atomically, verified by size and SHA-256, and the oldest removed."""
 
 import hashlib
 import json
@@ -13,16 +13,17 @@ from ..utils.errors import InputError
 from ..utils.files import remove_temporaries, replacing, sha256_of, write_atomically
 from .nonfinite import not_finite
 
-# Name of a checkpoint -> what it may be: {"bytes", "sha256"}, in the order they were written.
+# Maps the name of each checkpoint to its fingerprints, {"bytes", "sha256"}, the newest first; the
+# names are in the order they were written.
 INDEX = "checkpoints.json"
 LAST = "last_checkpoint"
 _FULL = re.compile(r"model_\d+\.pth")
 
-Facts = dict[str, int | str]
+Fingerprint = dict[str, int | str]
 
 
-class _Hashed:
-    """Passes on what is written to a file and takes its digest."""
+class _HashingWriter:
+    """File that passes on what is written and computes its fingerprint."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -37,29 +38,29 @@ class _Hashed:
     def flush(self) -> None:
         self._file.flush()
 
-    def facts(self) -> Facts:
+    def fingerprint(self) -> Fingerprint:
         return {"bytes": self._bytes, "sha256": self._sha256.hexdigest()}
 
 
 def write_checkpoint(data: dict, path: str) -> None:
-    """Write a file that is either whole or not there, and its facts into the index beside it.
+    """Write a checkpoint atomically, and its fingerprint into the index of its folder.
 
     Raises:
-        InputError: if it cannot be written; what was there before is unharmed.
-        FloatingPointError: if it holds a value that is not finite; likewise.
+        InputError: if it cannot be written; an earlier file of this name is unharmed.
+        FloatingPointError: if it contains a value that is not finite; likewise.
     """
     bad = not_finite(_tensors_in(data, ""))
     if bad:
         raise FloatingPointError(f"the checkpoint {path} is not written: in it, {bad[0]}")
     try:
         with replacing(path) as file:
-            hashed = _Hashed(file)
-            torch.save(data, cast(BinaryIO, hashed))
-            # The index comes first and keeps what the name stood for: at no time is there a file
-            # that it does not know.
-            _note(path, hashed.facts())
+            writer = _HashingWriter(file)
+            torch.save(data, cast(BinaryIO, writer))
+            # The index is written first and keeps the fingerprint of the file that is replaced, so
+            # that it knows the file on the disk at any time.
+            _add_to_index(path, writer.fingerprint())
     except (OSError, RuntimeError) as error:
-        # torch says where it was when writing failed; why is in the error that it met.
+        # torch reports where writing failed; the context of its error says why.
         reason = error if isinstance(error, OSError) else error.__context__
         if not isinstance(reason, OSError):
             raise
@@ -75,17 +76,24 @@ def _tensors_in(data: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
             yield from _tensors_in(value, f"{name}.{key}" if name else str(key))
 
 
-def _note(path: str, facts: Facts) -> None:
+def _add_to_index(path: str, fingerprint: Fingerprint) -> None:
     folder, name = os.path.split(path)
     index = read_index(folder)
     before = index.pop(name, [])[:1]
-    kept = {x: found for x, found in index.items() if os.path.exists(os.path.join(folder, x))}
-    text = json.dumps({**kept, name: [facts, *before]}, indent=1)
+    kept = {x: y for x, y in index.items() if os.path.exists(os.path.join(folder, x))}
+    text = json.dumps({**kept, name: [fingerprint, *before]}, indent=1)
     write_atomically(os.path.join(folder, INDEX), text + "\n")
 
 
-def read_index(folder: str) -> dict[str, list[Facts]]:
-    """The facts of the checkpoints in a folder, the newest last; none where there is no index."""
+def read_index(folder: str) -> dict[str, list[Fingerprint]]:
+    """Read the fingerprints of a folder's checkpoints, the newest checkpoint last.
+
+    Returns:
+        Fingerprints by name of the file; {} without an index.
+
+    Raises:
+        InputError: if the index cannot be read.
+    """
     path = os.path.join(folder, INDEX)
     try:
         with open(path) as file:
@@ -94,12 +102,12 @@ def read_index(folder: str) -> dict[str, list[Facts]]:
         return {}
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path} cannot be read: {error}; without it checkpoints load unchecked"
+            f"{path} cannot be read: {error}; delete it to load checkpoints unchecked"
         ) from None
 
 
 def damage_of(path: str) -> str:
-    """What is wrong with a checkpoint, "" if nothing is known to be: other files have no facts."""
+    """Describe the damage of a checkpoint; "" for one that is whole or not in the index."""
     folder, name = os.path.split(path)
     expected = read_index(folder).get(name, [])
     try:
@@ -108,18 +116,18 @@ def damage_of(path: str) -> str:
             return ""
     except OSError as error:
         return str(error.strerror)
-    sizes = [facts["bytes"] for facts in expected]
+    sizes = [fingerprint["bytes"] for fingerprint in expected]
     if size not in sizes:
         return f"it has {size} bytes of {sizes[0]}"
     return "its content has changed since it was written (sha256)"
 
 
 def full_checkpoints(folder: str) -> list[str]:
-    """Names in the index of what a run can go on from, the newest first."""
+    """Names of the checkpoints that a run can resume from, the newest first."""
     listed = [name for name in reversed(read_index(folder)) if _FULL.fullmatch(name)]
-    there = [name for name in listed if os.path.exists(os.path.join(folder, name))]
-    # A step after that of the newest: damaged, and the run went on from one before it.
-    return [name for name in there if _step(name) <= _step(there[0])]
+    existing = [name for name in listed if os.path.exists(os.path.join(folder, name))]
+    # A checkpoint of a later step than the newest was damaged: the run resumed from an earlier one.
+    return [name for name in existing if _step(name) <= _step(existing[0])]
 
 
 def _step(name: str) -> int:
@@ -127,9 +135,14 @@ def _step(name: str) -> int:
 
 
 def remove_old(folder: str, keep: int, healthy: str = "") -> None:
-    """Delete all full checkpoints but the newest `keep` and one more, and what is half-written.
+    """Delete old full checkpoints and incomplete files.
 
-    Those of another run, which the index does not know, go first.
+    Checkpoints of another run, which are not in the index, are deleted first.
+
+    Args:
+        folder: of the checkpoints.
+        keep: number of checkpoints to keep, the newest ones; at least 1.
+        healthy: name of one more checkpoint to keep, if it exists.
     """
     newest = full_checkpoints(folder)[: max(keep, 1)]
     others = set(filter(_FULL.fullmatch, os.listdir(folder))).difference(newest, [healthy])
@@ -140,7 +153,7 @@ def remove_old(folder: str, keep: int, healthy: str = "") -> None:
 
 
 def start_anew(folder: str) -> None:
-    """Forget the checkpoints of an earlier run, so that this one can never go on from them."""
+    """Forget the checkpoints of an earlier run, so that this run never resumes from them."""
     for name in (LAST, INDEX):
         if os.path.exists(os.path.join(folder, name)):
             os.remove(os.path.join(folder, name))

@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""A lock that allows one run at a time in a folder."""
 
 import errno
 import fcntl
@@ -20,13 +20,13 @@ LOCK = "run.lock"
 
 @contextmanager
 def locked(folder: str) -> Iterator[None]:
-    """Hold a folder for this run, on all ranks together; it is made if it is not there.
+    """Lock a folder for this run, on all ranks together; create it if it does not exist.
 
-    The main process holds the lock and the kernel gives it back however that process ends. It is a
-    POSIX lock, in which data workers have no part: they may outlive a process that was killed.
+    The main process holds the lock, and the kernel releases it however that process ends. It is a
+    POSIX lock, which data workers do not inherit: they may outlive a main process that was killed.
 
     Raises:
-        InputError: on every rank, if another run holds it or nothing can be written there.
+        InputError: on every rank, if another run holds the lock or the folder is not writable.
     """
     file, error = _acquire(folder) if comm.is_main_process() else (None, "")
     error = comm.all_gather(error)[0]
@@ -40,7 +40,7 @@ def locked(folder: str) -> Iterator[None]:
 
 
 def _acquire(folder: str) -> tuple[IO[bytes] | None, str]:
-    """The file that holds the lock, or why there is none."""
+    """Return the locked file and "", or None and the reason."""
     try:
         os.makedirs(folder, exist_ok=True)
         file = open(os.path.join(folder, LOCK), "a+b", buffering=0)  # noqa: SIM115
@@ -52,10 +52,10 @@ def _acquire(folder: str) -> tuple[IO[bytes] | None, str]:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return None, _in_use(folder, file)
         logger.warning(
-            "OUTPUT_DIR %s cannot be locked (%s): see to it that no other run writes there",
+            "OUTPUT_DIR %s cannot be locked (%s): make sure that no other run writes there",
             *(folder, error.strerror),
         )
-    with suppress(OSError):  # only for the message to another run
+    with suppress(OSError):  # the text only serves the message of another run
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file, ""
@@ -65,4 +65,4 @@ def _in_use(folder: str, file: IO[bytes]) -> str:
     with file:
         file.seek(0)
         holder = file.read().decode(errors="replace") or "another process"
-    return f"OUTPUT_DIR {folder} is in use by {holder}: wait for it, or give another OUTPUT_DIR"
+    return f"OUTPUT_DIR {folder} is in use by {holder}: wait for it, or set another OUTPUT_DIR"

@@ -1,8 +1,9 @@
-"""A rank that dies or stalls is named, and takes the others down instead of letting them wait.
+"""Name a rank that dies or stalls, and end all ranks instead of letting them wait for it.
 
-The ranks tell each other through the store of the process group, which works on any machines and
-with any backend, that they live and how many collectives they have begun. Who waits in one has
-begun it; who is behind keeps the others waiting. Threads do it, so a step takes no longer.
+Each rank sends a heartbeat with the number of collectives that it has begun, through the store of
+the process group, which works across machines and with any backend. A rank that waits in a
+collective has begun it; a rank with a smaller number keeps its peers waiting. Threads do this
+beside the training step, which takes no longer.
 """
 
 import json
@@ -21,147 +22,161 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
-BEAT = 2.0  # seconds between two messages of a rank
-# Seconds for the rank that failed to end first: what started it shows its traceback.
+BEAT = 2.0  # seconds between two heartbeats of a rank
+# Seconds in which the rank that failed may end first, so that its launcher shows its traceback.
 GRACE = 10.0
-# Seconds for what one rank does alone, as the figures of an evaluation or a checkpoint. After half
-# an hour PyTorch gives up, and names nobody.
+# Seconds for the work of a single rank, such as the metrics of an evaluation or a checkpoint. After
+# half an hour PyTorch gives up by itself, without naming a rank.
 LONG = 25 * 60.0
-# Errors that say all there is to say; of a process, only the name is known.
+# Exceptions whose message is complete; of an exception in a process, only the name is known.
 SHOWN = ("InputError", "InputErrors", "FloatingPointError")
 
 
 class RankWatch:
-    """Looks after the ranks while it is `running`; with a single process it does nothing."""
+    """Watches all ranks while it is `running`; with a single process it does nothing.
+
+    Attributes:
+        seconds: that a rank may keep its peers waiting or send no heartbeat; 0: no limit.
+    """
 
     def __init__(self, seconds: float):
-        """Set the time that a rank may keep others waiting or be silent; 0: as long as it likes."""
+        """Prepare to watch, with a timeout in seconds; 0: no timeout, and nothing is watched."""
         self.seconds = seconds
-        self._on = bool(seconds) and comm.get_world_size() > 1
-        self._place, self._limit, self._ticks = "the start", LONG, 0
-        self._note, self._beats = "", 0
+        self._enabled = bool(seconds) and comm.get_world_size() > 1
+        # What the main thread does, for how many seconds it may, and how often it made progress.
+        self._stage, self._stage_limit, self._progress = "the start", LONG, 0
+        self._status, self._beats = "", 0  # the status is "", "done", or why this rank failed
         self._ended = threading.Event()
         host = socket.gethostname()
         self._name = f"rank {comm.get_rank()} (process {os.getpid()} on {host})"
-        # Ranks that have this in common were started by one process, which waits for them.
-        self._family = f"{host} {os.getppid()}"
-        self._peers: dict[int, dict] = {}
-        self._heard: dict[int, float] = {}
-        self._last: tuple = ()
-        self._since = self._judged = 0.0
+        # Ranks with the same launcher: one process has started them and waits for them.
+        self._launcher = f"{host} {os.getppid()}"
+        self._heartbeats: dict[int, dict] = {}  # the last one by rank
+        self._received: dict[int, float] = {}  # when that was
+        self._last_progress: tuple = ()
+        self._stalled_since = self._last_check = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Watch, until the block is left; on all ranks together."""
-        if not self._on:
+        """Watch until the block is left; all ranks must enter it together."""
+        if not self._enabled:
             yield
             return
         store = dist.distributed_c10d._get_default_store()
-        # A connection of its own, where PyTorch can: others may wait on theirs.
+        # Use a connection of our own if PyTorch can clone it: others may block theirs.
         self._store = store.clone() if hasattr(store, "clone") else store
-        self._tell()
+        self._send_heartbeat()
         comm.synchronize()
-        self._exchange()
-        for work in (self._talk, self._look):
+        self._exchange_heartbeats()
+        for work in (self._keep_exchanging, self._keep_checking):
             threading.Thread(target=work, daemon=True).start()
         try:
             yield
         except SystemExit:
-            self._end("done")
+            self._finish("done")
             raise
         except BaseException as error:
-            self._fail(error)
+            self._handle_failure(error)
             raise
-        self._end("done")
+        self._finish("done")
 
     @contextmanager
-    def stepping(self, place: str) -> Iterator[None]:
-        """The main thread is at something that takes seconds on every rank."""
-        self._go_to(place, self.seconds)
+    def stepping(self, stage: str) -> Iterator[None]:
+        """Limit a stage of the main thread, by name, that takes seconds on every rank."""
+        self._enter(stage, self.seconds)
         yield
-        self._go_to(f"what follows {place}", LONG)
+        self._enter(f"what follows {stage}", LONG)
 
     def callbacks(self) -> dict[str, Callable[[], None]]:
-        """For Detectron2's `inference_on_dataset`: each image is progress."""
+        """Callbacks for Detectron2's `inference_on_dataset`: each image is progress."""
         return {
-            "on_start": lambda: self._go_to("the evaluation's images", self.seconds),
-            "after_inference": self._tick,
-            "on_end": lambda: self._go_to("the evaluation's figures", LONG),
+            "on_start": lambda: self._enter("the evaluation's images", self.seconds),
+            "after_inference": self._note_progress,
+            "on_end": lambda: self._enter("the evaluation's metrics", LONG),
         }
 
-    def _go_to(self, place: str, limit: float) -> None:
-        self._place, self._limit = place, limit
-        self._tick()
+    def _enter(self, stage: str, limit: float) -> None:
+        self._stage, self._stage_limit = stage, limit
+        self._note_progress()
 
-    def _tick(self) -> None:
-        self._ticks += 1
+    def _note_progress(self) -> None:
+        self._progress += 1
 
-    # The threads
+    # Heartbeats, in a thread of their own
 
-    def _talk(self) -> None:
-        with suppress(RuntimeError):  # rank 0 keeps the store: if that is gone, it is silent
+    def _keep_exchanging(self) -> None:
+        with suppress(RuntimeError):  # rank 0 holds the store: without it, this rank is silent too
             while not self._ended.wait(BEAT):
-                self._exchange()
+                self._exchange_heartbeats()
 
-    def _look(self) -> None:
-        while not self._ended.wait(BEAT):
-            self._judge()
-
-    def _tell(self) -> None:
+    def _send_heartbeat(self) -> None:
         self._beats += 1
-        state = {
-            **{"beats": self._beats, "collectives": _collectives(), "note": self._note},
-            **{"name": self._name, "family": self._family, "pid": os.getpid()},
+        heartbeat = {
+            **{"beats": self._beats, "collectives": _num_collectives(), "status": self._status},
+            **{"name": self._name, "launcher": self._launcher, "pid": os.getpid()},
         }
-        self._store.set(f"watch/{comm.get_rank()}", json.dumps(state))
+        self._store.set(f"watch/{comm.get_rank()}", json.dumps(heartbeat))
 
-    def _exchange(self) -> None:
-        self._tell()
+    def _exchange_heartbeats(self) -> None:
+        self._send_heartbeat()
         keys = [f"watch/{rank}" for rank in range(comm.get_world_size())]
         for rank, text in enumerate(self._store.multi_get(keys)):
-            state = json.loads(text)
-            if state != self._peers.get(rank):
-                self._peers[rank], self._heard[rank] = state, time.monotonic()
+            heartbeat = json.loads(text)
+            if heartbeat != self._heartbeats.get(rank):
+                self._heartbeats[rank], self._received[rank] = heartbeat, time.monotonic()
 
-    def _judge(self) -> None:
-        before, self._judged = self._judged, time.monotonic()
-        now = self._judged
-        if now - before > 3 * BEAT:  # this process itself was stopped, or had no time
-            self._heard = dict.fromkeys(self._heard, now)
-            self._since = now
-        for state in self._peers.values():
-            if state["note"] not in ("", "done") and not self._ended.wait(GRACE):
-                self._take_down(state["note"])
-        self._judge_myself(now)
-        for rank, heard in list(self._heard.items()):
-            if self._peers[0]["note"] == "done":  # it takes the store along
+    # Checks, in another thread
+
+    def _keep_checking(self) -> None:
+        while not self._ended.wait(BEAT):
+            self._check_ranks()
+
+    def _check_ranks(self) -> None:
+        last, now = self._last_check, time.monotonic()
+        self._last_check = now
+        if now - last > 3 * BEAT:  # this process itself was stopped or got no CPU time
+            self._received = dict.fromkeys(self._received, now)
+            self._stalled_since = now
+        for heartbeat in self._heartbeats.values():
+            if heartbeat["status"] not in ("", "done") and not self._ended.wait(GRACE):
+                self._terminate(heartbeat["status"])
+        self._check_own_progress(now)
+        for rank, received in list(self._received.items()):
+            if self._heartbeats[0]["status"] == "done":  # rank 0 ends, and the store with it
                 return
-            if now - heard > self.seconds and self._peers[rank]["note"] != "done":
-                self._bury(self._peers[rank], now - heard)
+            if now - received > self.seconds and self._heartbeats[rank]["status"] != "done":
+                self._end_silent_peer(self._heartbeats[rank], now - received)
 
-    def _judge_myself(self, now: float) -> None:
-        mine = (_collectives(), self._ticks)
-        furthest = max((state["collectives"] for state in self._peers.values()), default=0)
-        if mine != self._last or mine[0] >= furthest:
-            self._last, self._since = mine, now
-        if now - self._since > self._limit:
+    def _check_own_progress(self, now: float) -> None:
+        """End all ranks if this one has stalled while a peer has begun more collectives."""
+        own = (_num_collectives(), self._progress)
+        most = max((beat["collectives"] for beat in self._heartbeats.values()), default=0)
+        if own != self._last_progress or own[0] >= most:
+            self._last_progress, self._stalled_since = own, now
+        if now - self._stalled_since > self._stage_limit:
             frame = sys._current_frames()[threading.main_thread().ident or 0]
             stack = "".join(traceback.format_stack(frame))
-            waited = _since(now - self._since)
-            self._end(f"{self._name} keeps the others waiting {waited}, in {self._place}:\n{stack}")
-            self._take_down(self._note)
+            stalled = _duration(now - self._stalled_since)
+            self._finish(
+                f"{self._name} keeps its peers waiting {stalled}, in {self._stage}:\n{stack}"
+            )
+            self._terminate(self._status)
 
-    def _bury(self, state: dict, silent: float) -> None:
-        kin = [s for s in self._peers.values() if s["family"] == self._family and s != state]
-        message = f"{state['name']} has not been heard of {_since(silent)}"
-        if state["family"] == self._family:  # a process that is stopped would outlive the others
+    def _end_silent_peer(self, peer: dict, silent: float) -> None:
+        siblings = [
+            beat
+            for beat in self._heartbeats.values()
+            if beat["launcher"] == self._launcher and beat != peer
+        ]
+        if peer["launcher"] == self._launcher:  # a stopped process would outlive the others
             with suppress(ProcessLookupError):
-                os.kill(state["pid"], signal.SIGKILL)
+                os.kill(peer["pid"], signal.SIGKILL)
             time.sleep(BEAT)
-        first = min(s["pid"] for s in kin) == os.getpid()
-        self._take_down(message if first else "")
+        # One rank of each launcher prints the message.
+        first = min(beat["pid"] for beat in siblings) == os.getpid()
+        self._terminate(f"{peer['name']} sent no heartbeat {_duration(silent)}" if first else "")
 
-    def _take_down(self, message: str) -> None:
+    def _terminate(self, message: str) -> None:
         if message:
             print(f"error: {message}", file=sys.stderr, flush=True)
         for child in multiprocessing.active_children():
@@ -170,53 +185,54 @@ class RankWatch:
 
     # The end
 
-    def _end(self, note: str) -> None:
-        """Tell the others, as far as that is possible, that this rank ends, and why."""
-        self._note = note
+    def _finish(self, status: str) -> None:
+        """Send a last heartbeat, if possible, that says that or why this rank ends."""
+        self._status = status
         with suppress(RuntimeError):
-            self._tell()
+            self._send_heartbeat()
         self._ended.set()
-        if note != "done" and comm.is_main_process():
-            time.sleep(2 * BEAT)  # it keeps the store, in which the others have to read this
+        if status != "done" and comm.is_main_process():
+            time.sleep(2 * BEAT)  # rank 0 holds the store, where its peers have to read the status
 
-    def _fail(self, error: BaseException) -> None:
-        if not _of_a_peer(error):
+    def _handle_failure(self, error: BaseException) -> None:
+        if not _caused_by_peer(error):
             text = "".join(traceback.format_exception(error))
-            self._end(f"{self._name} failed in {self._place}:\n{text}")
+            self._finish(f"{self._name} failed in {self._stage}:\n{text}")
             return
-        # Somebody is gone. What started this process knows who, or the thread finds out.
+        # A peer is gone: the launcher knows which one, or the checking thread finds out.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.seconds = min(self.seconds, GRACE)
         self._ended.wait(self.seconds + GRACE + 3 * BEAT)
 
 
-def _collectives() -> int:
+def _num_collectives() -> int:
+    """Number of collectives that this rank has begun."""
     group = dist.distributed_c10d._get_default_group()
     return group._get_sequence_number_for_group()  # type: ignore[attr-defined]
 
 
-def _of_a_peer(error: BaseException) -> bool:
+def _caused_by_peer(error: BaseException) -> bool:
     """Whether a collective has failed, because another rank is gone."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
-def _since(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     start = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
     return f"for {seconds:.0f} s, since {start}"
 
 
 def failure_of(error: ProcessException, first_rank: int) -> str:
-    """Why a run of several processes ended, as the first one that failed said it.
+    """Message of the first process that failed in a run of several.
 
     Args:
-        error: of torch.multiprocessing.
-        first_rank: of the processes on this machine.
+        error: raised by torch.multiprocessing.
+        first_rank: lowest rank on this machine.
     """
     rank, host = first_rank + error.error_index, socket.gethostname()
-    who = f"rank {rank} (process {error.error_pid} on {host})"
+    process = f"rank {rank} (process {error.error_pid} on {host})"
     if isinstance(error, ProcessExitedException):
-        return f"{who} ended with {error.signal_name or f'exit status {error.exit_code}'}"
+        return f"{process} ended with {error.signal_name or f'exit status {error.exit_code}'}"
     text = error.msg.split("error:\n", 1)[-1].strip()
     name, _, message = text.splitlines()[-1].partition(": ")
-    return message if name.split(".")[-1] in SHOWN else f"{who} failed:\n{text}"
+    return message if name.split(".")[-1] in SHOWN else f"{process} failed:\n{text}"

@@ -1,4 +1,4 @@
-"""Reading checkpoints of others without running what they might bring along."""
+"""Read checkpoints from untrusted sources without running code in them."""
 
 import pickle
 import re
@@ -8,16 +8,16 @@ import torch
 
 from ..utils.errors import InputError
 
-# What the arrays of the model zoo are made of, under numpy's old and new names.
-_MAKERS = ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
+# Constructors of the arrays in the model zoo's pickles, under numpy's old and new names.
+_CONSTRUCTORS = ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
 _ALLOWED = {
-    *(f"{package}.{maker}" for package in ("numpy.core", "numpy._core") for maker in _MAKERS),
+    *(f"{package}.{name}" for package in ("numpy.core", "numpy._core") for name in _CONSTRUCTORS),
     *("numpy.ndarray", "numpy.dtype", "_codecs.encode", "collections.OrderedDict"),
 }
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows numpy's arrays and Python's plain values, nothing else."""
+    """Unpickler of numpy arrays and plain Python values that refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" in _ALLOWED:
@@ -26,14 +26,14 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: str, *, trust: bool) -> Any:
-    """Read a pickle of arrays, as the model zoo's are.
+    """Read a pickle of arrays, such as those of the model zoo.
 
     Args:
         path: of the file.
-        trust: allow whatever it holds, which can be any code.
+        trust: allow any content, which may run any code.
 
     Raises:
-        InputError: for a file that holds more.
+        InputError: for a file with other content than arrays, or a damaged one.
     """
     with open(path, "rb") as file:
         unpickler = (pickle.Unpickler if trust else _ArrayUnpickler)(file, encoding="latin1")
@@ -44,7 +44,7 @@ def read_pickle(path: str, *, trust: bool) -> Any:
 
 
 def read_tensors(path: str, *, trust: bool) -> Any:
-    """Read a file of torch.save; arguments and errors as of `read_pickle`."""
+    """Read a file of torch.save; arguments and errors are those of `read_pickle`."""
     try:
         return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
@@ -52,10 +52,10 @@ def read_tensors(path: str, *, trust: bool) -> Any:
 
 
 def _refusal(path: str, error: pickle.UnpicklingError) -> InputError:
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if not found:
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if not match:
         return InputError(f"the checkpoint {path} cannot be read: it is damaged or no checkpoint")
     return InputError(
-        f"the checkpoint {path} is not loaded: it holds {found[1]}, which can run code, where "
-        "weights are expected. If you trust who made it, set MODEL.TRUST_PICKLE True"
+        f"the checkpoint {path} is not loaded: it contains {match[1]}, which can run code, where "
+        "weights are expected. If you trust its source, set MODEL.TRUST_PICKLE True"
     )

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1, as clusters send before they take a node away: save, then stop."""
+"""Save a checkpoint and stop at SIGTERM or SIGUSR1, which clusters send before they take a node."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from detectron2.utils import comm
 
 from ..utils.distributed import sum_over_ranks
 
-# What asks a training to save and to stop.
+# Signals that ask a training to save and to stop.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Exit status of a run that was stopped and can go on (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75
@@ -29,27 +29,27 @@ def _handling(handler: Callable[[int, object], None]) -> Iterator[None]:
 
 
 class StopRequest:
-    """Notes the signals while it is entered; the run asks for it once per step."""
+    """Records stop signals while it is listening; the training asks for them once per step."""
 
     def __init__(self) -> None:
-        self._signal = 0
+        self._signal = 0  # number of the last stop signal, 0: none
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals; a thread other than the main one cannot, and goes without."""
+        """Handle the signals; in a thread other than the main one, which cannot, do nothing."""
         in_main = threading.current_thread() is threading.main_thread()
-        with _handling(self._note) if in_main else nullcontext():
+        with _handling(self._record) if in_main else nullcontext():
             yield
 
-    def _note(self, number: int, frame: object) -> None:
+    def _record(self, number: int, frame: object) -> None:
         self._signal = number
 
     def agreed(self, device: torch.device) -> str:
-        """Name of the signal if any rank has got one, else "": the same on all ranks."""
+        """Return the name of a signal that any rank has received, or "": the same on all ranks."""
         number = self._signal
         if comm.get_world_size() > 1:
-            # Ranks may have got different ones: any will do, as long as all know.
-            flags = [float(number == known) for known in STOP_SIGNALS]
+            # Ranks may have received different signals: all agree on the first of STOP_SIGNALS.
+            flags = [float(number == stop) for stop in STOP_SIGNALS]
             counts = sum_over_ranks(flags, device)
             number = next((x for x, n in zip(STOP_SIGNALS, counts, strict=True) if n), 0)
         return signal.Signals(number).name if number else ""
@@ -57,7 +57,7 @@ class StopRequest:
 
 @contextmanager
 def forwarding() -> Iterator[None]:
-    """Hand the signals on to the processes that this one has started and waits for."""
+    """Forward the signals to the child processes that this process waits for."""
 
     def forward(number: int, frame: object) -> None:
         for child in multiprocessing.active_children():

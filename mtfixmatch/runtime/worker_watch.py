@@ -1,4 +1,4 @@
-"""Notice data workers that die or hang, and say what they were reading."""
+"""Detect data workers that die or hang, and name the file that they were reading."""
 
 import ctypes
 import os
@@ -19,24 +19,36 @@ _END = object()
 
 
 class _Row(ctypes.Structure):
-    # A time, that of the start or the end of the last file, and a name, empty between two files.
+    # When the worker began or finished its last file, and the file's name, empty between two files.
     _fields_ = (("time", ctypes.c_double), ("name", ctypes.c_char * 4096))
 
 
-class _Lost(BaseException):
-    """Not an Exception: it may interrupt a reader, which would take that for a broken file."""
+class _WorkerFailure(BaseException):
+    """A worker died or hangs.
+
+    It is not an Exception, as it may interrupt a reader, which would report a broken file.
+    """
 
 
 class WatchedMapper:
-    """A mapper that leaves word of the file that it is at, in memory shared by all processes."""
+    """A mapper that records the file that it reads, in memory shared by all processes.
+
+    Attributes:
+        rows: one for each worker.
+    """
 
     def __init__(self, mapper: Callable[..., dict], num_workers: int):
-        """Wrap a mapper of (record, ...) for so many workers; for 0, the process itself."""
+        """Wrap a mapper.
+
+        Args:
+            mapper: function of (record, ...) with record["file_name"].
+            num_workers: of the loader; 0: the process itself reads.
+        """
         self._mapper = mapper
         self.rows = RawArray(_Row, max(num_workers, 1))
 
     def __call__(self, record: dict, *args) -> dict:
-        """What the mapper gives."""
+        """Return what the mapper returns."""
         worker = get_worker_info()
         row = self.rows[worker.id if worker else 0]
         row.time, row.name = time.monotonic(), os.fsencode(record["file_name"])[:4095]
@@ -47,10 +59,10 @@ class WatchedMapper:
 
 
 class WatchedLoader:
-    """A DataLoader whose workers do not vanish or hang without a word.
+    """A DataLoader that reports workers that die or hang.
 
-    The workers are looked at once a second while a batch is waited for; outside of the main thread,
-    where there are no signals, only when PyTorch misses one.
+    While it waits for a batch, it checks the workers once a second. Outside of the main thread,
+    which alone handles signals, it checks them only when PyTorch reports a failure.
     """
 
     def __init__(self, loader: DataLoader, mapper: WatchedMapper, timeout: int):
@@ -59,7 +71,7 @@ class WatchedLoader:
         Args:
             loader: to iterate over.
             mapper: that its data set calls.
-            timeout: seconds of waiting without any sign of life after which to give up; 0: never.
+            timeout: seconds of waiting without progress after which to give up; 0: no timeout.
         """
         self._loader = loader
         self._mapper = mapper
@@ -77,13 +89,13 @@ class WatchedLoader:
     def _next(self, batches: Iterator):
         workers: list[BaseProcess] = getattr(batches, "_workers", [])
         try:
-            with _every_second(_Look(self._mapper.rows, workers, self._timeout)):
+            with _every_second(_WorkerCheck(self._mapper.rows, workers, self._timeout)):
                 return next(batches, _END)
-        except _Lost as lost:
+        except _WorkerFailure as failure:
             _kill(workers)
-            raise InputError(str(lost)) from None
-        except (RuntimeError, OSError, EOFError):  # of PyTorch, if one died while it handed over
-            # Its connections break before the sentinel, and that before its end can be asked for.
+            raise InputError(str(failure)) from None
+        except (RuntimeError, OSError, EOFError):  # a worker died while PyTorch read its batch
+            # Its connection breaks before its sentinel, and that before it has an exit code.
             ended = wait([worker.sentinel for worker in workers], timeout=5)
             dead = [i for i, worker in enumerate(workers) if worker.sentinel in ended]
             if not dead:
@@ -93,10 +105,10 @@ class WatchedLoader:
             raise InputError(_death(workers[dead[0]], self._mapper.rows[dead[0]])) from None
 
 
-class _Look:
-    """Looks at the workers, at each call while one batch is waited for.
+class _WorkerCheck:
+    """Checks the workers at each call while the loader waits for a batch.
 
-    It counts calls, not seconds: when all processes have been suspended, nobody hangs.
+    It counts calls, not seconds, so that a suspended machine is no failure.
     """
 
     def __init__(self, rows, workers: list[BaseProcess], timeout: int):
@@ -106,26 +118,26 @@ class _Look:
 
     def __call__(self) -> None:
         for worker, row in zip(self._workers, self._rows, strict=False):
-            if worker.exitcode:  # those that are through end with 0
-                raise _Lost(_death(worker, row))
+            if worker.exitcode:  # 0: the worker has finished
+                raise _WorkerFailure(_death(worker, row))
         for i, row in enumerate(self._rows):
             now = (row.time, row.name)
             self._unchanged[i] = self._unchanged[i] + 1 if now == self._seen[i] else 0
             self._seen[i] = now
         if self._timeout:
-            self._find_stuck()
+            self._find_hanging()
 
-    def _find_stuck(self) -> None:
+    def _find_hanging(self) -> None:
         long = [count >= self._timeout for count in self._unchanged]
         reading = [i for i, (_, name) in enumerate(self._seen) if long[i] and name]
         if not reading and not all(long):
             return
         pids = [worker.pid for worker in self._workers] or [os.getpid()]
-        found = [f"process {pids[i]} hangs, {_at_work(self._rows[i])}" for i in reading]
-        found += [f"process {pid} is stopped" for pid in pids if _is_stopped(pid)]
-        raise _Lost(
+        reasons = [f"process {pids[i]} hangs {_activity(self._rows[i])}" for i in reading]
+        reasons += [f"process {pid} is stopped" for pid in pids if _is_stopped(pid)]
+        raise _WorkerFailure(
             f"no data for {self._timeout} s (DATALOADER.TIMEOUT): "
-            + ("; ".join(found) or f"none of the data workers {pids} answers")
+            + ("; ".join(reasons) or f"no data worker of {pids} responds")
         )
 
 
@@ -133,11 +145,12 @@ def _death(worker: BaseProcess, row: _Row) -> str:
     code = worker.exitcode or 0
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     hint = "; if memory is short, lower DATALOADER.NUM_WORKERS" if code == -signal.SIGKILL else ""
-    return f"the data worker {worker.pid} {how}, {_at_work(row)}{hint}"
+    return f"the data worker {worker.pid} {how} {_activity(row)}{hint}"
 
 
-def _at_work(row: _Row) -> str:
-    return f"at work on {os.fsdecode(row.name)} or its labels" if row.name else "between two images"
+def _activity(row: _Row) -> str:
+    name = os.fsdecode(row.name)
+    return f"while reading {name} or its labels" if name else "between two images"
 
 
 def _is_stopped(pid: int | None) -> bool:
@@ -147,14 +160,14 @@ def _is_stopped(pid: int | None) -> bool:
 
 
 def _kill(workers: list[BaseProcess]) -> None:
-    """End them now: PyTorch asks politely and waits for each."""
+    """Kill all workers at once: PyTorch would ask each to end and wait for it."""
     for worker in workers:
         worker.kill()
 
 
 @contextmanager
 def _without_sigchld_handler() -> Iterator[None]:
-    """Keep PyTorch from installing its own, which raises errors anywhere in the training."""
+    """Keep PyTorch from installing its own handler, which raises errors at any place."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

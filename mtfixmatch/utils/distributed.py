@@ -12,6 +12,6 @@ def sum_over_ranks(values: Sequence[float] | Tensor, device: torch.device) -> li
     """The sum over all ranks of each value, on every rank."""
     total = torch.as_tensor(values, dtype=torch.float64)
     if comm.get_world_size() > 1:  # else counts stay off the GPU, which would be waited for
-        total = total.to(device, torch.float32)
+        total = total.to(device)
         dist.all_reduce(total)
     return total.tolist()

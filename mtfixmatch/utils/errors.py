@@ -19,3 +19,8 @@ class InputErrors(InputError):
         more = f" (and {len(messages) - 1} more like this)" if len(messages) > 1 else ""
         super().__init__(messages[0] + more)
         self.messages = list(messages)
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, or its type's name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

