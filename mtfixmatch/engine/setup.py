@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_mtfixmatch_config
-from ..data.datasets import DATASET_NAMES, get_records, register_datasets
+from ..data.datasets import DATASET_NAMES, check_class_lists, get_records, register_datasets
 from ..modeling.timm_backbone import resolve_timm
 from ..tasks.base import get_task_classes
 from ..utils.errors import InputError
@@ -141,6 +141,7 @@ def prepare_config(cfg: CfgNode) -> None:
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if names:
         get_records(names)  # one pass over all data sets: bad files stop the run here
+        check_class_lists(names, [task.metadata_key for task in get_task_classes(cfg)])
         metadata = MetadataCatalog.get(names[0])
         for task in get_task_classes(cfg):
             classes = getattr(metadata, task.metadata_key, [])
