@@ -36,16 +36,16 @@ lint: venv
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Kills trainings and single processes of them, breaks writes and inputs, spoils steps, many times.
+# Kills trainings and single ranks, breaks writes and inputs, corrupts steps, hundreds of times.
 faults: venv
 	$(RUN) -m tools.faults
 
-# Twenty thousand tiny steps: does anything grow?
+# Trains twenty thousand tiny steps and checks that memory and open files do not grow.
 soak: venv
 	$(RUN) -m tools.soak
 
 bench: $(DATA)/street/street.json
-	$(RUN) tools/bench.py DATASETS.ROOT $(DATA)
+	$(RUN) -m tools.bench DATASETS.ROOT $(DATA)
 
 clean:
 	rm -rf $(VENV) $(OUTPUT)

@@ -3,22 +3,21 @@
 from detectron2.config import CfgNode as CN
 from detectron2.projects.deeplab import add_deeplab_config
 
-from .tasks import TASK_REGISTRY
+from .tasks.base import add_task_config
 
 
 def add_mtfixmatch_config(cfg: CN) -> None:
-    """Add the keys of this package, of DeepLab and of every registered task to `cfg`."""
+    """Add the keys of this package, of DeepLab and of every kind of task to `cfg`."""
     add_deeplab_config(cfg)
+    # Images are RGB, read by Pillow, and evaluated at their own size. DefaultPredictor reads these
+    # keys of Detectron2; 0: it does not resize either.
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.MIN_SIZE_TEST = 0
     _add_data_config(cfg)
     _add_timm_config(cfg)
     _add_fixmatch_config(cfg)
     _add_training_config(cfg)
-
-    # The tasks to train, by their names in TASK_REGISTRY; any non-empty subset.
-    cfg.MODEL.TASKS = sorted(TASK_REGISTRY)
-    cfg.TASKS = CN()
-    for task in TASK_REGISTRY.values():
-        task.add_config(cfg)
+    add_task_config(cfg)
 
 
 def _add_data_config(cfg: CN) -> None:
@@ -91,8 +90,9 @@ def _add_timm_config(cfg: CN) -> None:
 
 def _add_fixmatch_config(cfg: CN) -> None:
     cfg.FIXMATCH = CN()
-    # "supervised", "fixmatch" (FixMatch*, invariant) or "dense_fixmatch" (equivariant).
-    cfg.FIXMATCH.METHOD = "supervised"
+    # A class of methods.py: Supervised, FixMatch (FixMatch*, invariant), DenseFixMatch
+    # (equivariant), or one that you register in METHOD_REGISTRY.
+    cfg.FIXMATCH.METHOD = "Supervised"
     # Images of a task's unsupervised loss: those "unlabeled" for it, or "all" (Sec. 4.2).
     cfg.FIXMATCH.UNSUPERVISED_ON = "unlabeled"
     # Steps, counted from the first, that are trained on labels alone: in a short training the

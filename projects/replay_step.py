@@ -17,11 +17,11 @@ from mtfixmatch.utils.errors import InputError  # noqa: E402
 
 
 def main(path, tries):
-    found = read_step(path)
-    print(f"step {found['step']}, rank {found['rank']}, seed {found['seed']}")
-    print("images: " + ", ".join(item["file_name"] for item in found["record"]["batch"]))
-    print("not finite in the training: " + ", ".join(found["found"]))
-    place = next(filter(None, (replay(found) for _ in range(tries))), "")
+    dump = read_step(path)
+    print(f"step {dump['step']}, rank {dump['rank']}, seed {dump['seed']}")
+    print("images: " + ", ".join(dump["files"]))
+    print("not finite in the training: " + ", ".join(dump["nonfinite"]))
+    place = next(filter(None, (replay(dump) for _ in range(tries))), "")
     finite = f"all values were finite in {tries} tries"
     print(f"first value that is not finite: {place}" if place else finite)
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Where the time of a training step goes, as ratios within one run (`make bench`).
 
 Every comparison alternates between its two sides in short blocks, so that a machine that gets
@@ -21,19 +20,27 @@ import torch
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 
-from mtfixmatch.engine import MultiTaskTrainer, fixmatch, guard, load_config
+from mtfixmatch.engine import MultiTaskTrainer, load_config
+from mtfixmatch.engine import step as step_module
 from mtfixmatch.street.scene import draw_scene
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
 OUTPUT = "output/bench.json"
-GUARD = "looking for what is not finite"
-CONFIG = "configs/street/Base-Street.yaml"
+GUARD = "looking for non-finite values"
+CONFIG = "configs/Base-Small.yaml"
 # ResNet-18, 256x256, 4 labeled + 4 unlabeled images a batch.
 OPTS = {
+    "DATASETS.TRAIN": "('street_train',)",
+    "DATASETS.TEST": "('street_val',)",
+    "INPUT.TRAIN_SIZE": "[256, 256]",
+    "INPUT.SCALE_RANGE": "[0.5, 2.0]",
     "DATALOADER.NUM_WORKERS": "1",
     "DATALOADER.LABELED": "all",
     "DATALOADER.LABELED_PER_BATCH": "4",
     "SOLVER.IMS_PER_BATCH": "8",
+    "SOLVER.BASE_LR": "0.001",
+    "SOLVER.WARMUP_ITERS": "0",
+    "SOLVER.CLIP_GRADIENTS.ENABLED": "False",
     "TASKS.DETECTION.LABELS": "40",
     "TASKS.SEGMENTATION.LABELS": "40",
     "FIXMATCH.DIAGNOSTICS_PERIOD": "0",
@@ -44,7 +51,7 @@ OPTS = {
 class Stepper:
     """A trainer whose steps are timed part by part and can be replayed without the rest."""
 
-    PARTS = ("pseudo_labels", "make_strong_views", "student_inputs", "update")
+    PARTS = ("pseudo_label", "make_strong", "update_student")
 
     def __init__(self, *opts: str):
         trainer = MultiTaskTrainer(load_config(CONFIG, [*sum(OPTS.items(), ()), *opts]))
@@ -56,10 +63,10 @@ class Stepper:
         self._teacher = self.step.teacher.forward
         for name in self.PARTS:
             self._time(self.step, name)
-        self._time(fixmatch, "update_teacher")
-        self._time(fixmatch, "check_inputs", GUARD)
+        self._time(step_module, "update_teacher")
+        self._time(step_module, "assign_targets")
+        self._time(self.step, "_check_inputs", GUARD)
         self._time(self.step.guard, "check_update", GUARD)
-        self._time(guard, "copy_buffers", GUARD)
         self.step.forward_backward = self._keep_student
         self.step.teacher.forward = self._keep_teacher
 
@@ -125,7 +132,7 @@ def bench_step(stepper: Stepper) -> dict:
     total = sum(steps)
     shares = {name: seconds / total for name, seconds in stepper.seconds.items()}
     # The pseudo-labels' own part is what the teacher's forward pass leaves.
-    shares["pseudo_labels"] -= shares["teacher forward"]
+    shares["pseudo_label"] -= shares["teacher forward"]
     data = stepper.step.storage.history("data_time")
     shares["data wait"] = sum(v for v, _ in data.values()[-BLOCK * BLOCKS :]) / total
     return {

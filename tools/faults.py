@@ -1,41 +1,83 @@
-"""Kill trainings, break writes and inputs, spoil steps; print what was survived.
+"""Kill trainings, break writes and inputs, corrupt steps, and print what was survived.
 
-A training has survived a fault if what it left in the end equals, bit by bit but for times, what a
-training left that nobody disturbed. A checkpoint has, if the error is told and the one before it
-loads; a spoilt input, if it is read rightly or named; a lost data worker, if it is named in a
-minute; a step, if nothing has changed on any rank. Several processes have, if the one that failed
-is named and all end within a minute.
+What it means to survive a fault:
+a training that is killed leaves in the end, bit by bit but for times, what an undisturbed one left;
+a failing save reports its error, and the checkpoint before it loads;
+a corrupt input is read correctly or named;
+a lost data worker is named within a minute;
+a step with a value that is not finite changes nothing on any rank;
+a failing rank is named, and all processes end within a minute.
 """
 
 import argparse
+import json
 import logging
 import os
+import random
+import re
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import torch
 from tabulate import tabulate
 
+from mtfixmatch.street import generate as street
 from mtfixmatch.utils.errors import InputError
-from tests.support.data_faults import break_inputs
-from tests.support.faulty import (
-    FAULTS,
-    at_byte,
-    bytes_of_a_save,
-    raising,
-    resumed,
-    save,
-)
+from tests.support import break_ranks
+from tests.support.clusters import Cluster
+from tests.support.disk_faults import FAULTS, at_byte, bytes_of_a_save, raising, resumed, save
 from tests.support.faulty_steps import spoil_in_two_processes
-from tests.support.kill_training import ANYWHERE, ASKED, INSIDE, Campaign, Tally
-from tests.support.rank_faults import break_ranks
+from tests.support.fuzz.cases import Case, complaints, file_cases, label_cases
+from tests.support.helpers import REPOSITORY
+from tests.support.kill_training import SIGKILL, SIGKILL_IN_WRITE, SIGTERM, Campaign
+from tests.support.ranks import CASES, differs
+from tests.support.short_training import (
+    COMMAND,
+    Tally,
+    arguments,
+    children_of,
+    differences,
+    make_data,
+)
 
-SHARES = {ANYWHERE: 0.5, INSIDE: 0.4, ASKED: 0.1}
-OFFSETS, CUTS = 20, 50
+Tallies = dict[str, Tally]  # by kind of fault
+
+SHARES = {SIGKILL: 0.5, SIGKILL_IN_WRITE: 0.4, SIGTERM: 0.1}
+OFFSETS, CUTS = 20, 50  # of failing writes of a save, of truncated checkpoints
+FUZZED, WORKER_TRIES = 500, 3  # files, and as many annotations; faults of each kind
+NAMED_WITHIN = 60  # seconds
+BROKEN_SHARE = 0.01
+# SOLVER.STALL_SECONDS -> tries; the last one is the default, and takes a minute each time.
+RANK_TRIES = {
+    "7": dict(zip(break_ranks.KINDS, (10, 5, 5, 10, 5, 3, 5), strict=True)),
+    "40": {break_ranks.STOPPED_RANK: 1, break_ranks.ASLEEP: 1, break_ranks.MACHINE: 1},
+}
+MIXES = 34  # of each case
+RESTARTS = 5  # by torchrun, and of a job of SLURM
 
 
-def fails(folder: Path, offset: int, number: int) -> bool:
-    """A save that fails there says so and why."""
+def run_support(module: str, *args) -> str:
+    """Run a module of tests/support in a process of its own and return what it prints."""
+    command = [sys.executable, "-W", "ignore", "-m", f"tests.support.{module}", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    return done.stdout
+
+
+# Checkpoints and steps
+
+
+def save_fails(folder: Path, offset: int, number: int) -> bool:
+    """Whether a save that fails at a byte with an errno says why."""
     try:
         with at_byte(offset, raising(number)):
             save(folder, 2)
@@ -44,71 +86,230 @@ def fails(folder: Path, offset: int, number: int) -> bool:
     return False
 
 
-def break_writes(folder: Path) -> dict[str, Tally]:
-    """Errors of the system at offsets of a save, and the newest checkpoint cut off."""
+def break_writes(folder: Path) -> Tallies:
+    """Let a save fail at many bytes, and truncate the newest checkpoint."""
+    folder.mkdir()
     total = bytes_of_a_save(folder / "size")
     tallies = {}
     for name, number in FAULTS.items():
         run = folder / name
         run.mkdir()
         save(run, 1)
-        good = [
-            fails(run, total * i // OFFSETS, number) and resumed(run) == 1 for i in range(OFFSETS)
-        ]
+        offsets = [total * i // OFFSETS for i in range(OFFSETS)]
+        good = [save_fails(run, offset, number) and resumed(run) == 1 for offset in offsets]
         tallies[f"{name} in a write"] = Tally(len(good), sum(good))
-    logging.getLogger("mtfixmatch").setLevel(logging.ERROR)  # each cut would be warned of
+    logging.getLogger("mtfixmatch").setLevel(logging.ERROR)  # each truncation would be warned of
     newest = folder / "size" / "model_0000002.pth"
     whole = newest.read_bytes()
     good = []
     for i in range(CUTS):
         newest.write_bytes(whole[: len(whole) * i // CUTS])
         good.append(resumed(folder / "size") == 1)
-    tallies["newest checkpoint cut off"] = Tally(len(good), sum(good))
+    tallies["newest checkpoint truncated"] = Tally(len(good), sum(good))
     return tallies
 
 
-def spoil_steps(root: Path, output: Path) -> dict[str, Tally]:
-    """Values that are not finite, at each place and on each of two ranks; skipped, and stopped."""
+def corrupt_steps(root: Path, output: Path) -> Tallies:
+    """Put a value that is not finite into each place of a step, on each of two ranks."""
     output.mkdir()
     ranks = spoil_in_two_processes(root, output)
-    tallies: dict[str, Tally] = {}
+    tallies: Tallies = {}
     for key in [key for key in ranks[0] if key != "end"]:
         place, _, policy = key
-        tally = tallies.setdefault(f"not finite: {place}", Tally())
-        tally.tries += 1
-        errors = {found[key]["error"] for found in ranks}
-        told = len(errors) == 1 and all(errors) == (policy == "stop")
-        tally.survived += told and all(found[key]["unchanged"] for found in ranks)
+        errors = {results[key]["error"] for results in ranks}
+        good = len(errors) == 1 and all(errors) == (policy == "stop")
+        good = good and all(results[key]["unchanged"] for results in ranks)
+        tallies.setdefault(f"not finite: {place}", Tally()).add("" if good else f"{key}: {errors}")
     return tallies
 
 
-def rows_of(tallies: dict[str, Tally]) -> list[list]:
+# Inputs and data workers
+
+
+def break_inputs(folder: Path, seed: int) -> Tallies:
+    """Corrupt files and annotations, and kill, stop and block data workers."""
+    data = folder / "data"
+    make_data(data)
+    return {
+        "fuzzed file": fuzz(file_cases(), seed, folder),
+        "fuzzed annotation": fuzz(label_cases(), seed, folder),
+        "data worker killed": break_workers(data, folder / "killed", kill_worker),
+        "data worker stopped": break_workers(data, folder / "stopped", stop_worker),
+        "data worker reads forever": break_workers(data, folder / "pipe", block_workers),
+        "1 % of the images broken": train_with_broken_images(folder / "broken"),
+    }
+
+
+def fuzz(cases: list[Case], seed: int, folder: Path) -> Tally:
+    wrong = complaints(cases, FUZZED, seed, folder)
+    return Tally(FUZZED, FUZZED - len(wrong), problems=wrong)
+
+
+def start_endless(data: Path, output: Path) -> subprocess.Popen:
+    """Start a training with two data workers that does not end, and wait for its first step."""
+    opts = ("SOLVER.MAX_ITER", 100000, "SOLVER.CHECKPOINT_PERIOD", 0, "TEST.EVAL_PERIOD", 0)
+    command = [*COMMAND, *arguments(data, output, "implicit", 2), *map(str, opts)]
+    metrics, path = output / "metrics.json", output.with_suffix(".log")
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with path.open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=REPOSITORY)
+    while not metrics.exists() or not metrics.read_text():
+        assert process.poll() is None, path.read_text()[-2000:]
+        time.sleep(0.2)
+    return process
+
+
+def kill_worker(workers: list[int], data: Path) -> str:
+    os.kill(workers[0], signal.SIGKILL)
+    return f"data worker {workers[0]} was killed by SIGKILL"
+
+
+def stop_worker(workers: list[int], data: Path) -> str:
+    os.kill(workers[0], signal.SIGSTOP)
+    return f"process {workers[0]} is stopped"
+
+
+def block_workers(workers: list[int], data: Path) -> str:
+    """Replace all training images by pipes into which nobody writes."""
+    for path in (data / "street" / "leftImg8bit" / "train").glob("*/*.png"):
+        path.unlink()
+        os.mkfifo(path)
+    return rf"process ({'|'.join(map(str, workers))}) hangs\b.* \S+\.png"
+
+
+def break_workers(data: Path, folder: Path, fault: Callable[[list[int], Path], str]) -> Tally:
+    """Break the data workers of trainings.
+
+    Args:
+        data: a data set, which each training gets a copy of.
+        folder: where the trainings are.
+        fault: breaks workers, given their process ids and the data; returns a pattern of the error.
+    """
+    tally = Tally()
+    for i in range(WORKER_TRIES):
+        own, output = folder / f"data_{i}", folder / f"run_{i}"
+        shutil.copytree(data, own)
+        process = start_endless(own, output)
+        pattern = fault(children_of(process.pid), own)
+        start = time.monotonic()
+        watchdog = threading.Timer(5 * NAMED_WITHIN, process.kill)
+        watchdog.start()
+        status = process.wait()
+        watchdog.cancel()
+        seconds, text = time.monotonic() - start, output.with_suffix(".log").read_text()
+        errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        named = len(errors) == 1 and re.search(pattern, errors[0]) and "Traceback" not in text
+        good = named and status == 1 and seconds <= NAMED_WITHIN
+        tally.add("" if good else f"{pattern}: after {seconds:.0f} s: {text[-1000:]}")
+    return tally
+
+
+def train_with_broken_images(folder: Path) -> Tally:
+    """Train on images of which one in a hundred is truncated, half of those in the header."""
+    data, output = folder / "data", folder / "run"
+    street.generate(data / "street", num_train=200, num_val=1, size=(64, 64), seed=1)
+    images = sorted((data / "street" / "leftImg8bit" / "train").glob("*/*.png"))
+    broken = images[:: round(1 / BROKEN_SHARE)]
+    for i, path in enumerate(broken):
+        path.write_bytes(path.read_bytes()[: 20 if i % 2 else 400])
+    opts = ("DATALOADER.SKIP_BROKEN", True, "SOLVER.MAX_ITER", 250, "SOLVER.CHECKPOINT_PERIOD", 0)
+    command = [*COMMAND, *arguments(data, output, "explicit", 2), *map(str, opts)]
+    command += ["TEST.EVAL_PERIOD", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    report = (output / "report.md").read_text() if done.returncode == 0 else ""
+    tally = Tally()
+    for path in broken:
+        listed = report.count(str(path)) == 1
+        tally.add("" if listed else f"{path} is not listed: {done.stderr[-1000:]}")
+    return tally
+
+
+# Several processes
+
+
+def break_processes(folder: Path, seed: int) -> Tallies:
+    """Break ranks, restart trainings by torchrun and SLURM, and mix labels over two ranks."""
+    tallies: Tallies = {}
+    for seconds, tries in RANK_TRIES.items():
+        place = folder / f"ranks_{seconds}"
+        place.mkdir()
+        out = run_support("break_ranks", place, seed, seconds, json.dumps(tries))
+        for kind, result in json.loads(out.splitlines()[-1]).items():
+            tally = tallies.setdefault(kind, Tally())
+            tally.tries += result["tries"]
+            tally.survived += result["survived"]
+            tally.problems += result["problems"]
+    tallies["labels mixed over 2 ranks"] = mix_labels(folder, seed)
+    return tallies | restart(folder / "cluster", seed)
+
+
+def restart(folder: Path, seed: int) -> Tallies:
+    """Kill ranks under torchrun, stop jobs of SLURM, and compare with an undisturbed training."""
+    folder.mkdir()
+    rng, cluster = random.Random(seed), Cluster(folder)
+    expected, killed, stopped = cluster.train("whole"), Tally(), Tally()
+    for i in range(RESTARTS):
+        rank, delay = rng.randrange(2), rng.uniform(0, 0.5)
+        kill = partial(cluster.kill_under_torchrun, f"killed_{i}", rank, delay)
+        killed.add(problem_of(kill, expected))
+        number, delay = rng.choice((signal.SIGTERM, signal.SIGUSR1)), rng.uniform(0, 0.5)
+        stop = partial(cluster.requeue, f"asked_{i}", number, delay)
+        stopped.add(problem_of(stop, expected))
+    return {"rank killed under torchrun": killed, "job stopped and queued again": stopped}
+
+
+def problem_of(train: Callable[[], Path], expected: Path) -> str:
+    """How the folder that a training returns differs from the expected one; "" if it does not."""
+    try:
+        return ", ".join(differences(expected, train()))
+    except AssertionError as error:
+        return str(error) or "an assertion failed"
+
+
+def mix_labels(folder: Path, seed: int) -> Tally:
+    """Compare steps on random mixes of labels of two processes with those of one."""
+    root, output = folder / "mixes_data", folder / "mixes"
+    output.mkdir()
+    street.generate(root / "street", num_train=16, num_val=6, size=(256, 128), seed=1)
+    run_support("ranks", root, output, MIXES, 0, seed)
+    single, *ranks = (
+        torch.load(output / f"mixes_{name}.pth") for name in ("0_of_1", "0_of_2", "1_of_2")
+    )
+    tally = Tally()
+    for case in CASES:
+        for i in range(MIXES):
+            wrong = [x for rank in ranks for x in differs(rank[case][i], single[case][i])]
+            tally.add(f"{case}, mix {i}: {wrong}" if wrong else "")
+    return tally
+
+
+def rows_of(tallies: Tallies) -> list[list]:
     rows = []
     for kind, tally in sorted(tallies.items()):
-        lost = f"{sum(tally.lost) / len(tally.lost):.1f} / {max(tally.lost)}" if tally.lost else ""
-        rows.append([kind, tally.tries, tally.survived, lost])
+        steps = tally.repeated
+        repeated = f"{sum(steps) / len(steps):.1f} / {max(steps)}" if steps else ""
+        rows.append([kind, tally.tries, tally.survived, repeated])
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=230, help="of trainings, a tenth by SIGTERM")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        campaign = Campaign(Path(name), args.seed)
+        folder = Path(name)
+        campaign = Campaign(folder, args.seed)
         campaign.run(args.kills, SHARES)
-        disks = Path(name) / "disks"
-        disks.mkdir()
-        tallies = campaign.tallies | break_writes(disks)
-        tallies |= spoil_steps(campaign.root, Path(name) / "spoiled")
-        tallies |= break_inputs(Path(name) / "inputs", args.seed)
-        tallies |= break_ranks(Path(name), args.seed)
+        tallies = campaign.tallies | break_writes(folder / "disks")
+        tallies |= corrupt_steps(campaign.root, folder / "steps")
+        tallies |= break_inputs(folder / "inputs", args.seed)
+        tallies |= break_processes(folder, args.seed)
     headers = ["fault", "tries", "survived", "steps repeated, mean / most"]
     print(tabulate(rows_of(tallies), headers=headers, tablefmt="pipe"))
-    wrong = [text for tally in tallies.values() for text in tally.wrong]
-    if wrong or any(tally.survived < tally.tries for tally in tallies.values()):
-        sys.exit("\n".join(["not all faults were survived", *wrong[:20]]))
+    problems = [text for tally in tallies.values() for text in tally.problems]
+    if problems or any(tally.survived < tally.tries for tally in tallies.values()):
+        sys.exit("\n".join(["not all faults were survived", *problems[:20]]))
 
 
 if __name__ == "__main__":

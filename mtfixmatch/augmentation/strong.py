@@ -83,7 +83,7 @@ class StrongAugmentation:
         fill: Sequence[float],
         seed: int,
     ):
-        """Args are the batch's pool and ranges.
+        """Set the pool of operations and their ranges.
 
         Args:
             operations: names in PHOTOMETRIC and GEOMETRIC.
@@ -107,13 +107,17 @@ class StrongAugmentation:
         self.seed = seed
 
     @classmethod
-    def from_config(cls, cfg):
-        """Dense FixMatch draws from both kinds; FixMatch* never moves a pixel (paper Sec. 3)."""
-        moves = cfg.FIXMATCH.METHOD != "fixmatch"
+    def from_config(cls, cfg, *, geometric: bool):
+        """Read FIXMATCH.STRONG.
+
+        Args:
+            cfg: of the training.
+            geometric: also move pixels, which an invariant method never does (paper Sec. 3).
+        """
         return {
-            "operations": [*PHOTOMETRIC, *(GEOMETRIC if moves else ())],
+            "operations": [*PHOTOMETRIC, *(GEOMETRIC if geometric else ())],
             "num_operations": cfg.FIXMATCH.STRONG.NUM_OPERATIONS,
-            "flip_prob": cfg.FIXMATCH.STRONG.FLIP_PROB if moves else 0.0,
+            "flip_prob": cfg.FIXMATCH.STRONG.FLIP_PROB if geometric else 0.0,
             "cutout_area": tuple(cfg.FIXMATCH.STRONG.CUTOUT_AREA),
             "fill": [mean / 255 for mean in cfg.MODEL.PIXEL_MEAN],
             "seed": max(cfg.SEED, 0),

@@ -17,8 +17,9 @@ from ..data.loader import eval_records, train_records
 from ..data.mapper import TrainMapper
 from ..data.partial_labels import count_labels
 from ..data.samplers import Draw
-from ..engine.record import move_target, stack_images
+from ..engine.samples import moved_target, stack_images
 from ..engine.visualize import Snapshot, as_uint8, draw_samples
+from ..methods import build_method
 from ..tasks import Task, build_tasks
 from ..tasks.base import Statistics
 from ..utils.errors import InputError
@@ -210,7 +211,8 @@ def _compare(
 def _draw_sheet(cfg: CfgNode, records: Sequence[Record], found: Findings, path: str) -> None:
     """Draw samples as the training will see them; one that cannot be read is an error."""
     keys = [task.label_key for task in found.tasks]
-    mapper = TrainMapper(cfg, found.tasks)
+    method = build_method(cfg)
+    mapper = TrainMapper(cfg, found.tasks, method.weak_flip_prob)
     items, captions = [], []
     picked = pick_samples(records, keys, SAMPLES, max(cfg.SEED, 0))
     for step, record in enumerate(picked):
@@ -222,8 +224,8 @@ def _draw_sheet(cfg: CfgNode, records: Sequence[Record], found: Findings, path: 
             names = [task.name for task in found.tasks if task.label_key in record]
             captions.append(f"{record['image_id']}: {', '.join(names) or 'no label'}")
     if items:
-        augmentation = None if cfg.FIXMATCH.METHOD == "supervised" else StrongAugmentation(cfg)
-        draw_samples(take_snapshot(items, found.tasks, augmentation), found.tasks, captions, path)
+        snapshot = take_snapshot(items, found.tasks, method.strong_augmentation)
+        draw_samples(snapshot, found.tasks, captions, path)
 
 
 def take_snapshot(
@@ -240,7 +242,7 @@ def take_snapshot(
     strong = torch.cat([view.images for view in views]) if views else weak[:0]
     moved = [
         {
-            t.name: move_target(t, x, view, 0)
+            t.name: moved_target(t, x, view, 0)
             for t in tasks
             if (x := item["targets"][t.name]) is not None
         }

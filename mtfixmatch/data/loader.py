@@ -151,11 +151,20 @@ def train_pools(
     )
 
 
-def build_train_loader(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict]) -> TrainLoader:
-    """The loader of this rank's share of each batch."""
+def build_train_loader(
+    cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict], flip_prob: float | None = None
+) -> TrainLoader:
+    """Build the loader of this rank's share of each batch.
+
+    Args:
+        cfg: of the training.
+        tasks: whose targets are read.
+        records: of the training images.
+        flip_prob: of a horizontal flip in the weak view; None: INPUT.FLIP_PROB.
+    """
     pools, counts = train_pools(cfg, tasks, records)
     keys = [task.label_key for task in tasks]
-    mapper = WatchedMapper(TrainMapper(cfg, tasks), cfg.DATALOADER.NUM_WORKERS)
+    mapper = WatchedMapper(TrainMapper(cfg, tasks, flip_prob), cfg.DATALOADER.NUM_WORKERS)
     dataset = DrawnDataset(records, mapper, keys, cfg.DATALOADER.SKIP_BROKEN)
 
     def sampler(start_step: int) -> MixedBatchSampler:

@@ -31,7 +31,7 @@ def read_rgb(record: dict) -> Tensor:
 
 
 class TrainMapper:
-    """Gives one image of a batch: a random scale, a random crop, a flip, moved targets."""
+    """Makes one image of a batch: a random scale, a random crop, a flip, moved targets."""
 
     @configurable
     def __init__(
@@ -45,7 +45,7 @@ class TrainMapper:
         diagnostics_period: int,
         seed: int,
     ):
-        """Args rule the common and the weak view.
+        """Set up the common and the weak view.
 
         Args:
             tasks: whose targets are read.
@@ -53,7 +53,7 @@ class TrainMapper:
             size: (height, width) of the view.
             flip_prob: of a horizontal flip.
             fill: RGB in 0-255 of what lies outside the image.
-            diagnostics_period: hidden but known labels are read at steps that it divides; 0: never.
+            diagnostics_period: at every so many steps hidden labels are read too; 0: never.
             seed: of all draws.
         """
         self.tasks = list(tasks)
@@ -65,13 +65,13 @@ class TrainMapper:
         self.seed = seed
 
     @classmethod
-    def from_config(cls, cfg, tasks: Sequence[Task]):
-        """FixMatch* has no flip, which is geometric."""
+    def from_config(cls, cfg, tasks: Sequence[Task], flip_prob: float | None = None):
+        """Read INPUT; a method may have another probability of a flip."""
         return {
             "tasks": tasks,
             "scale_range": tuple(cfg.INPUT.SCALE_RANGE),
             "size": tuple(cfg.INPUT.TRAIN_SIZE),
-            "flip_prob": 0.0 if cfg.FIXMATCH.METHOD == "fixmatch" else cfg.INPUT.FLIP_PROB,
+            "flip_prob": cfg.INPUT.FLIP_PROB if flip_prob is None else flip_prob,
             "fill": cfg.MODEL.PIXEL_MEAN,
             "diagnostics_period": cfg.FIXMATCH.DIAGNOSTICS_PERIOD,
             "seed": max(cfg.SEED, 0),
@@ -86,8 +86,8 @@ class TrainMapper:
 
         Returns:
             "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the image;
-            "targets": by task, None where it is not labeled; "known": by task, the labels hidden
-            from training, where this step measures them; "draw"; "file_name".
+            "targets": by task, None where it is not labeled; "hidden_targets": by task, the labels
+            hidden from training, if this step measures pseudo-labels; "draw"; "file_name".
         """
         image = read_rgb(record)
         size = (image.shape[1], image.shape[2])
@@ -96,12 +96,13 @@ class TrainMapper:
             image[None].float(), matrix[None], self.size, mode="bilinear", fill=self.fill
         )
         frame = geometry.warp_boxes(torch.tensor([[0.0, 0.0, size[1], size[0]]]), matrix)
-        measure = self.diagnostics_period and draw.step % self.diagnostics_period == 0
+        measures = self.diagnostics_period and draw.step % self.diagnostics_period == 0
+        hidden = record.get("hidden", {}) if measures else {}
         return {
             "image": view[0].round().clamp(0, 255).to(torch.uint8),
             "valid": geometry.clip_boxes(frame, self.size)[0],
             "targets": self._targets(record, matrix),
-            "known": self._targets(record.get("hidden", {}) if measure else {}, matrix, record),
+            "hidden_targets": self._targets(hidden, matrix, record),
             "draw": draw,
             "file_name": record["file_name"],
         }
@@ -120,7 +121,7 @@ class TrainMapper:
         return matrix
 
     def _targets(self, labels: dict, matrix: Tensor, record: dict | None = None) -> dict:
-        """Move the labels found in `labels`; what else they need stands in `record`."""
+        """Load and move the targets of `labels`; other keys that they need are in `record`."""
         source = labels if record is None else {**record, **labels}
         return {
             task.name: task.move_target(task.load_target(source), matrix, self.size)

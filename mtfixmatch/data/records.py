@@ -14,7 +14,7 @@ The readers of this package write two labels:
     annotations                  boxes: "bbox", "bbox_mode" XYXY_ABS, "category_id" and "iscrowd";
                                  an empty list = labeled, but the image has no object
     sem_seg_file_name            path of an 8-bit label map
-    sem_seg_lut                  256 bytes, id in that file -> class, `IGNORE` or `INVALID`
+    sem_seg_lut                  256 bytes: id in that file -> class, IGNORE_LABEL or INVALID_LABEL
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from ..utils.errors import InputError
-from ..utils.labels import INVALID
+from ..utils.labels import INVALID_LABEL
 
 Record = dict[str, Any]
 
@@ -103,7 +103,7 @@ def add_map(record: Record, path: str, scan: Sequence, *, lut: bytes, expected: 
     """
     *size, ids = scan
     check_map_size(record, path, size)
-    unknown = [i for i in ids if lut[i] == INVALID]
+    unknown = [i for i in ids if lut[i] == INVALID_LABEL]
     if unknown:
         raise InputError(f"{path}: id {unknown[0]} is {expected} (image: {record['file_name']})")
     record["sem_seg_file_name"] = path

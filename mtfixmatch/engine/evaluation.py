@@ -27,7 +27,7 @@ class _Named(DatasetEvaluators):
         self._names = list(evaluators)
 
     def evaluate(self) -> dict | None:
-        comm.synchronize()  # who has no more images waits here, where the watch can see it
+        comm.synchronize()  # ranks that finish early wait here, where RankWatch sees them
         results = [evaluator.evaluate() for evaluator in self._evaluators]
         return None if results[0] is None else dict(zip(self._names, results, strict=True))
 
@@ -62,12 +62,12 @@ def evaluate(
         results = inference_on_dataset(model, loader, evaluators, callbacks)
     if not results:
         return {}
-    for found in results.values():
-        values = list(found["per_class"].values())
-        known = [value for value in values if not math.isnan(value)]
-        found["std"] = float(np.std(known)) if known else math.nan
-    figures = [results[task.name][task.metric] for task in tasks]
-    return {**results, "geometric_mean": geometric_mean(figures)}
+    for figures in results.values():
+        if "per_class" in figures:
+            values = [x for x in figures["per_class"].values() if not math.isnan(x)]
+            figures["std"] = float(np.std(values)) if values else math.nan
+    metrics = [results[task.name][task.metric] for task in tasks]
+    return {**results, "geometric_mean": geometric_mean(metrics)}
 
 
 @torch.no_grad()
@@ -116,17 +116,17 @@ def _image_losses(
     padded = (model.pixel_mean / 255).repeat(1, *size)[None]
     padded[0, :, :height, :width] = image.to(model.device) / 255
     labeled = [task for task in tasks if task.label_key in record]
-    outputs, _ = model(padded, {task.name: [0] for task in labeled})
-    found = {}
+    outputs, _ = model(padded, {task.name: [True] for task in labeled})
+    sums = {}
     for task in labeled:
-        # Into the padded image nothing moves, and what is padding there becomes ignored.
+        # Padding becomes ignored, because nothing of the image is moved there.
         target = task.move_target(task.load_target(record), torch.eye(3), size)
         head = model.head(task.name)
-        assigned = head.assign([target], size, unsupervised=False)
-        losses = head.losses(outputs[task.name], assigned)
-        found[task.name] = {part: float(value) for part, value in losses.items()}
-        found[task.name]["count"] = assigned.count
-    return found
+        assigned = head.assign([target], [False], size)
+        losses = head.losses(outputs[task.name], assigned, size)
+        sums[task.name] = {part: float(value) for part, value in losses.items()}
+        sums[task.name]["count"] = float(assigned[0].count)
+    return sums
 
 
 def flat_results(results: Mapping, prefix: str) -> dict[str, float]:
@@ -141,16 +141,26 @@ def flat_results(results: Mapping, prefix: str) -> dict[str, float]:
 
 
 def per_class_table(results: Mapping, task: Task) -> str:
-    """The classes of one task and their figures, with mean and standard deviation."""
-    found = results[task.name]
-    rows = [[name, f"{value:.3f}"] for name, value in found["per_class"].items()]
-    rows.append(["mean ± std", f"{found[task.metric]:.3f} ± {found['std']:.3f}"])
-    return tabulate(rows, headers=["class", task.name], tablefmt="pipe", disable_numparse=True)
+    """Return the figures of one task: of each class, if it has some, and their mean."""
+    figures = results[task.name]
+    rows = [[name, f"{value:.3f}"] for name, value in figures.get("per_class", {}).items()]
+    spread = f" ± {figures['std']:.3f}" if rows else ""
+    name = "mean ± std" if rows else task.metric
+    rows.append([name, f"{figures[task.metric]:.3f}{spread}"])
+    header = "class" if spread else "metric"
+    return tabulate(rows, headers=[header, task.name], tablefmt="pipe", disable_numparse=True)
+
+
+def metric_names(tasks: Sequence[Task]) -> list[str]:
+    """Return the metric of each task, with the task's name where several have the same."""
+    metrics = [task.metric for task in tasks]
+    return [t.metric if metrics.count(t.metric) == 1 else f"{t.name} {t.metric}" for t in tasks]
 
 
 def log_results(results: Mapping, tasks: Sequence[Task], who: str) -> None:
-    """Print the figures of the student or the teacher."""
-    figures = {task.metric: results[task.name][task.metric] for task in tasks}
+    """Log the figures of the student or the teacher."""
+    values = [results[task.name][task.metric] for task in tasks]
+    figures = dict(zip(metric_names(tasks), values, strict=True))
     figures["geometric mean"] = results["geometric_mean"]
     logger.info("Evaluation of the %s:\n%s", who, create_small_table(figures))
     for task in tasks:

@@ -13,8 +13,8 @@ from ..data.broken import BrokenFiles
 from ..runtime.checkpoint_files import remove_old
 from .checkpoint import export_model
 from .evaluation import flat_results
-from .record import StepRecord
 from .report import write_json
+from .step import StepRecord
 from .teacher_watch import TeacherWatch
 from .visualize import Snapshot, draw_predictions, draw_pseudo_labels
 
@@ -132,20 +132,24 @@ class Diagnostics(HookBase):
 
     def after_step(self) -> None:
         """Write lambda/<task> at every step, [metric]<task>/<figure> at those that measure."""
-        if self.trainer.cfg.FIXMATCH.METHOD != "supervised":
-            for task in self.trainer.tasks:
-                weight = self.trainer.unsupervised_weight(task)
-                self.trainer.storage.put_scalar(f"lambda/{task.name}", weight, smoothing_hint=False)
-        if self.trainer.step_record is not None:
-            self._measure(self.trainer.step_record)
+        trainer = self.trainer
+        if trainer.method.is_semi_supervised:
+            for task in trainer.tasks:
+                weight = trainer.method.unsupervised_weight(task, trainer.iter)
+                trainer.storage.put_scalar(f"lambda/{task.name}", weight, smoothing_hint=False)
+        if trainer.step_record is not None:
+            self._measure(trainer.step_record)
 
     def _measure(self, record: StepRecord) -> None:
         for task in self.trainer.tasks:
-            images = record.unlabeled[task.name]
-            if not images:
+            pairs = [
+                (labels[task.name], _true_target(item, task.name))
+                for item, labels in zip(record.batch, record.pseudo_labels, strict=True)
+                if task.name in labels
+            ]
+            if not pairs:
                 continue
-            known = [_known(record.batch[i], task.name) for i in images]
-            measured = task.diagnose(record.pseudo[task.name], known)
+            measured = task.diagnose(*map(list, zip(*pairs, strict=True)))
             if task.name in record.agreement:
                 measured["agreement"] = record.agreement[task.name]
             for name, value in measured.items():
@@ -154,9 +158,9 @@ class Diagnostics(HookBase):
                     self.trainer.storage.put_scalar(f"[metric]{task.name}/{name}", value)
 
 
-def _known(item: dict, task: str):
-    """The true target of an image, hidden from training or not; None if nobody knows it."""
-    hidden = item["known"][task]
+def _true_target(item: dict, task: str):
+    """Return the label of an image, hidden from training or not; None if there is none."""
+    hidden = item["hidden_targets"][task]
     return item["targets"][task] if hidden is None else hidden
 
 
@@ -173,12 +177,12 @@ class Pictures(HookBase):
         self._snapshot: Snapshot | None = None
 
     def after_step(self) -> None:
-        """Keep the last pseudo-labels that were measured."""
-        trainer = self.trainer
-        if trainer.step_record is not None and trainer.step_record.strong_images:
-            self._snapshot = Snapshot.of(trainer.step_record, self.count)
+        """Keep the last pseudo-labels that were measured; draw if it is time."""
+        trainer, record = self.trainer, self.trainer.step_record
+        if self.count and record is not None and any(record.strong):
+            self._snapshot = Snapshot.of(record, self.count)
         folder = trainer.cfg.OUTPUT_DIR
-        if self._snapshot is not None and self.count and _saves(trainer):
+        if self._snapshot is not None and _saves(trainer):
             path = os.path.join(folder, "pseudo_labels.png")
             draw_pseudo_labels(self._snapshot, trainer.tasks, path)
             self._snapshot = None

@@ -1,6 +1,6 @@
 """Take a step that was not finite again, and say where its first such value appears.
 
-The file is one that the training left (`engine/guard.py`). No data set is needed. On several
+The file is one that the training left (see runtime/nonfinite.py). No data set is needed. On several
 processes a rank's images are replayed alone, so that losses are divided by its own counts.
 """
 
@@ -11,19 +11,17 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..config import add_mtfixmatch_config
 from ..data.samplers import Draw
-from ..model_zoo.model_zoo import without_data
+from ..methods import build_method
 from ..runtime.nonfinite import NonFiniteError
-from ..tasks import build_tasks
+from ..tasks import TASK_REGISTRY, build_tasks
 from ..utils.errors import InputError
 from .ema import build_teacher
-from .record import StepRecord
-from .step import FixMatchTrainer
+from .step import MultiTaskStep
 from .trainer import build_step
 
 
@@ -83,51 +81,53 @@ def read_step(path: str) -> dict[str, Any]:
         InputError: if it cannot be read.
     """
     try:
-        with torch.serialization.safe_globals([Instances, Boxes, Draw]):
+        types = [x for _, kind in TASK_REGISTRY for x in kind.target_types]
+        with torch.serialization.safe_globals([Draw, *types]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # there is no end to what foreign bytes raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be read: {reason}") from None
 
 
-def replay(found: Mapping[str, Any]) -> str:
+def replay(dump: Mapping[str, Any]) -> str:
     """Take the step again.
 
     Args:
-        found: see `read_step`.
+        dump: see `read_step`.
 
     Returns:
         the first place with a value that is not finite; "" if all are finite now.
     """
-    cfg = get_cfg()
-    add_mtfixmatch_config(cfg)
-    cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(found["config"])))
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.TIMM.WEIGHTS = ""  # the file has them
-    with without_data(cfg, found["classes"]) as cfg:
-        student = build_model(cfg)
-        step = build_step(cfg, build_tasks(cfg), student, build_teacher(student), [])
-    step.iter = found["step"]
-    step.grad_scaler.load_state_dict(found["grad_scaler"])
+    step = _build_step(dump)
     first = FirstNonFinite()
-    record = StepRecord(**found["record"])
-    record.weak = record.weak.to(student.device)
-    for item, image in zip(record.batch, record.weak, strict=True):
-        first.look(f"the image {item['file_name']}", image)
-    first.look("the strong views", record.strong)
+    images = dump["images"].to(step.student.device)
+    for file, image in zip(dump["files"], images, strict=True):
+        first.look(f"the image {file}", image)
     for who, network in (("teacher", step.teacher), ("student", step.student)):
-        network.load_state_dict(found[who])
         for name, value in network.state_dict().items():
             first.look(f"the {who}'s {name}, before the step", value)
         first.watch(who, network)
-    return first.place or _learn(step, record, first)
-
-
-def _learn(step: FixMatchTrainer, record: StepRecord, first: FirstNonFinite) -> str:
+    if first.place:
+        return first.place
     try:
         with EventStorage(step.iter):
-            step.learn(record)
+            step.compute_gradients(dump["batch"], images)
     except NonFiniteError as error:
-        return first.place or ", ".join(error.found)
+        return first.place or ", ".join(error.names)
     return first.place
+
+
+def _build_step(dump: Mapping[str, Any]) -> MultiTaskStep:
+    cfg = get_cfg()
+    add_mtfixmatch_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(dump["config"])))
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.TIMM.WEIGHTS = ""  # the file has them
+    student = build_model(cfg)
+    method = build_method(cfg).to(cfg.MODEL.DEVICE)
+    step = build_step(cfg, build_tasks(cfg), method, student, build_teacher(student), [])
+    step.iter = dump["step"]
+    for part in ("student", "teacher", "method", "grad_scaler"):
+        getattr(step, part).load_state_dict(dump[part])
+    return step

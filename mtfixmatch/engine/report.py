@@ -12,7 +12,7 @@ from tabulate import tabulate
 from ..data.partial_labels import count_labels
 from ..tasks import Task
 from ..utils.files import write_atomically
-from .evaluation import per_class_table
+from .evaluation import metric_names, per_class_table
 
 matplotlib.use("Agg")
 
@@ -76,7 +76,7 @@ def _figures(results: Mapping[str, Mapping], tasks: Sequence[Task]) -> str:
         [who, *(found[t.name][t.metric] for t in tasks), found["geometric_mean"]]
         for who, found in results.items()
     ]
-    headers = ["", *(task.metric for task in tasks), "geometric mean"]
+    headers = ["", *metric_names(tasks), "geometric mean"]
     return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f")
 
 

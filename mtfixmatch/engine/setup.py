@@ -12,16 +12,15 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import add_mtfixmatch_config
 from ..data.datasets import DATASET_NAMES, check_class_lists, get_records, register_datasets
+from ..methods import build_method
 from ..modeling.timm_backbone import resolve_timm
-from ..tasks.base import get_task_classes
+from ..tasks.base import build_tasks, complete_task_config, set_classes, task_kinds
 from ..utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("supervised", "fixmatch", "dense_fixmatch")
 CHOICES = {
-    "FIXMATCH.METHOD": METHODS,
-    "FIXMATCH.UNSUPERVISED_ON": ("unlabeled", "all"),
+    "INPUT.FORMAT": ("RGB",),
     "SOLVER.NONFINITE": ("stop", "skip"),
     "SOLVER.AMP.PRECISION": ("auto", "float16", "bfloat16"),
 }
@@ -60,7 +59,9 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
         if not os.path.isfile(config_file):
             raise InputError(f"--config-file {config_file}: there is no such file")
         _merge(cfg.merge_from_file, config_file, config_file)
+    complete_task_config(cfg)
     _merge(cfg.merge_from_list, opts, "the command line")
+    complete_task_config(cfg)
     check_config(cfg)
     resolve_timm(cfg)
     return cfg
@@ -79,7 +80,7 @@ def _merge(merge, source, name: str) -> None:
 
 def check_config(cfg: CfgNode) -> None:
     """Stop at a value that cannot work."""
-    get_task_classes(cfg)
+    build_tasks(cfg)
     for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
         if not _get(cfg, key):
             raise InputError(f"{key} is empty: it must name one or more of {DATASET_NAMES}")
@@ -88,6 +89,7 @@ def check_config(cfg: CfgNode) -> None:
         if value not in choices:
             raise InputError(f"{key} is {value!r}: it must be one of {', '.join(choices)}")
     _check_numbers(cfg)
+    build_method(cfg)
 
 
 def _check_numbers(cfg: CfgNode) -> None:
@@ -99,12 +101,6 @@ def _check_numbers(cfg: CfgNode) -> None:
     low, high = cfg.INPUT.SCALE_RANGE
     if not 0 < low <= high:
         raise InputError(f"INPUT.SCALE_RANGE is {cfg.INPUT.SCALE_RANGE}: 0 < least <= greatest")
-    burn_in, steps = cfg.FIXMATCH.BURN_IN, cfg.SOLVER.MAX_ITER
-    if cfg.FIXMATCH.METHOD != "supervised" and not 0 <= burn_in < steps:
-        raise InputError(
-            f"FIXMATCH.BURN_IN is {burn_in}: with SOLVER.MAX_ITER {steps} no step is left for "
-            "unlabeled images"
-        )
     if not 0 <= cfg.DATALOADER.MAX_BROKEN <= 1:
         raise InputError(
             f"DATALOADER.MAX_BROKEN is {cfg.DATALOADER.MAX_BROKEN}: it is a share, 0-1"
@@ -140,17 +136,31 @@ def prepare_config(cfg: CfgNode) -> None:
         cfg.MODEL.DEVICE = "cpu"
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if names:
-        get_records(names)  # one pass over all data sets: bad files stop the run here
-        check_class_lists(names, [task.metadata_key for task in get_task_classes(cfg)])
-        metadata = MetadataCatalog.get(names[0])
-        for task in get_task_classes(cfg):
-            classes = getattr(metadata, task.metadata_key, [])
-            if not classes:
-                raise InputError(
-                    f"{names[0]} has no classes for {task.name}: give it labels or leave "
-                    f"{task.name} out of MODEL.TASKS"
-                )
-            task.set_num_classes(cfg, len(classes))
+        get_records(names)  # one pass over all datasets: bad files stop the run here
+        kinds = task_kinds(cfg).items()
+        keys = [kind.key_of(kind.metadata_field, x) for x, kind in kinds if kind.metadata_field]
+        check_class_lists(names, keys)
+        take_classes(cfg, names[0])
+
+
+def take_classes(cfg: CfgNode, dataset: str) -> None:
+    """Write the classes of a dataset into the config of each task that has some.
+
+    Raises:
+        InputError: if the dataset has no classes for a task, or others than the config.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    for name, kind in task_kinds(cfg).items():
+        if not kind.metadata_field:
+            continue
+        key = kind.key_of(kind.metadata_field, name)
+        classes = metadata.get(key, []) or cfg.TASKS[name.upper()].CLASSES
+        if not classes:
+            raise InputError(
+                f"{dataset} has no classes for {name}: give it labels or leave {name} out of "
+                "MODEL.TASKS"
+            )
+        set_classes(cfg, name, classes, metadata.get(key.replace("classes", "colors"), []))
 
 
 def choose_precision(cfg: CfgNode) -> torch.dtype:

@@ -1,13 +1,14 @@
 """One training step of FixMatch* and Dense FixMatch on several tasks (paper Sec. 3).
 
-`learn` reads like the method: weak views, the teacher's pseudo-labels, strong views to which the
-pseudo-labels are moved, ONE forward pass of the student, losses, optimiser, teacher.
+`compute_gradients` reads like the method: weak views, the teacher's pseudo-labels, strong views to
+which the pseudo-labels are moved, ONE forward pass of the student, losses, gradients.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -15,44 +16,59 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ..augmentation.strong import StrongAugmentation
+from ..methods import Supervised
 from ..modeling import MultiTaskNet
 from ..modeling.sync_norm import share_statistics
-from ..runtime.nonfinite import StepGuard, check_inputs, finite_sums
+from ..runtime.nonfinite import StepGuard, finite_sums
 from ..tasks import Task
-from ..tasks.base import Raw, Target
+from ..tasks.base import Outputs, Target
 from ..utils.distributed import sum_over_ranks
 from .ema import update_teacher
-from .record import (
-    StepRecord,
-    Term,
-    dropout_seeds,
-    images_of,
-    move_target,
-    num_parts,
-    ramp_up,
-    set_normalizers,
-    split_rows,
+from .samples import (
+    Sample,
+    assign_targets,
+    assigned_of,
+    image_size,
     stack_images,
-    union,
+    strong_samples,
+    targets_of,
+    weak_samples,
 )
 
 
-class FixMatchTrainer(SimpleTrainer):
-    """The training step; with no strong augmentation it is the supervised baseline."""
+@dataclass
+class StepRecord:
+    """What a step saw and made, for the hooks that measure and draw. All lists are by image.
+
+    Attributes:
+        batch: items of the mapper.
+        weak: the weak views with the labels.
+        pseudo_labels: of the weak views, by name of the task; empty: the image has none.
+        strong: the strong views with the moved pseudo-labels; None: the image has none.
+        losses: every loss before its weights, over the whole global batch, and "total_loss".
+        agreement: by task, of the student on the strong views with the pseudo-labels.
+    """
+
+    batch: Sequence[dict]
+    weak: Sequence[Sample]
+    pseudo_labels: Sequence[Mapping[str, Target]]
+    strong: Sequence[Sample | None]
+    losses: dict[str, float]
+    agreement: dict[str, float]
+
+
+class MultiTaskStep(SimpleTrainer):
+    """Detectron2's SimpleTrainer with the step of a semi-supervised method."""
 
     def __init__(
         self,
         *,
         model: nn.Module,
         teacher: MultiTaskNet,
+        method: Supervised,
         tasks: Sequence[Task],
         data_loader: Iterable[list[dict]],
         optimizer: torch.optim.Optimizer,
-        strong_augmentation: StrongAugmentation | None,
-        unsupervised_on: str,
-        burn_in_steps: int,
-        ramp_up_steps: float,
         ema_decay: float,
         precision: torch.dtype,
         accumulation_steps: int,
@@ -60,33 +76,27 @@ class FixMatchTrainer(SimpleTrainer):
         seed: int,
         guard: StepGuard,
     ):
-        """Join the parts.
+        """Set the parts of the step.
 
         Args:
             model: the student, a MultiTaskNet or its DistributedDataParallel wrapper.
             teacher: its moving average.
+            method: decides on pseudo-labels, views and the weight of the unsupervised loss.
             tasks: in the order of their losses.
             data_loader: endless batches of this rank.
             optimizer: of the student.
-            strong_augmentation: None: no unsupervised loss.
-            unsupervised_on: "unlabeled" or "all" images of a task.
-            burn_in_steps: steps without unsupervised losses at the start.
-            ramp_up_steps: length of the ramp-up of the unsupervised weights after them.
             ema_decay: of the teacher.
             precision: of the forward passes; torch.float32 turns autocast off.
             accumulation_steps: parts in which a batch passes through the student.
             diagnostics_period: steps between records for the hooks; 0 for none.
             seed: of dropout.
-            guard: undoes steps that are not finite.
+            guard: rolls back a step with non-finite values.
         """
         super().__init__(model, data_loader, optimizer)
         self.student = cast(MultiTaskNet, getattr(model, "module", model))
         self.teacher = teacher
+        self.method = method
         self.tasks = list(tasks)
-        self.strong_augmentation = strong_augmentation
-        self.unsupervised_on = unsupervised_on
-        self.burn_in_steps = burn_in_steps
-        self.ramp_up_steps = ramp_up_steps
         self.ema_decay = ema_decay
         self.precision = precision
         self.accumulation_steps = accumulation_steps
@@ -98,186 +108,221 @@ class FixMatchTrainer(SimpleTrainer):
         self.record: StepRecord | None = None
 
     def run_step(self) -> None:
-        """One step: what `learn` says, then optimiser and teacher, or nothing at all."""
+        """Gradients, optimizer and teacher; or nothing at all, if a value is not finite."""
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        weak = stack_images(batch, self.student.device)
-        labeled = {t.name: images_of(batch, t, labeled=True) for t in self.tasks}
-        record = StepRecord(batch, weak, labeled, self._unlabeled(batch))
-        losses: dict[str, float] = {}
-        with self.guard.undoing(self, record):
-            losses = self.learn(record)
-            self.update()
+        images = stack_images(batch, self.student.device)
+        record: StepRecord | None = None
+        with self.guard.rolling_back(
+            (self.student, self.method), self.optimizer, lambda: self.dump(batch, images)
+        ):
+            record = self.compute_gradients(batch, images)
+            self.update_student()
             share_statistics(self.student)
             update_teacher(self.teacher, self.student, self.ema_decay)
         storage = get_event_storage()
-        storage.put_scalars(data_time=data_time, **losses)
+        storage.put_scalars(data_time=data_time, **(record.losses if record else {}))
         storage.put_scalar("skipped_steps", self.guard.skipped, smoothing_hint=False)
-        self.record = record if losses and self._measures() else None
+        self.record = record if self._measures() else None
 
-    def learn(self, record: StepRecord) -> dict[str, float]:
-        """The method, from a batch to gradients; returns the losses, see `forward_backward`."""
-        # What does not draw by image, as a backbone of one's own may, does so after a resume too.
+    def compute_gradients(self, batch: Sequence[dict], images: Tensor) -> StepRecord:
+        """The method, from a batch to the student's gradients (paper Sec. 3, Eq. 3-5).
+
+        Args:
+            batch: N items of the mapper.
+            images: (N, 3, H, W), their weak views.
+        """
+        # A backbone may draw from the global generator; so it draws the same after a resume.
         torch.manual_seed(hash((self.seed, self.iter, comm.get_rank())))
-        record.pseudo = self.pseudo_labels(record)
-        self.make_strong_views(record)
-        images, terms = self.student_inputs(record)
-        losses = self.forward_backward(images, terms, record)
-        self.guard.check_update(self)
-        return losses
-
-    def _unlabeled(self, batch: list[dict]) -> dict[str, list[int]]:
-        """By task, the images whose unsupervised loss is taken (method: `unlabeled` / `all`)."""
-        if self.strong_augmentation is None or self.iter < self.burn_in_steps:
-            return {task.name: [] for task in self.tasks}
-        if self.unsupervised_on == "all":
-            return {task.name: list(range(len(batch))) for task in self.tasks}
-        return {task.name: images_of(batch, task, labeled=False) for task in self.tasks}
+        weak = weak_samples(batch, images, self.seed)
+        pseudo_labels = self.pseudo_label(batch, images, weak)
+        strong = self.make_strong(batch, images, pseudo_labels)
+        samples = [s for s in weak if s.targets] + [s for s in strong if s is not None]
+        samples = assign_targets(samples, self.tasks, self.student)
+        losses, agreement = self.forward_backward(samples, images)
+        self.guard.check_update(self.student, self.grad_scaler)
+        return StepRecord(batch, weak, pseudo_labels, strong, losses, agreement)
 
     @torch.no_grad()
-    def pseudo_labels(self, record: StepRecord) -> dict[str, list[Target]]:
-        """The teacher's pass, on the weak views that need a pseudo-label."""
-        needed = union(record.unlabeled)
-        size = (record.weak.shape[2], record.weak.shape[3])
-        valid = torch.stack([item["valid"] for item in record.batch])
-        unlabeled = {name: images for name, images in record.unlabeled.items() if images}
-        rows = {name: [needed.index(i) for i in images] for name, images in unlabeled.items()}
-        outputs: dict[str, Raw] = {}
-        if needed:
-            with self.autocast():
-                outputs, _ = self.teacher(record.weak[needed], rows)
-        check_inputs(record, outputs)
-        return {
-            name: self.teacher.head(name).pseudo_labels(outputs[name], size, valid[images])
-            if images
-            else []
-            for name, images in record.unlabeled.items()
-        }
-
-    @torch.no_grad()
-    def make_strong_views(self, record: StepRecord) -> None:
-        """Strong views of what has a pseudo-label, and the pseudo-labels moved into them."""
-        record.strong_images = union(record.unlabeled)
-        record.moved = {task.name: [] for task in self.tasks}
-        if self.strong_augmentation is None or not record.strong_images:
-            return
-        view = self.strong_augmentation(
-            record.weak[record.strong_images],
-            step=self.iter,
-            positions=[record.batch[i]["draw"].position for i in record.strong_images],
-        )
-        record.strong = view.images
-        for task in self.tasks:
-            rows = [record.strong_images.index(i) for i in record.unlabeled[task.name]]
-            record.moved[task.name] = [
-                move_target(task, target, view, row)
-                for row, target in zip(rows, record.pseudo[task.name], strict=True)
-            ]
-
-    def student_inputs(self, record: StepRecord) -> tuple[Tensor, list[Term]]:
-        """The student's one batch: labeled weak views, then strong views; and all loss terms."""
-        batch, strong_images = record.batch, record.strong_images
-        weak_images = union(record.labeled)
-        images = record.weak[weak_images]
-        record.seeds = dropout_seeds(batch, weak_images, self.seed, strong=False)
-        if record.strong is not None:
-            images = torch.cat([images, record.strong])
-            record.seeds += dropout_seeds(batch, strong_images, self.seed, strong=True)
-        size = (images.shape[2], images.shape[3])
-        terms = []
-        for task in self.tasks:
-            head = self.student.head(task.name)
-            targets = [batch[i]["targets"][task.name] for i in record.labeled[task.name]]
-            rows = [weak_images.index(i) for i in record.labeled[task.name]]
-            assigned = head.assign(targets, size, unsupervised=False)
-            terms.append(Term(task, False, rows, assigned))
-            if self.strong_augmentation is not None:
-                first, unlabeled = len(weak_images), record.unlabeled[task.name]
-                rows = [first + strong_images.index(i) for i in unlabeled]
-                assigned = head.assign(record.moved[task.name], size, unsupervised=True)
-                terms.append(Term(task, True, rows, assigned))
-        set_normalizers(terms, self.student)
-        return images, terms
-
-    def forward_backward(
-        self, images: Tensor, terms: list[Term], record: StepRecord
-    ) -> dict[str, float]:
-        """The student's pass and its gradient, part by part with accumulation.
+    def pseudo_label(
+        self, batch: Sequence[dict], images: Tensor, weak: Sequence[Sample]
+    ) -> list[dict[str, Target]]:
+        """Run the teacher, ONE pass, on the weak views that need a pseudo-label.
 
         Returns:
-            Every loss before its weights, over the whole global batch, and "total_loss".
+            For each image of the batch: name of a task -> pseudo-label.
         """
+        needed = [self._tasks_to_pseudo_label(sample) for sample in weak]
+        masks = {t.name: [t in tasks for tasks in needed if tasks] for t in self.tasks}
+        masks = {name: mask for name, mask in masks.items() if any(mask)}
+        outputs: dict[str, Outputs] = {}
+        if masks:
+            with self.autocast():
+                outputs, _ = self.teacher(images[_indices(needed)], masks)
+        self._check_inputs(batch, images, outputs)
+        labels: list[dict[str, Target]] = [{} for _ in batch]
+        for task in (t for t in self.tasks if t.name in outputs):
+            rows = _indices(task in tasks for tasks in needed)
+            targets = self.method.pseudo_labels(
+                task,
+                self.teacher.head(task.name),
+                outputs[task.name],
+                size=(images.shape[2], images.shape[3]),
+                valid=torch.stack([batch[i]["valid"] for i in rows]),
+            )
+            for i, target in zip(rows, targets, strict=True):
+                labels[i][task.name] = target
+        return labels
+
+    def _tasks_to_pseudo_label(self, sample: Sample) -> list[Task]:
+        needs = self.method.needs_pseudo_label
+        return [
+            task
+            for task in self.tasks
+            if needs(task, labeled=task.name in sample.targets, step=self.iter)
+        ]
+
+    def make_strong(
+        self, batch: Sequence[dict], images: Tensor, pseudo_labels: Sequence[Mapping[str, Target]]
+    ) -> list[Sample | None]:
+        """Make strong views of the images with pseudo-labels; None for the others."""
+        rows = _indices(pseudo_labels)
+        if not rows:
+            return [None] * len(batch)
+        assert self.method.strong_augmentation is not None
+        samples = strong_samples(
+            images[rows],
+            [batch[i]["draw"] for i in rows],
+            [pseudo_labels[i] for i in rows],
+            self.tasks,
+            self.method.strong_augmentation,
+            self.seed,
+        )
+        by_row = dict(zip(rows, samples, strict=True))
+        return [by_row.get(i) for i in range(len(batch))]
+
+    def forward_backward(
+        self, samples: Sequence[Sample], images: Tensor
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Run the student forward and backward, part by part with accumulation.
+
+        Args:
+            samples: of this rank with assigned targets; there may be none.
+            images: (N, 3, H, W), the weak views, from which the empty batch is cut.
+
+        Returns:
+            Losses and agreement, see StepRecord.
+        """
+        normalizers = self.normalizers(samples)
         self.optimizer.zero_grad()
         logged: dict[str, float] = {}
-        parts = split_rows(len(images), num_parts(self.accumulation_steps, len(images)))
-        for part in parts:
-            # Gradients are exchanged between the ranks once, with the last part.
+        agreement: dict[str, float] = {}
+        # Interleaved, so that each part has weak and strong views.
+        count = self._num_parts(len(samples))
+        for part in range(count):
+            # DDP exchanges the gradients once, with the last part.
             no_sync = getattr(self.model, "no_sync", nullcontext)
-            with nullcontext() if part is parts[-1] else no_sync():
-                losses = self._part_losses(images, terms, part, record)
+            with nullcontext() if part == count - 1 else no_sync():
+                losses, measured = self.losses(samples[part::count], normalizers, images)
+                agreement |= measured
                 for key, value in finite_sums(losses, losses.items).items():
                     logged[key] = logged.get(key, 0.0) + value
-                # DistributedDataParallel averages what should be summed.
+                # DDP averages over the ranks what should be summed.
                 total = losses["total_loss"] * comm.get_world_size()
                 self.grad_scaler.scale(total).backward()
-        return logged
+        return logged, agreement
 
-    def _part_losses(
-        self, images: Tensor, terms: list[Term], part: list[int], record: StepRecord
-    ) -> dict[str, Tensor]:
-        """Losses of some of the student's images, each with its share of the normaliser."""
-        picks = [[i for i, row in enumerate(term.rows) if row in part] for term in terms]
-        rows: dict[str, list[int]] = {task.name: [] for task in self.tasks}
-        for term, pick in zip(terms, picks, strict=True):
-            rows[term.task.name] += [part.index(term.rows[i]) for i in pick]
+    def normalizers(self, samples: Sequence[Sample]) -> dict[tuple[str, bool], float]:
+        """Return what each loss is divided by, from counts over the whole global batch."""
+        counts = [self._count(samples, task, pseudo) for task, pseudo in self.loss_terms]
+        total = sum_over_ranks(torch.stack(counts), self.student.device)
+        return {
+            (task.name, pseudo): self.student.head(task.name).normalizer(count, is_pseudo=pseudo)
+            for (task, pseudo), count in zip(self.loss_terms, total, strict=True)
+        }
+
+    def _count(self, samples: Sequence[Sample], task: Task, pseudo: bool) -> Tensor:
+        none = torch.zeros((), dtype=torch.long, device=self.student.device)
+        counts = [x.count for x in assigned_of(samples, task, is_pseudo=pseudo)]
+        return torch.stack([none, *counts]).sum()
+
+    @property
+    def loss_terms(self) -> list[tuple[Task, bool]]:
+        """The tasks, each with False for its supervised and True for its unsupervised loss."""
+        kinds = (False, True) if self.method.is_semi_supervised else (False,)
+        return [(task, pseudo) for task in self.tasks for pseudo in kinds]
+
+    def losses(
+        self,
+        samples: Sequence[Sample],
+        normalizers: Mapping[tuple[str, bool], float],
+        images: Tensor,
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Compute the losses of a part of the samples, and the agreement of the student."""
         with self.autocast():
-            outputs, zero = self._forward_part(images, part, rows, record)
+            outputs, zero = self._forward(samples, images)
         losses: dict[str, Tensor] = {}
-        offsets = dict.fromkeys(rows, 0)
-        for term, pick in zip(terms, picks, strict=True):
-            name = term.task.name
-            raw = outputs.get(name, ())
-            raw = tuple(x[offsets[name] : offsets[name] + len(pick)] for x in raw)
-            offsets[name] += len(pick)
-            losses |= term.losses(self.student.head(name), raw, term.assigned.rows(pick), zero)
-            self._note_agreement(term, raw, pick, record)
-        weighted = [self._weight(term) * losses[key] for term in terms for key in term.part_keys()]
-        return losses | {"total_loss": torch.stack(weighted).sum() + zero}
+        weighted: list[Tensor] = []
+        agreement: dict[str, float] = {}
+        for task, pseudo in self.loss_terms:
+            head = self.student.head(task.name)
+            assigned = assigned_of(samples, task, is_pseudo=pseudo)
+            terms = dict.fromkeys(task.loss_parts, zero)  # without an image exactly 0, never nan
+            if assigned:
+                mask = [x.is_pseudo == pseudo for x in targets_of(samples, task)]
+                own = _select(outputs[task.name], mask)
+                terms = head.losses(own, assigned, image_size(samples))
+                terms = {x: value / normalizers[task.name, pseudo] for x, value in terms.items()}
+                if pseudo and self._measures():
+                    agreement[task.name] = head.agreement(own, assigned)
+            losses |= {loss_name(task, part, pseudo): value for part, value in terms.items()}
+            weighted += [self.weight(task, pseudo) * value for value in terms.values()]
+        return losses | {"total_loss": torch.stack(weighted).sum() + zero}, agreement
 
-    def _forward_part(
-        self, images: Tensor, part: list[int], rows: dict[str, list[int]], record: StepRecord
-    ) -> tuple[dict[str, Raw], Tensor]:
-        """Run backbone and heads where any rank has images for them, for SyncBN talks there."""
-        mine = [len(part), *map(len, rows.values())]
-        total, *counts = sum_over_ranks(mine, self.student.device)
-        if not total:  # no rank has anything to learn, but they expect gradients of each other
-            return self.model(record.weak[: int(comm.is_main_process())], {})
-        run = {name: found for (name, found), n in zip(rows.items(), counts, strict=True) if n}
-        whole = len(part) == len(images)
-        seeds = [record.seeds[i] for i in part]
-        return self.model(images if whole else images[part], run, seeds)
+    def _forward(
+        self, samples: Sequence[Sample], images: Tensor
+    ) -> tuple[dict[str, Outputs], Tensor]:
+        """Run backbone and heads if any rank has samples for them: SyncBN exchanges there."""
+        masks = {t.name: [t.name in sample.targets for sample in samples] for t in self.tasks}
+        own = [len(samples), *(sum(mask) for mask in masks.values())]
+        total, *counts = sum_over_ranks(own, self.student.device)
+        if not total:  # no rank has a sample; DDP still needs a backward pass
+            return self.model(images[: int(comm.is_main_process())], {})
+        images = torch.stack([s.image for s in samples]) if samples else images[:0]
+        seeds = [sample.dropout_seed for sample in samples]
+        run = {name: mask for (name, mask), n in zip(masks.items(), counts, strict=True) if n}
+        return self.model(images, run, seeds)
 
-    def _weight(self, term: Term) -> float:
+    def weight(self, task: Task, pseudo: bool) -> float:
         """gamma_t, times lambda_t(step) for an unsupervised loss (Eq. 5)."""
-        ramped = self.unsupervised_weight(term.task) if term.unsupervised else 1.0
-        return term.task.loss_weight * ramped
+        ramped = self.method.unsupervised_weight(task, self.iter) if pseudo else 1.0
+        return task.loss_weight * ramped
 
-    def unsupervised_weight(self, task: Task) -> float:
-        """lambda_t at this step; 0 in the burn-in."""
-        step = self.iter - self.burn_in_steps
-        return task.unsupervised_weight * ramp_up(step, self.ramp_up_steps) if step >= 0 else 0.0
+    def _num_parts(self, num_samples: int) -> int:
+        """As many on every rank: with each part they exchange its losses."""
+        limit = self.accumulation_steps
+        return limit if limit == 1 else min(limit, max(1, *comm.all_gather(num_samples)))
 
-    def _note_agreement(self, term: Term, raw: Raw, pick: list[int], record: StepRecord) -> None:
-        if term.unsupervised and pick and self._measures():
-            head = self.student.head(term.task.name)
-            record.agreement[term.task.name] = head.agreement(raw, term.assigned.rows(pick))
+    def _check_inputs(
+        self, batch: Sequence[dict], images: Tensor, outputs: Mapping[str, Outputs]
+    ) -> None:
+        """Stop on all ranks if the images or the teacher's outputs are not finite."""
+        named = [
+            (f"the teacher's output {i} for {name}", x)
+            for name, output in outputs.items()
+            for i, x in enumerate(output)
+        ]
+        total = sum((x.sum() for _, x in named), images.new_zeros(()))
+        sums = {"the sum of the images": images.sum(), "that of the teacher's outputs": total}
+        files = [f"the image {item['file_name']}" for item in batch]
+        finite_sums(sums, lambda: [*zip(files, images, strict=True), *named])
 
     def _measures(self) -> bool:
         return bool(self.diagnostics_period) and self.iter % self.diagnostics_period == 0
 
-    def update(self) -> None:
-        """Optimiser step, on true gradients where they were scaled (clipping needs them)."""
+    def update_student(self) -> None:
+        """Optimizer step, on unscaled gradients, which clipping needs."""
         self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
@@ -287,13 +332,53 @@ class FixMatchTrainer(SimpleTrainer):
         mixed = self.precision is not torch.float32
         return torch.autocast(self.student.device.type, dtype=self.precision, enabled=mixed)
 
+    def dump(self, batch: Sequence[dict], images: Tensor) -> dict[str, Any]:
+        """Return all that is needed to repeat this step, see runtime.nonfinite."""
+        return {
+            "step": self.iter,
+            "seed": self.seed,
+            "files": [item["file_name"] for item in batch],
+            "batch": list(batch),
+            "images": images,
+            "student": self.student.state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "method": self.method.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+        }
+
     def state_dict(self) -> dict:
-        """The optimiser's state, the loss scaler's and the count of skipped steps."""
-        state = {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
-        return state | {"skipped_steps": self.guard.skipped}
+        """The state of optimizer, loss scaler and method, and the number of skipped steps."""
+        return {
+            **super().state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+            "method": self.method.state_dict(),
+            "skipped_steps": self.guard.skipped,
+        }
 
     def load_state_dict(self, state_dict: dict) -> None:
         """The inverse of `state_dict`."""
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-        self.guard.skipped = state_dict.get("skipped_steps", 0)
+        self.method.load_state_dict(state_dict["method"])
+        self.guard.skipped = state_dict["skipped_steps"]
+
+
+def loss_name(task: Task, part: str, is_pseudo: bool) -> str:
+    """Return the name of a loss in logs; that of an unsupervised one ends in _unsup."""
+    return f"loss_{task.name}_{part}" + ("_unsup" if is_pseudo else "")
+
+
+def _indices(flags: Iterable[Any]) -> list[int]:
+    """Return the positions of what is true."""
+    return [i for i, flag in enumerate(flags) if flag]
+
+
+def _select(outputs: Outputs, mask: Sequence[bool]) -> Outputs:
+    """Return the images of a mask; without a copy if that is all of them."""
+    if all(mask):
+        return outputs
+    rows = _indices(mask)
+    first, last = rows[0], rows[-1] + 1
+    if len(rows) == last - first:
+        return tuple(x[first:last] for x in outputs)
+    return tuple(x[rows] for x in outputs)

@@ -10,7 +10,8 @@ from detectron2.utils import comm
 from ..tasks import Task
 from ..utils.distributed import sum_over_ranks
 from .history import WINDOW
-from .record import StepRecord
+from .samples import targets_of
+from .step import StepRecord, loss_name
 
 logger = logging.getLogger(__name__)
 
@@ -57,41 +58,47 @@ class TeacherWatch(HookBase):
         """Look at each task that has an unsupervised loss now; a skipped step says nothing."""
         latest = self.trainer.storage.latest()
         for task in self.trainer.tasks:
-            keys = [f"loss_{task.name}_{part}" for part in task.loss_parts]
-            known = latest.get(f"{keys[0]}_unsup", (0.0, -1))[1] == self.trainer.storage.iter
-            if known and self.trainer.unsupervised_weight(task):
-                self._watch_losses(task, keys)
+            name = loss_name(task, task.loss_parts[0], True)
+            is_new = latest.get(name, (0.0, -1))[1] == self.trainer.storage.iter
+            if is_new and self.trainer.method.unsupervised_weight(task, self.trainer.iter):
+                self._watch_losses(task)
                 if self.trainer.step_record is not None:
                     self._watch_labels(task, self.trainer.step_record)
 
-    def _watch_losses(self, task: Task, keys: list[str]) -> None:
-        latest = self.trainer.storage.latest()
-        zero = all(latest[f"{key}_unsup"][0] == 0 for key in keys)
+    def _watch_losses(self, task: Task) -> None:
+        latest, histories = self.trainer.storage.latest(), self.trainer.storage.histories()
+        names = {x: [loss_name(task, part, x) for part in task.loss_parts] for x in (False, True)}
+        zero = all(latest[name][0] == 0 for name in names[True])
         text = f"its unsupervised loss has been 0 for {self.ZERO_STEPS} steps: no pseudo-label "
         self._note(task, "zero", zero, self.ZERO_STEPS, f"{text} passes, or all images are labeled")
-        histories = self.trainer.storage.histories()
-        if len(histories[keys[0]].values()) < WINDOW:
+        if len(histories[names[False][0]].values()) < WINDOW:
             return
-        given, made = (
-            sum(histories[key + end].median(WINDOW) for key in keys) for end in ("", "_unsup")
+        supervised, unsupervised = (
+            sum(histories[name].median(WINDOW) for name in names[x]) for x in (False, True)
         )
-        text = f"its unsupervised loss ({made:.3g}) is over {self.RATIO} times the supervised one"
-        self._note(task, "ratio", 0 < self.RATIO * given < made, WINDOW, f"{text} ({given:.3g})")
+        text = (
+            f"its unsupervised loss ({unsupervised:.3g}) is over {self.RATIO} times the supervised "
+            f"one ({supervised:.3g})"
+        )
+        self._note(task, "ratio", 0 < self.RATIO * supervised < unsupervised, WINDOW, text)
 
     def _watch_labels(self, task: Task, record: StepRecord) -> None:
-        known = [record.batch[i]["targets"][task.name] for i in record.labeled[task.name]]
-        made = record.pseudo[task.name]
-        numbers = [*task.count_classes(made), *task.count_classes(known), len(made), len(known)]
+        labels = [x.target for x in targets_of(record.weak, task)]
+        pseudo = [x[task.name] for x in record.pseudo_labels if task.name in x]
+        numbers = [
+            *(*task.count_classes(pseudo), *task.count_classes(labels)),
+            *(len(pseudo), len(labels)),
+        ]
         window = self._counts.setdefault(task.name, [])
-        window.append(sum_over_ranks(numbers, record.weak.device))
+        window.append(sum_over_ranks(numbers, record.weak[0].image.device))
         del window[: -self.LOOKS]
         totals = np.sum(window, axis=0)
-        classes = np.split(totals[:-2], 2)
-        # Without labels in these images, nobody knows what they should be.
-        if len(window) == self.LOOKS and classes[1].sum():
-            self._watch_classes(task, *classes)
+        of_pseudo, of_labels = np.split(totals[:-2], 2)
+        # Without labels in these images, their classes are unknown.
+        if len(window) == self.LOOKS and of_labels.sum():
+            self._watch_classes(task, of_pseudo, of_labels)
             if not task.fills_pixels:
-                per_image = [x.sum() / max(n, 1) for x, n in zip(classes, totals[-2:], strict=True)]
+                per_image = [of_pseudo.sum(), of_labels.sum()] / np.maximum(totals[-2:], 1)
                 self._watch_number(task, *per_image)
 
     def _watch_classes(self, task: Task, made: np.ndarray, given: np.ndarray) -> None:
@@ -111,7 +118,7 @@ class TeacherWatch(HookBase):
         self._streaks[name] = self._streaks.get(name, 0) + 1 if there else 0
         if self._streaks[name] != patience or not comm.is_main_process():
             return
-        keys = ", ".join(f"TASKS.{task.name.upper()}.{key}" for key in task.teacher_keys)
+        keys = ", ".join(f"TASKS.{task.name.upper()}.{key}" for key in task.tuning_keys)
         kept = "there is no checkpoint from before it"
         if self.healthy:
             path = os.path.join(self.trainer.cfg.OUTPUT_DIR, self.healthy)

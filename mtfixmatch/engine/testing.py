@@ -1,9 +1,7 @@
 """Evaluate on DATASETS.TEST: during a training, and `--eval-only`."""
 
 import os
-from collections.abc import Mapping
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -35,9 +33,7 @@ def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, who: str, ranks: Ran
 
 
 def evaluate_checkpoint(cfg: CfgNode) -> dict:
-    """`--eval-only`: evaluate MODEL.WEIGHTS, write results.json into OUTPUT_DIR.
-
-    A full checkpoint of a training is evaluated by its teacher.
+    """Evaluate MODEL.WEIGHTS (`--eval-only`) and write results.json into OUTPUT_DIR.
 
     Raises:
         InputError: without MODEL.WEIGHTS: figures of random weights help nobody.
@@ -47,27 +43,10 @@ def evaluate_checkpoint(cfg: CfgNode) -> dict:
     tasks = build_tasks(cfg)
     records = eval_records(cfg, tasks)
     model = build_model(cfg)
-    teacher = _TeacherWeights()
-    checkpointer = MultiTaskCheckpointer(model, trust=cfg.MODEL.TRUST_PICKLE, teacher=teacher)
-    checkpointer.load(cfg.MODEL.WEIGHTS)
-    if teacher.weights:
-        model.load_state_dict(teacher.weights)
+    MultiTaskCheckpointer(model, trust=cfg.MODEL.TRUST_PICKLE).load(cfg.MODEL.WEIGHTS)
     ranks = RankWatch(cfg.SOLVER.STALL_SECONDS)
     with ranks.running():
         results = test(cfg, model, tasks, records, "teacher", ranks)
     if comm.is_main_process():
         write_json({"teacher": results}, os.path.join(cfg.OUTPUT_DIR, "results.json"))
     return results
-
-
-class _TeacherWeights:
-    """Takes the teacher out of a full checkpoint; a plain one leaves it empty."""
-
-    def __init__(self):
-        self.weights: Mapping[str, torch.Tensor] = {}
-
-    def state_dict(self) -> Mapping[str, torch.Tensor]:
-        return self.weights
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        self.weights = state

@@ -15,9 +15,9 @@ from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
 
-from ..augmentation.strong import StrongAugmentation
 from ..data.loader import build_train_loader, eval_records, train_records
 from ..data.partial_labels import write_manifest
+from ..methods import Supervised, build_method
 from ..modeling import MultiTaskNet
 from ..modeling.sync_norm import sync_on_cpu
 from ..runtime.checkpoint_files import remove_old, start_anew
@@ -32,7 +32,7 @@ from .history import KeepHistories, WriteMetrics
 from .hooks import Diagnostics, EvaluateTeacher, KeepBrokenFiles, Pictures, SaveCheckpoints
 from .report import write_report
 from .setup import choose_precision
-from .step import FixMatchTrainer
+from .step import MultiTaskStep
 from .teacher_watch import TeacherWatch
 from .testing import test
 
@@ -51,7 +51,7 @@ logging.getLogger(TrainerBase.__module__).addFilter(_in_one_line)
 
 
 class MultiTaskTrainer(DefaultTrainer):
-    """Detectron2's trainer around FixMatchTrainer's step."""
+    """Detectron2's DefaultTrainer around MultiTaskStep."""
 
     def __init__(self, cfg: CfgNode):
         """Build model, teacher, optimiser, data and hooks, in this order.
@@ -64,18 +64,20 @@ class MultiTaskTrainer(DefaultTrainer):
         self.tasks = build_tasks(cfg)
         self.records = train_records(cfg, self.tasks)
         self.eval_records = eval_records(cfg, self.tasks)
-        loader = build_train_loader(cfg, self.tasks, self.records)
+        self.method = build_method(cfg).to(cfg.MODEL.DEVICE)
+        loader = build_train_loader(cfg, self.tasks, self.records, self.method.weak_flip_prob)
         self._broken = loader.broken
         student = build_model(cfg)
         self.teacher = build_teacher(student)
-        self._trainer = build_step(cfg, self.tasks, student, self.teacher, loader)
+        networks = (student, self.teacher)
+        self._trainer = build_step(cfg, self.tasks, self.method, *networks, loader)
         self.scheduler = build_lr_scheduler(cfg, self._trainer.optimizer)
         self.checkpointer = MultiTaskCheckpointer(
-            student,
+            self.teacher,
             cfg.OUTPUT_DIR,
             trust=cfg.MODEL.TRUST_PICKLE,
+            student=student,
             trainer=weakref.proxy(self),
-            teacher=self.teacher,
         )
         self._ranks = RankWatch(cfg.SOLVER.STALL_SECONDS)
         self.start_iter = 0
@@ -96,19 +98,19 @@ class MultiTaskTrainer(DefaultTrainer):
         return optimizer
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint, or start from MODEL.WEIGHTS, the teacher as a copy."""
+        """Go on from the last checkpoint, or start student and teacher from MODEL.WEIGHTS."""
         super().resume_or_load(resume)
         if not (resume and self.checkpointer.has_checkpoint()):
-            self.teacher.load_state_dict(self._trainer.student.state_dict())
+            self._trainer.student.load_state_dict(self.teacher.state_dict())
         self._trainer.data_loader.start_step = self.start_iter
         if hasattr(self.scheduler, "max_iters"):
             # The checkpoint brought its own; this run may be longer.
             self.scheduler.max_iters = self.max_iter
 
     def build_hooks(self) -> list[hooks.HookBase]:
-        """The checkpoint comes last: of its step nothing is left to do when it is there."""
+        """Checkpointing runs last, so it captures the whole step."""
         cfg = self.cfg
-        found = [
+        own: list[hooks.HookBase] = [
             hooks.IterationTimer(warmup_iter=1),  # after a resume too, every step has its time
             hooks.LRScheduler(),
             Diagnostics(),
@@ -119,11 +121,11 @@ class MultiTaskTrainer(DefaultTrainer):
             KeepHistories(),
         ]
         if comm.is_main_process():
-            found += [
+            own += [
                 Pictures(cfg.TEST.PICTURES, cfg.TEST.PICTURE_THRESHOLD),
                 SaveCheckpoints(cfg.SOLVER.CHECKPOINTS_TO_KEEP, self._watch),
             ]
-        return found
+        return own
 
     def evaluate(self) -> dict:
         """Evaluate the teacher, and the student if TEST.EVAL_STUDENT; on all ranks.
@@ -144,10 +146,6 @@ class MultiTaskTrainer(DefaultTrainer):
     def step_record(self):
         """What the last step kept for the hooks, if it was one that measures."""
         return self._trainer.record
-
-    def unsupervised_weight(self, task: Task) -> float:
-        """Lambda of a task at this step."""
-        return self._trainer.unsupervised_weight(task)
 
     def train(self) -> dict:
         """Train from where `resume_or_load` left off and return the last results.
@@ -219,22 +217,19 @@ class MultiTaskTrainer(DefaultTrainer):
 def build_step(
     cfg: CfgNode,
     tasks: Sequence[Task],
+    method: Supervised,
     student: MultiTaskNet,
     teacher: MultiTaskNet,
     loader: Iterable[list[dict]],
-) -> FixMatchTrainer:
-    """The training step of a config around networks and data."""
-    supervised = cfg.FIXMATCH.METHOD == "supervised"
-    return FixMatchTrainer(
+) -> MultiTaskStep:
+    """Build the training step of a config around networks and data."""
+    return MultiTaskStep(
         model=_distributed(student),
         teacher=teacher,
+        method=method,
         tasks=tasks,
         data_loader=loader,
         optimizer=MultiTaskTrainer.build_optimizer(cfg, student),
-        strong_augmentation=None if supervised else StrongAugmentation(cfg),
-        unsupervised_on=cfg.FIXMATCH.UNSUPERVISED_ON,
-        burn_in_steps=cfg.FIXMATCH.BURN_IN,
-        ramp_up_steps=cfg.FIXMATCH.RAMP_UP * cfg.SOLVER.MAX_ITER,
         ema_decay=cfg.FIXMATCH.EMA_DECAY,
         precision=choose_precision(cfg),
         accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,

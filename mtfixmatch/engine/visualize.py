@@ -16,7 +16,7 @@ from ..tasks import Task
 from ..tasks.base import Target
 
 if TYPE_CHECKING:
-    from .record import StepRecord
+    from .step import StepRecord
 
 READABLE = 256  # pixels that a tile with labels should be wide
 GAP = 4  # white pixels between tiles
@@ -41,21 +41,15 @@ class Snapshot:
 
     @classmethod
     def of(cls, record: "StepRecord", count: int) -> "Snapshot":
-        """The first `count` images of a step that have a strong view."""
-        assert record.strong is not None
-        images = record.strong_images[:count]
+        """Take the first `count` images of a step that have a strong view."""
+        views = list(zip(record.weak, record.pseudo_labels, record.strong, strict=True))
+        chosen = [(w, labels, s) for w, labels, s in views if s is not None][:count]
         return cls(
-            weak=as_uint8(record.weak[images]),
-            strong=as_uint8(record.strong[: len(images)]),
-            labels=[_targets_of(i, record.unlabeled, record.pseudo) for i in images],
-            moved=[_targets_of(i, record.unlabeled, record.moved) for i in images],
+            weak=as_uint8(torch.stack([weak.image for weak, _, _ in chosen])),
+            strong=as_uint8(torch.stack([strong.image for _, _, strong in chosen])),
+            labels=[dict(labels) for _, labels, _ in chosen],
+            moved=[{name: x.target for name, x in s.targets.items()} for _, _, s in chosen],
         )
-
-
-def _targets_of(
-    image: int, rows: dict[str, list[int]], targets: dict[str, list[Target]]
-) -> dict[str, Target]:
-    return {t: targets[t][rows[t].index(image)] for t in rows if image in rows[t]}
 
 
 def as_uint8(images: Tensor) -> np.ndarray:

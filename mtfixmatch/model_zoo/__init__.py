@@ -10,7 +10,6 @@ from .model_zoo import (
     get_facts,
     load_weights,
     read_weights,
-    without_data,
 )
 
 __all__ = [
@@ -23,5 +22,4 @@ __all__ = [
     "get_facts",
     "load_weights",
     "read_weights",
-    "without_data",
 ]

@@ -10,22 +10,20 @@ Trained weights of a config are those of the model that was published under its 
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import Tensor
 
 from ..data.datasets import register_datasets
 from ..engine.checkpoint import MultiTaskCheckpointer
-from ..engine.setup import resolve_config
+from ..engine.setup import resolve_config, take_classes
 from ..modeling import MultiTaskNet
-from ..tasks.base import get_task_classes
+from ..tasks.base import set_classes, task_kinds
 from ..utils.errors import InputError
 from .files import PublishedModel, find_model, zoo_root
 
@@ -33,7 +31,6 @@ Root = str | os.PathLike | None
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 if not CONFIGS.is_dir():  # they are inside an installed package, beside it in a checkout
     CONFIGS = CONFIGS.parent.parent / "configs"
-_DATASET = "mtfixmatch.model_zoo"
 
 
 def config_names() -> list[str]:
@@ -109,25 +106,11 @@ def get(
 
 
 def build_network(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> MultiTaskNet:
-    """The network of a config for named classes, by task, instead of those of its data set."""
-    with without_data(cfg, classes) as cfg:
-        return build_model(cfg)
-
-
-@contextmanager
-def without_data(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> Iterator[CfgNode]:
-    """A copy of a config, to build from, of which nothing but its classes, by task, is known."""
+    """Build the network of a config for named classes, by task; no dataset is needed."""
     cfg = cfg.clone()
-    # A data set of its own: those in the catalog belong to whoever registered them.
-    metadata = MetadataCatalog.get(_DATASET)
-    try:
-        for task in get_task_classes(cfg):
-            task.set_num_classes(cfg, len(classes[task.name]))
-            metadata.set(**{task.metadata_key: list(classes[task.name])})
-        cfg.DATASETS.TRAIN = (_DATASET,)
-        yield cfg
-    finally:
-        MetadataCatalog.pop(_DATASET)
+    for name, class_names in classes.items():
+        set_classes(cfg, name, class_names)
+    return build_model(cfg)
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
@@ -181,12 +164,7 @@ def _load_config(name: str, trained: bool, published: PublishedModel | None) -> 
 
 
 def _dataset_classes(cfg: CfgNode) -> dict[str, list[str]]:
-    """The classes of DATASETS.TRAIN, as far as they are known without its files."""
+    """Return the classes of DATASETS.TRAIN by task, as far as they are known without its files."""
     register_datasets(cfg)
-    name = cfg.DATASETS.TRAIN[0]
-    metadata, classes = MetadataCatalog.get(name), {}
-    for task in get_task_classes(cfg):
-        classes[task.name] = metadata.get(task.metadata_key, [])
-        if not classes[task.name]:
-            raise InputError(f"the classes of {name} for {task.name} are known from its files only")
-    return classes
+    take_classes(cfg, cfg.DATASETS.TRAIN[0])
+    return {name: list(cfg.TASKS[name.upper()].CLASSES) for name in task_kinds(cfg)}

@@ -20,10 +20,9 @@ from ..engine.report import read_history, training_seconds, write_json
 from ..engine.setup import resolve_config
 from ..runtime.checkpoint_files import damage_of
 from ..tasks import TASK_REGISTRY
-from ..tasks.base import get_task_classes
 from ..utils.errors import InputError
 from ..utils.files import write_atomically
-from .files import INDEX_FILE, find_model, is_address, read_index, read_json
+from .files import INDEX_FILE, PublishedModel, find_model, is_address, read_index, read_json
 from .model_zoo import build_network, config_names, get_config_file, load_weights, read_weights
 
 # What a training leaves that is complete; the report is written last.
@@ -34,6 +33,7 @@ RUN_FILES = (
     "label_subsets.json",
     "report.md",
 )
+DATA_KEYS = ("CLASSES", "COLORS")  # of a task, which a training takes from its data
 # Keys that say where things are on the machine of the training, and what that machine is.
 MACHINE_KEYS = (
     "OUTPUT_DIR",
@@ -106,28 +106,34 @@ def _write(
 
 
 def zoo_table(root: str) -> str:
-    """The models of a zoo as a Markdown table, from its index and the facts."""
+    """Return the models of a zoo as a Markdown table, from its index and the facts."""
     models = [find_model(name, root) for name in sorted(read_index(root))]
-    trained = {task for model in models for task in model.facts["classes"]}
-    tasks = [task for task in TASK_REGISTRY.values() if task.name in trained]
-    rows = []
-    for model in models:
-        facts = model.facts
-        metrics, seconds = facts["metrics"], facts["training_seconds"]
-        found = [metrics.get(task.name, {}).get(task.metric) for task in tasks]
-        rows.append(
-            [
-                f"[{facts['name']}](configs/{facts['config_file']})",
-                *(facts["labels"].get(task.name, {}).get("count", "") for task in tasks),
-                *(_figure(value) for value in (*found, metrics["geometric_mean"])),
-                "" if seconds is None else timedelta(seconds=round(seconds)),
-                f"`{facts['command']}`",
-                f"[{model.weights}]({model.url})" if is_address(root) else model.weights,
-            ]
-        )
-    headers = ["model (config)", *(f"{task.name} labels" for task in tasks)]
-    headers += [*(task.metric for task in tasks), "geometric mean", "training", "command", "file"]
+    # Name of a task -> name of its metric; the order is that of the first model with the task.
+    metrics = {task: name for model in models for task, name in _metrics_of(model.facts).items()}
+    rows = [_table_row(model, metrics, root) for model in models]
+    headers = ["model (config)", *(f"{task} labels" for task in metrics)]
+    headers += [*metrics.values(), "geometric mean", "training", "command", "file"]
     return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
+
+
+def _metrics_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return name of a task -> name of its metric."""
+    kinds = {name: facts["config"]["TASKS"][name.upper()]["KIND"] for name in facts["classes"]}
+    return {name: TASK_REGISTRY.get(kind).metric for name, kind in kinds.items()}
+
+
+def _table_row(model: PublishedModel, metrics: Mapping[str, str], root: str) -> list[Any]:
+    facts = model.facts
+    results, seconds = facts["metrics"], facts["training_seconds"]
+    values = [results.get(task, {}).get(metric) for task, metric in metrics.items()]
+    return [
+        f"[{facts['name']}](configs/{facts['config_file']})",
+        *(facts["labels"].get(task, {}).get("count", "") for task in metrics),
+        *(_figure(value) for value in (*values, results["geometric_mean"])),
+        "" if seconds is None else timedelta(seconds=round(seconds)),
+        f"`{facts['command']}`",
+        f"[{model.weights}]({model.url})" if is_address(root) else model.weights,
+    ]
 
 
 def _figure(value: float | None) -> str:
@@ -151,8 +157,7 @@ def _facts_of(run: Path, cfg: CfgNode) -> dict[str, Any]:
         return {
             "metrics": results["teacher"],
             "iteration": results["iteration"],
-            # An evaluator gives all classes, in their order.
-            "classes": {t: list(results["teacher"][t]["per_class"]) for t in cfg.MODEL.TASKS},
+            "classes": {t: list(cfg.TASKS[t.upper()].CLASSES) for t in cfg.MODEL.TASKS},
             "labels": {t: {k: labels[t][k] for k in ("count", "sha256")} for t in cfg.MODEL.TASKS},
             "training_seconds": training_seconds(read_history(str(run / "metrics.json"))),
             "config_file": config_file,
@@ -191,15 +196,16 @@ def find_command(cfg: CfgNode) -> tuple[str, str]:
     Returns:
         the config of this package that it differs least from, and the command with the difference.
     """
-    # The number of classes comes from the data again.
-    counts = {f"MODEL.{task.head_config}.NUM_CLASSES" for task in get_task_classes(cfg)}
+    # The classes come from the data again.
+    from_data = {f"TASKS.{t.upper()}.{key}" for t in cfg.MODEL.TASKS for key in DATA_KEYS}
     wanted = _flat(portable_config(cfg))
     if os.path.isabs(cfg.MODEL.WEIGHTS):
         wanted["MODEL.WEIGHTS"] = os.path.basename(cfg.MODEL.WEIGHTS)
     changes = {}
     for name in config_names():
         there = _flat(portable_config(resolve_config(get_config_file(name), [])))
-        changes[name] = {k: v for k, v in wanted.items() if there[k] != v and k not in counts}
+        changed = {key: value for key, value in wanted.items() if there.get(key) != value}
+        changes[name] = {key: x for key, x in changed.items() if key not in from_data}
     name = min(changes, key=lambda name: len(changes[name]))
     pairs = [str(part) for pair in changes[name].items() for part in pair]
     start = ["python", "projects/train_net.py", "--config-file", f"configs/{name}"]

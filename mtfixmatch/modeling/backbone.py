@@ -9,7 +9,7 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from torch import Tensor
 
-from ..tasks.base import get_task_classes
+from ..tasks.base import in_features
 from ..utils.errors import InputError
 
 PYRAMID_INPUTS = ["res3", "res4", "res5"]
@@ -65,8 +65,9 @@ class MultiTaskBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
         """A pyramid is built where one of MODEL.TASKS reads it."""
-        asked = {name for task in get_task_classes(cfg) for name in task.in_features(cfg)}
-        fpn = _build_fpn(cfg, bottom_up) if asked - set(bottom_up.output_shape()) else None
+        fpn = (
+            _build_fpn(cfg, bottom_up) if in_features(cfg) - set(bottom_up.output_shape()) else None
+        )
         return {"bottom_up": bottom_up, "fpn": fpn}
 
     @property

@@ -1,7 +1,7 @@
 """MultiTaskNet: a shared backbone and one head per task (paper Sec. 3, 4)."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from detectron2.config import configurable
@@ -10,16 +10,17 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ..tasks import TaskHead, build_tasks
-from ..tasks.base import Raw
+from ..tasks.base import Outputs
 from ..tasks.dropout import set_seeds
+from ..utils.errors import InputError
 
 
 @META_ARCH_REGISTRY.register()
 class MultiTaskNet(nn.Module):
-    """One backbone, any non-empty subset of tasks.
+    """One backbone, any non-empty set of tasks.
 
-    In evaluation it takes and gives Detectron2's standard formats. In training the trainer, which
-    knows the method, asks for raw outputs; the heads turn them into losses.
+    In evaluation it takes and gives Detectron2's standard formats. In training the step, which
+    knows the method, asks for the outputs of the heads and turns them into losses.
     """
 
     pixel_mean: Tensor
@@ -31,15 +32,17 @@ class MultiTaskNet(nn.Module):
         *,
         backbone: Backbone,
         heads: Mapping[str, TaskHead],
+        result_keys: Mapping[str, str],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         channels_last: bool = False,
     ):
-        """Join the parts.
+        """Set the parts.
 
         Args:
             backbone: gives the features that the heads read.
             heads: by name of the task.
+            result_keys: by name of the task, where its output is in the result for an image.
             pixel_mean: per channel, RGB, on the scale 0-255.
             pixel_std: per channel, likewise.
             channels_last: store weights and images as NHWC.
@@ -47,6 +50,7 @@ class MultiTaskNet(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
+        self.result_keys = dict(result_keys)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -54,12 +58,14 @@ class MultiTaskNet(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
-        """Build the backbone, then each task's head on its features."""
+        """Build the backbone, then each task's head on its features; no dataset is needed."""
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
+        tasks = build_tasks(cfg)
         return {
             "backbone": backbone,
-            "heads": {task.name: task.build_head(cfg, shapes) for task in build_tasks(cfg)},
+            "heads": {task.name: task.build_head(cfg, shapes) for task in tasks},
+            "result_keys": {task.name: task.result_key for task in tasks},
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
@@ -67,47 +73,52 @@ class MultiTaskNet(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return self.pixel_mean.device
 
     def head(self, task: str) -> TaskHead:
-        """The head of a task, by name."""
+        """Return the head of a task, by name."""
         return cast(TaskHead, self.heads[task])
 
     def forward(
         self,
         images: Tensor | list[dict],
-        rows: Mapping[str, Sequence[int]] | None = None,
+        masks: Mapping[str, Sequence[bool]] | None = None,
         seeds: Sequence[int] | None = None,
-    ) -> dict[str, Raw] | tuple[dict[str, Raw], Tensor] | list[dict]:
+    ) -> tuple[dict[str, Outputs], Tensor] | list[dict]:
         """Run the network.
 
         Args:
             images: (N, 3, H, W) RGB in [0, 1], H and W multiples of 32; or, in evaluation,
                 Detectron2's list of dicts with "image" (3, H, W) RGB in 0-255.
-            rows: for each task whose head is run, the images that it is run on; there may be none,
-                where other ranks have some.
+            masks: for each task whose head is run, whether it is run on each of the N images. It
+                may be run on none, if other ranks run it on some.
             seeds: of each image's dropout, see ImageDropout.
 
         Returns:
-            For a tensor: the raw outputs, float32, of the tasks in `rows`; and a zero that depends
-            on every parameter left out, so that all of them get a gradient (which
-            DistributedDataParallel asks for). For a list: Detectron2's results.
+            For a tensor: the outputs, float32, of the tasks in `masks` for their images; and a zero
+            that depends on every parameter, so that all of them get a gradient, as
+            DistributedDataParallel asks for. For a list: Detectron2's results.
+
+        Raises:
+            InputError: for an image in a list that is not of this form.
         """
         if isinstance(images, list):
             return self.inference(images)
-        assert rows is not None, "rows are needed with a tensor of images"
+        if masks is None:
+            raise InputError(_wrong_image(images, "the model takes a list of dicts, not a tensor"))
         features = self._features(images * 255)
         zero = images.new_zeros(())
-        outputs: dict[str, Raw] = {}
+        outputs: dict[str, Outputs] = {}
         for name, head in self.heads.items():
-            if name in rows:
-                set_seeds(head, None if seeds is None else [seeds[i] for i in rows[name]])
-                outputs[name] = self._run_head(self.head(name), features, rows[name])
+            if name in masks:
+                rows = [i for i, run in enumerate(masks[name]) if run]
+                set_seeds(head, None if seeds is None else [seeds[i] for i in rows])
+                outputs[name] = self._run_head(self.head(name), features, rows)
                 zero = zero + sum(output[:0].sum() for output in outputs[name])
             else:
                 zero = zero + 0 * sum(p.float().sum() for p in head.parameters())
-        # The pyramid hangs on heads that may have been left out.
+        # No loss may depend on the pyramid.
         return outputs, zero + sum(f[:0].float().sum() for f in features.values())
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
@@ -115,34 +126,69 @@ class MultiTaskNet(nn.Module):
         return self.backbone(images.contiguous(memory_format=self.memory_format))
 
     @staticmethod
-    def _run_head(head: TaskHead, features: dict[str, Tensor], rows: Sequence[int]) -> Raw:
+    def _run_head(head: TaskHead, features: dict[str, Tensor], rows: Sequence[int]) -> Outputs:
         num_images = len(next(iter(features.values())))
         features = {name: features[name] for name in head.in_features}
-        if list(rows) != list(range(num_images)):
-            features = {name: feature[list(rows)] for name, feature in features.items()}
+        if len(rows) != num_images:
+            features = {name: feature[rows] for name, feature in features.items()}
         # Decoding, suppression and losses need more than bfloat16's 8 bits.
         return tuple(output.float() for output in head(features))
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
-        """Detectron2's inputs to its results, at the size of each original image."""
-        images = ImageList.from_tensors(
-            [
-                (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std
-                for x in batched_inputs
-            ],
+        """Detectron2's inputs to its results, at the size of each original image.
+
+        Images of one size pass together. Images of different sizes do not: the padding of one would
+        change the result of another.
+        """
+        images = [_check_image(x) for x in batched_inputs]
+        results: list[dict] = [{} for _ in images]
+        for size in dict.fromkeys(image.shape for image in images):
+            rows = [i for i, image in enumerate(images) if image.shape == size]
+            group = self._infer([images[i] for i in rows], [batched_inputs[i] for i in rows])
+            for i, result in zip(rows, group, strict=True):
+                results[i] = result
+        return results
+
+    def _infer(self, images: Sequence[Tensor], inputs: Sequence[dict]) -> list[dict]:
+        """Run images of one size."""
+        batch = ImageList.from_tensors(
+            [(x.to(self.device) - self.pixel_mean) / self.pixel_std for x in images],
             self.backbone.size_divisibility,
         )
-        features = self.backbone(images.tensor.contiguous(memory_format=self.memory_format))
-        size = (images.tensor.shape[-2], images.tensor.shape[-1])
+        features = self.backbone(batch.tensor.contiguous(memory_format=self.memory_format))
+        size = (batch.tensor.shape[-2], batch.tensor.shape[-1])
         output_sizes = [
             (x.get("height", s[0]), x.get("width", s[1]))
-            for x, s in zip(batched_inputs, images.image_sizes, strict=True)
+            for x, s in zip(inputs, batch.image_sizes, strict=True)
         ]
-        results: list[dict] = [{} for _ in batched_inputs]
-        for head in map(self.head, self.heads):
-            raw = self._run_head(head, features, range(len(results)))
-            found = head.inference(raw, size, images.image_sizes, output_sizes)
-            for result, part in zip(results, found, strict=True):
-                result.update(part)
+        results: list[dict] = [{} for _ in inputs]
+        for name, key in self.result_keys.items():
+            outputs = self._run_head(self.head(name), features, range(len(results)))
+            own = self.head(name).inference(outputs, size, batch.image_sizes, output_sizes)
+            for result, value in zip(results, own, strict=True):
+                result[key] = value
         return results
+
+
+def _check_image(inputs: Any) -> Tensor:
+    """Return the image of one of Detectron2's inputs.
+
+    Raises:
+        InputError: unless it is a (3, H, W) tensor in 0-255.
+    """
+    if not isinstance(inputs, dict) or "image" not in inputs:
+        raise InputError(_wrong_image(inputs, 'the model takes a list of dicts with "image"'))
+    image = inputs["image"]
+    if not isinstance(image, Tensor):
+        raise InputError(_wrong_image(image, "an image is a torch.Tensor"))
+    if image.dim() != 3 or image.shape[0] != 3:
+        raise InputError(_wrong_image(image, "an image has the shape (3, H, W), RGB"))
+    if image.is_floating_point() and 0 < float(image.max()) <= 1:
+        raise InputError(_wrong_image(image, "an image has values in 0-255, not in 0-1"))
+    return image
+
+
+def _wrong_image(value: Any, expected: str) -> str:
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    return f"{expected}; found {type(value).__name__}{shape}"

@@ -1,15 +1,15 @@
-"""What is not finite reaches neither student nor teacher nor disk.
+"""Detect non-finite values and roll the step back on all ranks.
 
-A step looks at its images, the teacher's outputs, its losses, gradients and buffers. What one rank
-finds stops all ranks at the same place; the step is undone, a file that replays it is left, and the
-run stops or goes on with the next step (SOLVER.NONFINITE).
+A step looks at its images, the teacher's outputs, its losses, gradients and buffers. A value that
+is not finite on one rank stops all ranks at the same place. The step is rolled back, a file that
+replays it is written, and the run stops or goes on with the next step (SOLVER.NONFINITE).
 """
 
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -17,36 +17,35 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from ..engine.record import StepRecord
-from ..tasks.base import Raw
 from ..utils.distributed import sum_over_ranks
 from ..utils.files import replacing
-
-if TYPE_CHECKING:
-    from ..engine.step import FixMatchTrainer
 
 logger = logging.getLogger(__name__)
 
 NamedTensors = Iterable[tuple[str, Tensor]]
-SHOWN = 3  # of the values that are not finite
+# What repeats a step, a file of torch.save. The guard itself reads "step" and "files", the names of
+# its images, and adds "rank", "nonfinite" (the names of such values) and "config" (YAML).
+Dump = dict[str, Any]
+
+SHOWN = 3  # non-finite values that a message names
 
 
 class NonFiniteError(Exception):
     """Raised by all ranks at the same place of a step.
 
     Attributes:
-        found: what is not finite on this rank.
+        names: of the values that are not finite on this rank.
     """
 
-    def __init__(self, found: Sequence[str]):
-        super().__init__(", ".join(found))
-        self.found = list(found)
+    def __init__(self, names: Sequence[str]):
+        super().__init__(", ".join(names))
+        self.names = list(names)
 
 
 def finite_sums(
     values: Mapping[str, Tensor], parts: Callable[[], NamedTensors]
 ) -> dict[str, float]:
-    """Values summed over all ranks.
+    """Sum values over all ranks.
 
     Args:
         values: scalars by name, the same names on all ranks.
@@ -63,37 +62,25 @@ def finite_sums(
     return dict(zip(values, sums, strict=True))
 
 
-def check_inputs(record: StepRecord, outputs: Mapping[str, Raw]) -> None:
-    """Look at the weak views and the teacher's outputs; see `finite_sums`."""
-    raw = [
-        (f"the teacher's output {i} for {name}", x)
-        for name, output in outputs.items()
-        for i, x in enumerate(output)
-    ]
-    images = [
-        (f"the image {item['file_name']}", image)
-        for item, image in zip(record.batch, record.weak, strict=True)
-    ]
-    total = sum((x.sum() for _, x in raw), record.weak.new_zeros(()))
-    sums = {"the sum of the images": record.weak.sum(), "that of the teacher's outputs": total}
-    finite_sums(sums, lambda: [*images, *raw])
-
-
-def copy_buffers(network: nn.Module) -> list[Tensor]:
-    """What the buffers hold now, in their order."""
-    return [buffer.clone() for buffer in network.buffers()]
+def not_finite(tensors: NamedTensors) -> list[str]:
+    """Name the tensors with a value that is not finite, each with the first such value."""
+    texts = []
+    for name, tensor in tensors:
+        if not torch.isfinite(tensor.sum()):
+            texts += [f"{name} is {value}" for value in tensor[~tensor.isfinite()][:1].tolist()]
+    return texts
 
 
 class StepGuard:
-    """Undoes a step that is not finite, keeps it on file, then lets the run stop or go on.
+    """Rolls back a step with non-finite values, writes its file, and lets the run stop or go on.
 
     Attributes:
-        skipped: steps that were undone.
+        skipped: number of steps that were rolled back.
     """
 
     @configurable
     def __init__(self, *, allowed: int, folder: str, config: str):
-        """Set up for a run.
+        """Set up the guard of a run.
 
         Args:
             allowed: steps that may be skipped in the whole run; the next one stops it.
@@ -116,48 +103,60 @@ class StepGuard:
         }
 
     @contextmanager
-    def undoing(self, step: "FixMatchTrainer", record: StepRecord) -> Iterator[None]:
-        """If what is done inside raises NonFiniteError, nothing has happened.
+    def rolling_back(
+        self,
+        modules: Sequence[nn.Module],
+        optimizer: torch.optim.Optimizer,
+        dump: Callable[[], Dump],
+    ) -> Iterator[None]:
+        """Restore all state if the block raises NonFiniteError.
 
-        Buffers are changed by the forward pass already; weights must not be before all is checked.
+        Forward passes change buffers, so these are restored. Weights must not change before
+        everything is checked.
+
+        Args:
+            modules: whose buffers the block changes.
+            optimizer: whose gradients it computes.
+            dump: what the file of the step shall hold.
 
         Raises:
             FloatingPointError: on all ranks, with the same message, if no more may be skipped.
         """
-        before = copy_buffers(step.student)
+        buffers = [buffer for module in modules for buffer in module.buffers()]
+        before = [buffer.clone() for buffer in buffers]
         try:
             yield
         except NonFiniteError as error:
-            for buffer, old in zip(step.student.buffers(), before, strict=True):
-                buffer.copy_(old)
-            step.optimizer.zero_grad()
-            self._judge(step, record, error.found)
+            with torch.no_grad():
+                for buffer, old in zip(buffers, before, strict=True):
+                    buffer.copy_(old)
+            optimizer.zero_grad()
+            self._skip_or_stop(dump(), error.names)
 
-    def check_update(self, step: "FixMatchTrainer") -> None:
-        """Look at what optimiser and teacher are about to take in; see `finite_sums`.
+    def check_update(self, model: nn.Module, grad_scaler: torch.amp.GradScaler) -> None:
+        """Check what optimizer and teacher are about to take in; see `finite_sums`.
 
-        Where float16's loss scaler is looking for its scale, infinite gradients are no fault: it
-        leaves the step out itself.
+        While float16's loss scaler looks for its scale, infinite gradients are no fault: it skips
+        the step itself.
         """
-        buffers = [(f"the buffer {name}", x) for name, x in step.student.named_buffers()]
+        buffers = [(f"the buffer {name}", x) for name, x in model.named_buffers()]
         gradients = [
             (f"the gradient of {name}", parameter.grad)
-            for name, parameter in step.student.named_parameters()
+            for name, parameter in model.named_parameters()
             if parameter.grad is not None
         ]
         sums = {"the norm of the buffers": _norm(buffers)}
-        scaler = step.grad_scaler
-        if not scaler.is_enabled() or scaler.get_scale() <= 1:
+        if not grad_scaler.is_enabled() or grad_scaler.get_scale() <= 1:
             sums["the norm of the gradients"] = _norm(gradients)
         finite_sums(sums, lambda: [*reversed(gradients), *buffers])
 
-    def _judge(self, step: "FixMatchTrainer", record: StepRecord, found: list[str]) -> None:
-        # Writing comes before the exchange: no rank ends, and takes others along, before all wrote.
-        own = self._describe(step, record, found) if found else ""
+    def _skip_or_stop(self, dump: Dump, names: list[str]) -> None:
+        # Files come before the exchange: no rank ends, and takes others along, before all wrote.
+        own = self._describe(dump, names) if names else ""
         texts = {rank: text for rank, text in enumerate(comm.all_gather(own)) if text}
         first, *others = texts
         also = f" (and {', '.join(map(str, others))})" if others else ""
-        message = f"step {step.iter}, rank {first}{also}: {texts[first]}"
+        message = f"step {dump['step']}, rank {first}{also}: {texts[first]}"
         self.skipped += 1
         if self.skipped > self.allowed:
             raise FloatingPointError(f"{message}. Weights and the last checkpoint are unharmed")
@@ -165,29 +164,23 @@ class StepGuard:
             skipped = f"skipped, {self.skipped} of {self.allowed} (SOLVER.MAX_SKIPPED_STEPS)"
             logger.warning("%s. The step is %s", message, skipped)
 
-    def _describe(self, step: "FixMatchTrainer", record: StepRecord, found: list[str]) -> str:
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        names = ", ".join(item["file_name"] for item in record.batch)
-        return f"{', '.join(found[:SHOWN])}{more}; its images: {names}; " + self._write(
-            step, record, found
+    def _describe(self, dump: Dump, names: list[str]) -> str:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        return (
+            f"{', '.join(names[:SHOWN])}{more}; its images: {', '.join(dump['files'])}; "
+            f"{self._write(dump, names)}"
         )
 
-    def _write(self, step: "FixMatchTrainer", record: StepRecord, found: list[str]) -> str:
-        """Write the file that replays the step; returns what there is to say of it."""
+    def _write(self, dump: Dump, names: list[str]) -> str:
+        """Write the file that replays the step; return how to use it, or why there is none."""
         rank = f"_rank{comm.get_rank()}" if comm.get_world_size() > 1 else ""
-        path = os.path.join(self.folder, f"bad_step_{step.iter:07d}{rank}.pth")
-        data = {
-            **{"step": step.iter, "rank": comm.get_rank(), "seed": step.seed, "found": found},
-            **{"config": self.config, "record": vars(record)},
-            **{"classes": {task.name: task.class_names for task in step.tasks}},
-            **{"student": step.student.state_dict(), "teacher": step.teacher.state_dict()},
-            **{"grad_scaler": step.grad_scaler.state_dict()},
-        }
+        path = os.path.join(self.folder, f"bad_step_{dump['step']:07d}{rank}.pth")
+        more = {"rank": comm.get_rank(), "nonfinite": names, "config": self.config}
         try:
             os.makedirs(self.folder, exist_ok=True)
             with replacing(path) as file:
-                torch.save(data, file)
-        except (OSError, RuntimeError) as error:  # the other ranks wait: go on without
+                torch.save(dump | more, file)
+        except (OSError, RuntimeError) as error:  # the other ranks wait, so go on without it
             return f"{path}, which would replay it, cannot be written: {error}"
         return f"to replay it: python projects/replay_step.py {path}"
 
@@ -195,12 +188,3 @@ class StepGuard:
 def _norm(tensors: Sequence[tuple[str, Tensor]]) -> Tensor:
     # A norm is not finite where one of its values is not.
     return get_total_norm([tensor for _, tensor in tensors if tensor.is_floating_point()])
-
-
-def not_finite(tensors: NamedTensors) -> list[str]:
-    """Those that hold a value that is not finite, each with the first such value."""
-    found = []
-    for name, tensor in tensors:
-        if not torch.isfinite(tensor.sum()):
-            found += [f"{name} is {value}" for value in tensor[~tensor.isfinite()][:1].tolist()]
-    return found

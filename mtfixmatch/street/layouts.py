@@ -1,12 +1,13 @@
-"""How generated scenes are laid out as files: as in Cityscapes, or as in BDD100K.
+"""How generated scenes are arranged as files: as in Cityscapes, or as in BDD100K.
 
-In BDD100K's layout the scenes are spread over its two parts, see `bdd100k_parts`. The boxes are
-those of Cityscapes, and the connected regions of traffic lights and of traffic signs.
+In BDD100K's layout the scenes are spread over its two parts, see `bdd100k_splits`. It has the same
+boxes as Cityscapes, and a box around each connected region of traffic lights or traffic signs.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,48 +29,50 @@ Frames = list[tuple[str, dict[str, Any]]]  # a split, and an entry of its JSON
 
 
 def write_cityscapes(root: Path, split: str, index: int, scene: Scene) -> Frames:
-    """Write the picture and two maps; everything about the scene is in them."""
+    """Write the image and its two maps; there is no JSON."""
     city = CITIES[index % len(CITIES)]
     name = f"{city}_{index:06d}_000019"
-    truth = root / "gtFine" / split / city
-    picture = root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png"
-    _write(picture, cv2.cvtColor(scene.rgb, cv2.COLOR_RGB2BGR), PNG)
-    _write(truth / f"{name}_gtFine_instanceIds.png", scene.ids, PNG)
-    _write(truth / f"{name}_gtFine_labelIds.png", _label_ids(scene.ids), PNG)
+    labels = root / "gtFine" / split / city
+    image = root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png"
+    _write(image, cv2.cvtColor(scene.rgb, cv2.COLOR_RGB2BGR), PNG)
+    _write(labels / f"{name}_gtFine_instanceIds.png", scene.ids, PNG)
+    _write(labels / f"{name}_gtFine_labelIds.png", _label_ids(scene.ids), PNG)
     return []
 
 
 def write_bdd100k(root: Path, split: str, index: int, scene: Scene) -> Frames:
-    """Write the picture and the map into the parts that the scene is in, and return its boxes."""
+    """Write the image and the map into the parts that have the scene; return its boxes."""
     name = f"{split}-{index:06d}"
-    large, small = bdd100k_parts(split, index)
-    picture = cv2.cvtColor(scene.rgb, cv2.COLOR_RGB2BGR)
-    for part, where in (("100k", large), ("10k", small)):
-        if where:
-            _write(root / "images" / part / where / f"{name}.jpg", picture, JPEG)
-    if small:
+    split_100k, split_10k = bdd100k_splits(split, index)
+    image = cv2.cvtColor(scene.rgb, cv2.COLOR_RGB2BGR)
+    for part, folder in (("100k", split_100k), ("10k", split_10k)):
+        if folder:
+            _write(root / "images" / part / folder / f"{name}.jpg", image, JPEG)
+    if split_10k:
         train_ids = np.frombuffer(label_id_lut(), np.uint8)[_label_ids(scene.ids)]
-        _write(root / "labels" / "sem_seg" / "masks" / small / f"{name}.png", train_ids, PNG)
-    bare = split == "train" and index % 20 == 19
-    return [(large, _frame(f"{name}.jpg", scene.ids))] if large and not bare else []
+        _write(root / "labels" / "sem_seg" / "masks" / split_10k / f"{name}.png", train_ids, PNG)
+    has_boxes = split_100k and not (split == "train" and index % 20 == 19)
+    return [(split_100k, _frame(f"{name}.jpg", scene.ids))] if has_boxes else []
 
 
-def write_frames(root: Path, found: Iterable[Frames]) -> None:
-    """Write the JSON of each split that the scenes returned entries of."""
-    frames = [pair for some in found for pair in some]
-    for split in {split for split, _ in frames}:
-        content = [frame for where, frame in frames if where == split]
+def write_frames(root: Path, scenes: Iterable[Frames]) -> None:
+    """Write the JSON of each split from the frames of all scenes."""
+    splits: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for frames in scenes:
+        for split, frame in frames:
+            splits[split].append(frame)
+    for split, content in splits.items():
         path = root / "labels" / "det_20" / f"det_{split}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def bdd100k_parts(split: str, index: int) -> tuple[str, str]:
-    """Return the split that a scene is in of the 100K and of the 10K part, "" for none.
+def bdd100k_splits(split: str, index: int) -> tuple[str, str]:
+    """Return the split of a scene in the 100K part and in the 10K part, "" where it is not.
 
-    As in BDD100K most scenes are in the 100K part alone. Of 20 for training 4 are in both parts, 4
-    in the 10K part alone, and one is in the 10K part for training and in the 100K part for
-    validation. (The last of 20 has no boxes.) Every third for validation is in the 10K part.
+    As in BDD100K most scenes are in the 100K part alone. Of 20 training scenes 4 are in both parts,
+    4 in the 10K part alone, and one is in the 10K part for training and in the 100K part for
+    validation. (The last of 20 has no boxes.) Every third validation scene is in the 10K part.
     """
     if split == "val":
         return ("", "val") if index % 3 == 1 else ("val", "")
@@ -81,15 +84,13 @@ def bdd100k_parts(split: str, index: int) -> tuple[str, str]:
 
 
 def _frame(name: str, ids: np.ndarray) -> dict[str, Any]:
-    """One entry of the JSON; a region that is not told apart is a crowd."""
+    """Return one entry of the JSON; a region of several instances is a crowd."""
     present = np.unique(ids)
-    single = present[present >= 1000]
-    found = [
-        (CATEGORIES[i // 1000], False, box)
-        for i, box in zip(single.tolist(), mask_extents(ids, single), strict=True)
-    ]
-    found += [(CATEGORIES[i], True, box) for i in CATEGORIES for box in _regions(ids == i)]
-    found += [(x, False, box) for x in FIXTURES for box in _regions(ids == ID[x])]
+    instances = present[present >= 1000]
+    extents = zip(instances.tolist(), mask_extents(ids, instances), strict=True)
+    boxes = [(CATEGORIES[i // 1000], False, box) for i, box in extents]
+    boxes += [(CATEGORIES[i], True, box) for i in CATEGORIES for box in _regions(ids == i)]
+    boxes += [(fixture, False, box) for fixture in FIXTURES for box in _regions(ids == ID[fixture])]
     labels = [
         {
             "id": str(number),
@@ -97,13 +98,13 @@ def _frame(name: str, ids: np.ndarray) -> dict[str, Any]:
             "attributes": {"crowd": crowd},
             "box2d": {"x1": x0, "y1": y0, "x2": x1 - 1, "y2": y1 - 1},
         }
-        for number, (category, crowd, (x0, y0, x1, y1)) in enumerate(found)
+        for number, (category, crowd, (x0, y0, x1, y1)) in enumerate(boxes)
     ]
     return {"name": name, "labels": labels}
 
 
 def _regions(mask: np.ndarray) -> list[list[int]]:
-    """Return [x0, y0, x1, y1], ends exclusive, of the connected regions that are no specks."""
+    """Return [x0, y0, x1, y1], ends exclusive, of a mask's connected regions but for specks."""
     stats = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2]
     kept = stats[1:][stats[1:, cv2.CC_STAT_AREA] > MAX_SPECK_PIXELS]  # 0 is the background
     return [[x, y, x + width, y + height] for x, y, width, height, _ in kept.tolist()]

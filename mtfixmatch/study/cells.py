@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 from ..engine.evaluation import geometric_mean
-from ..tasks import TASK_REGISTRY
 from ..utils.errors import InputError
-from .figures import PAPER, SEED, Figure, main_metric, task_of, tasks_of
+from .figures import KINDS, PAPER, SEED, Figure, main_metric, task_of, tasks_of
 from .layout import BlockLayout, Key, matches
 from .plan import Run, Value
 from .state import State, state_of
@@ -185,7 +184,7 @@ def _is_low(key: Key) -> bool:
 
 
 def _main_keys() -> set[Key]:
-    return {(main_metric(task), "") for task in TASK_REGISTRY}
+    return {(main_metric(task), "") for task in KINDS}
 
 
 def _joint_mean(cells: Sequence[Cell | None], source: str) -> float | None:

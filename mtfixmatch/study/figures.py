@@ -19,6 +19,9 @@ OVERLAP, STUDENT = "overlap", "student"
 SEED = "seed"  # the factor that figures are averaged over
 
 
+KINDS = {kind.default_name: kind for _, kind in TASK_REGISTRY}
+
+
 @dataclass(frozen=True)
 class Figure:
     """One number.
@@ -46,7 +49,7 @@ def tasks_of(run: Run) -> list[str]:
     """The tasks that a run trains; all of them if it does not say."""
     pairs = dict(zip(run.overrides[::2], run.overrides[1::2], strict=True))
     tasks = pairs.get("MODEL.TASKS")
-    return list(ast.literal_eval(tasks)) if tasks else list(TASK_REGISTRY)
+    return list(ast.literal_eval(tasks)) if tasks else list(KINDS)
 
 
 def task_of(metric: str) -> str:
@@ -56,9 +59,9 @@ def task_of(metric: str) -> str:
 
 def main_metric(task: str) -> str:
     """The metric that counts for a task."""
-    if task not in TASK_REGISTRY:
-        raise InputError(f"there is no task {task!r}, expected one of {sorted(TASK_REGISTRY)}")
-    return f"{task}/{TASK_REGISTRY[task].metric}"
+    if task not in KINDS:
+        raise InputError(f"there is no task {task!r}, expected one of {sorted(KINDS)}")
+    return f"{task}/{KINDS[task].metric}"
 
 
 def class_metric(task: str) -> str:
@@ -80,7 +83,7 @@ def our_figures(run: Run) -> list[Figure]:
 
 def _named(results: Mapping) -> dict[tuple[str, str], float | None]:
     named = {("geometric_mean", ""): results.get("geometric_mean")}
-    for task in TASK_REGISTRY:
+    for task in KINDS:
         if task in results:
             named |= _of_task(task, results[task])
     return named
@@ -89,7 +92,7 @@ def _named(results: Mapping) -> dict[tuple[str, str], float | None]:
 def _of_task(task: str, found: Mapping) -> dict[tuple[str, str], float | None]:
     each = class_metric(task)
     named = {
-        (main_metric(task), ""): found.get(TASK_REGISTRY[task].metric),
+        (main_metric(task), ""): found.get(KINDS[task].metric),
         (f"{each}_std", ""): found.get("std"),
     }
     named |= {(f"{task}/loss_{part}", ""): x for part, x in found.get("losses", {}).items()}

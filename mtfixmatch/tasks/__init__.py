@@ -1,4 +1,4 @@
-"""The extension point: one file per task; importing it here registers it."""
+"""One file per kind of task; importing it here registers it."""
 
 from . import detection, segmentation  # noqa: F401
 from .base import TASK_REGISTRY, Task, TaskHead, build_tasks

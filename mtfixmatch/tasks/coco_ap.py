@@ -14,32 +14,44 @@ from pycocotools.cocoeval import COCOeval
 class CocoApEvaluator(DatasetEvaluator):
     """mAP (AP@[.5:.95]), AP50 and AP of each class, over the images labeled with boxes."""
 
-    def __init__(self, records: Sequence[dict], class_names: Sequence[str]):
+    def __init__(
+        self,
+        records: Sequence[dict],
+        class_names: Sequence[str],
+        *,
+        label_key: str = "annotations",
+        result_key: str = "instances",
+    ):
         """Take the ground truth from the records.
 
         Args:
-            records: those with "annotations"; others do not take part.
+            records: those without the label do not take part.
             class_names: in the order of `category_id`.
+            label_key: of the annotations in a record.
+            result_key: of the instances in the model's output for an image.
         """
         self._class_names = list(class_names)
-        labeled = [record for record in records if "annotations" in record]
+        self._result_key = result_key
+        labeled = [record for record in records if label_key in record]
         self._image_ids = {record["image_id"]: i for i, record in enumerate(labeled, start=1)}
-        self._ground_truth = _coco_dataset(labeled, self._class_names)
+        annotations = [record[label_key] for record in labeled]
+        self._ground_truth = _coco_dataset(annotations, self._class_names)
         self._detections: list[dict] = []
 
     def reset(self) -> None:
-        """Forget the detections."""
+        """Drop all detections."""
         self._detections = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take the detections of some images; those of unlabeled images are not counted."""
+        """Add the detections of some images; those of unlabeled images do not count."""
         for image, output in zip(inputs, outputs, strict=True):
             if image["image_id"] in self._image_ids:
                 image_id = self._image_ids[image["image_id"]]
-                self._detections += _coco_detections(image_id, output["instances"].to("cpu"))
+                instances = output[self._result_key].to("cpu")
+                self._detections += _coco_detections(image_id, instances)
 
     def evaluate(self) -> dict | None:
-        """The figures on the main process, None on others."""
+        """Compute the figures on the main process; None on others."""
         gathered = comm.gather(self._detections)
         if not comm.is_main_process():
             return None
@@ -59,17 +71,18 @@ class CocoApEvaluator(DatasetEvaluator):
         truth.dataset = self._ground_truth
         truth.createIndex()
         # pycocotools cannot load an empty list of detections.
-        found = truth.loadRes(detections) if detections else COCO()
-        evaluation = COCOeval(truth, found, "bbox")
+        results = truth.loadRes(detections) if detections else COCO()
+        evaluation = COCOeval(truth, results, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation.eval["precision"][:, :, :, 0, -1]  # all areas, 100 detections
 
 
-def _coco_dataset(records: Sequence[dict], class_names: Sequence[str]) -> dict:
+def _coco_dataset(images: Sequence[Sequence[dict]], class_names: Sequence[str]) -> dict:
+    """Write the annotations of each image as the content of a COCO instances JSON."""
     annotations: list[dict] = []
-    for image_id, record in enumerate(records, start=1):
-        for a in record["annotations"]:
+    for image_id, image in enumerate(images, start=1):
+        for a in image:
             x0, y0, x1, y1 = a["bbox"]
             annotations.append(
                 {
@@ -82,7 +95,7 @@ def _coco_dataset(records: Sequence[dict], class_names: Sequence[str]) -> dict:
                 }
             )
     return {
-        "images": [{"id": image_id} for image_id in range(1, len(records) + 1)],
+        "images": [{"id": image_id} for image_id in range(1, len(images) + 1)],
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(class_names)],
     }
@@ -99,5 +112,5 @@ def _coco_detections(image_id: int, instances) -> list[dict]:
 
 
 def _mean(precision: np.ndarray) -> float:
-    known = precision[precision > -1]
-    return float(known.mean()) if known.size else float("nan")
+    values = precision[precision > -1]
+    return float(values.mean()) if values.size else float("nan")

@@ -1,78 +1,147 @@
-"""Object detection: RetinaNet's head, focal and GIoU losses, pseudo-boxes, COCO mAP.
+"""Object detection: boxes, pseudo-boxes, COCO mAP.
 
-A target is an `Instances` with `gt_boxes`, `gt_classes` and `gt_ignore`; an ignored box (a group of
-objects, an object mostly cut off) makes no anchor positive and no anchor under it negative.
+A target is an `Instances` with `gt_boxes`, `gt_classes`, `gt_ignore` and, if a method weights its
+pseudo-boxes, `gt_weights`. An ignored box (a group of objects, an object mostly cut off) makes no
+anchor positive, and anchors under it are not background.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
 from ..utils.errors import InputError
-from .base import TASK_REGISTRY, Scan, Statistics, Target, Task
+from . import retinanet  # noqa: F401  # registers its head, as fcos does
+from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
 from .coco_ap import CocoApEvaluator
-from .retinanet import DetectionHead, boxes_target
+from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead
+from .fcos import add_fcos_config
 
 # COCO's limits of small, medium and large boxes: areas in square pixels.
 SIZE_LIMITS = (32**2, 96**2)
 
 
-@TASK_REGISTRY.register
+def boxes_target(size: Size, boxes: Tensor, classes: Tensor, ignore: Tensor) -> Instances:
+    """Make a target of R boxes (R, 4) with classes (R,) and ignore flags (R,)."""
+    return Instances(size, gt_boxes=Boxes(boxes), gt_classes=classes, gt_ignore=ignore)
+
+
+@TASK_REGISTRY.register()
 class Detection(Task):
     """Boxes of things."""
 
-    name = "detection"
-    label_key = "annotations"
-    metadata_key = "thing_classes"
+    default_name = "detection"
+    label_field = "annotations"
+    metadata_field = "thing_classes"
+    result_field = "instances"
     metric = "mAP"
-    head_config = "RETINANET"
-    loss_parts = ("cls", "box")
     counted = "objects"
-    teacher_keys = ("BACKGROUND_WEIGHT", "THRESHOLD", "UNSUPERVISED_WEIGHT")
+    tuning_keys = ("BACKGROUND_WEIGHT", "THRESHOLD", "UNSUPERVISED_WEIGHT")
+    target_types = (Instances, Boxes)
 
-    def __init__(self, cfg: CfgNode):
-        super().__init__(cfg)
-        node = cfg.TASKS.DETECTION
-        self.min_visible = node.MIN_VISIBLE
-        self.moved_shape = node.MOVED_BOX
-        if self.moved_shape not in ("box", "ellipse"):
-            raise InputError(f"TASKS.DETECTION.MOVED_BOX is {self.moved_shape!r}: box or ellipse")
+    @configurable
+    def __init__(
+        self,
+        *,
+        min_visible: float,
+        moved_shape: str,
+        uncertain_threshold: float | None,
+        loss_parts: Sequence[str],
+        **kwargs: Any,
+    ):
+        """Set up the task.
+
+        Args:
+            min_visible: a moved box with less than this share of its area inside is ignored.
+            moved_shape: "box" or "ellipse", see geometry.warp_boxes.
+            uncertain_threshold: predictions from this score to the threshold are ignored boxes;
+                None: they are nothing.
+            loss_parts: of the head.
+            kwargs: see the base class.
+        """
+        super().__init__(**kwargs)
+        self.min_visible = min_visible
+        self.moved_shape = moved_shape
+        self.uncertain_threshold = uncertain_threshold
+        self.loss_parts = tuple(loss_parts)
 
     @classmethod
-    def add_config(cls, cfg: CfgNode) -> None:
-        """Keys of detection; the head itself is configured by MODEL.RETINANET."""
-        super().add_config(cfg)
-        node = cfg.TASKS.DETECTION
+    def from_config(cls, cfg: CfgNode, name: str) -> dict[str, Any]:
+        """Read cfg.TASKS.<NAME>."""
+        node = cfg.TASKS[name.upper()]
+        if node.MOVED_BOX not in ("box", "ellipse"):
+            key = f"TASKS.{name.upper()}.MOVED_BOX"
+            raise InputError(f"{key} is {node.MOVED_BOX!r}: it must be box or ellipse")
+        return {
+            **super().from_config(cfg, name),
+            "min_visible": node.MIN_VISIBLE,
+            "moved_shape": node.MOVED_BOX,
+            "uncertain_threshold": node.UNCERTAIN_THRESHOLD if node.BACKGROUND_WEIGHT else None,
+            "loss_parts": cls.head_class(cfg, name).loss_parts,
+        }
+
+    @classmethod
+    def default_config(cls) -> CfgNode:
+        """Keys of detection; the head itself is configured by MODEL.RETINANET or MODEL.FCOS."""
+        node = super().default_config()
+        # Name of the head in DETECTION_HEAD_REGISTRY: RetinaNetHead or FCOSHead.
+        node.HEAD = "RetinaNetHead"
         node.THRESHOLD = 0.5
         # A moved box with less than this share of its area inside the image is ignored.
         node.MIN_VISIBLE = 0.25
         # Bounds of a moved box: of its corners ("box") or of its inscribed "ellipse".
         node.MOVED_BOX = "box"
-        # Match every pseudo-box to its best anchor, even below the IoU threshold, as RetinaNet does
-        # with labels.
+        # RetinaNetHead: match every pseudo-box with its best anchor, even below the IoU threshold,
+        # as RetinaNet does with labels.
         node.PSEUDO_LOW_QUALITY = True
         # Safeguard, off in the paper: weight of anchors without a pseudo-box as background in the
         # unsupervised loss. 0: they are discarded, and no score is ever lowered.
         node.BACKGROUND_WEIGHT = 0.0
         # With it: predictions between this score and THRESHOLD are ignored, not background.
         node.UNCERTAIN_THRESHOLD = 0.1
+        return node
 
-    def build_head(self, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> "DetectionHead":
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        """See base class; Detectron2's config has no keys for FCOS."""
+        super().add_config(cfg)
+        add_fcos_config(cfg)
+
+    @classmethod
+    def head_class(cls, cfg: CfgNode, name: str) -> type[DenseHead]:
+        """Return the head that the task's config names.
+
+        Raises:
+            InputError: if there is none.
+        """
+        head = cfg.TASKS[name.upper()].HEAD
+        if head not in DETECTION_HEAD_REGISTRY:
+            names = ", ".join(known for known, _ in DETECTION_HEAD_REGISTRY)
+            raise InputError(f"TASKS.{name.upper()}.HEAD is {head!r}: it must be one of {names}")
+        return DETECTION_HEAD_REGISTRY.get(head)
+
+    @classmethod
+    def head_node(cls, cfg: CfgNode, name: str) -> str:
         """See base class."""
-        return DetectionHead(cfg, shapes)
+        return cls.head_class(cfg, name).config_node
+
+    def build_head(self, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> DenseHead:
+        """See base class."""
+        head: Any = self.head_class(cfg, self.name)
+        return head(cfg, self.name, self.class_names, shapes)
 
     def load_target(self, record: dict) -> Instances:
         """See base class."""
-        annotations = record["annotations"]
+        annotations = record[self.label_key]
         boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).view(-1, 4)
         classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.long)
         ignore = torch.tensor([bool(a.get("iscrowd", 0)) for a in annotations], dtype=torch.bool)
@@ -86,23 +155,48 @@ class Detection(Task):
         clipped = geometry.clip_boxes(moved, size)
         areas = geometry.box_areas(clipped)
         visible = areas / geometry.box_areas(moved).clamp(min=1e-6)
-        keep = areas > 0
-        ignore = target.gt_ignore | (visible < self.min_visible)
-        return boxes_target(size, clipped[keep], target.gt_classes[keep], ignore[keep])
+        fields = target.get_fields() | {
+            "gt_boxes": Boxes(clipped),
+            "gt_ignore": target.gt_ignore | (visible < self.min_visible),
+        }
+        return Instances(size, **fields)[areas > 0]
+
+    def least_score(self, threshold: Threshold) -> float:
+        """See base class."""
+        least = super().least_score(threshold)
+        return least if self.uncertain_threshold is None else min(least, self.uncertain_threshold)
+
+    def pseudo_labels(
+        self, predictions: Sequence[Instances], threshold: Threshold, valid: Tensor
+    ) -> list[Instances]:
+        """Boxes over the threshold; uncertain ones are ignored boxes."""
+        targets = []
+        for instances in predictions:
+            classes, size = instances.pred_classes, instances.image_size
+            least = threshold[classes] if isinstance(threshold, Tensor) else threshold
+            uncertain = instances.scores <= least
+            boxes = geometry.clip_boxes(instances.pred_boxes.tensor, size)
+            target = boxes_target(size, boxes, classes, uncertain)
+            floor = least if self.uncertain_threshold is None else self.uncertain_threshold
+            targets.append(target[~uncertain | (instances.scores > floor)])
+        return targets
 
     def evaluator(self, records: Sequence[dict]) -> CocoApEvaluator:
         """See base class."""
-        return CocoApEvaluator(records, self.class_names)
+        return CocoApEvaluator(
+            records, self.class_names, label_key=self.label_key, result_key=self.result_key
+        )
 
     def statistics(self, records: Sequence[dict], scan: Scan) -> Statistics:
         """See base class; an ignored region is no object. Sizes are in pixels of the files."""
-        objects = [[a for a in r["annotations"] if not a.get("iscrowd", 0)] for r in records]
-        flat = [a for found in objects for a in found]
+        annotations = [record[self.label_key] for record in records]
+        objects = [[a for a in image if not a.get("iscrowd", 0)] for image in annotations]
+        flat = [a for image in objects for a in image]
         classes = Counter(a["category_id"] for a in flat)
-        numbers = [len(found) for found in objects]
+        numbers = [len(image) for image in objects]
         figures: dict[str, int | str] = {
             "images without objects": numbers.count(0),
-            "ignored regions": sum(len(r["annotations"]) for r in records) - len(flat),
+            "ignored regions": sum(map(len, annotations)) - len(flat),
         }
         if numbers:
             figures["objects per image: mean, most"] = f"{np.mean(numbers):.1f}, {max(numbers)}"
@@ -113,15 +207,16 @@ class Detection(Task):
 
     def result_target(self, result: dict, threshold: float) -> Instances:
         """See base class."""
-        found = result["instances"].to("cpu")
-        found = found[found.scores > threshold]
-        ignore = torch.zeros(len(found), dtype=torch.bool)
-        return boxes_target(found.image_size, found.pred_boxes.tensor, found.pred_classes, ignore)
+        instances = result[self.result_key].to("cpu")
+        instances = instances[instances.scores > threshold]
+        ignore = torch.zeros(len(instances), dtype=torch.bool)
+        boxes, classes = instances.pred_boxes.tensor, instances.pred_classes
+        return boxes_target(instances.image_size, boxes, classes, ignore)
 
     def draw(self, image: np.ndarray, target: Instances) -> np.ndarray:
         """See base class; ignored boxes are grey and without a name, for there may be many."""
         # Brighter than in a map: a name in Cityscapes' dark blue could not be read.
-        colors = 0.3 + 0.7 * np.array(self.metadata.thing_colors) / 255
+        colors = 0.3 + 0.7 * np.array(self.colors) / 255
         ignored, objects = (target[x].to("cpu") for x in (target.gt_ignore, ~target.gt_ignore))
         canvas = Visualizer(image)
         canvas.overlay_instances(
@@ -141,26 +236,24 @@ class Detection(Task):
         return np.bincount(classes, minlength=len(self.class_names)).tolist()
 
     def diagnose(
-        self, pseudo: Sequence[Instances], known: Sequence[Target | None]
+        self, pseudo: Sequence[Instances], labels: Sequence[Target | None]
     ) -> dict[str, float]:
         """Boxes per image; precision and recall at IoU .5 where the boxes are known."""
         boxes = [p[~p.gt_ignore] for p in pseudo]
         measured = {"pseudo_boxes_per_image": sum(map(len, boxes)) / max(len(boxes), 1)}
-        hits = found = labeled = 0
-        for p, k in zip(boxes, known, strict=True):
-            if k is not None:
-                hits += _true_positives(p, k)
-                found += len(p)
-                labeled += len(k[~k.gt_ignore])
-        if found:
-            measured["precision"] = hits / found
+        pairs = [(p, k) for p, k in zip(boxes, labels, strict=True) if k is not None]
+        hits = sum(_true_positives(p, k) for p, k in pairs)
+        predicted = sum(len(p) for p, _ in pairs)
+        labeled = sum(len(k[~k.gt_ignore]) for _, k in pairs)
+        if predicted:
+            measured["precision"] = hits / predicted
         if labeled:
             measured["recall"] = hits / labeled
         return measured
 
 
 def _box_sizes(boxes: Sequence[Sequence[float]]) -> dict[str, int | str]:
-    """How large boxes (x0, y0, x1, y1) are, in the words of a table."""
+    """Sizes of boxes (x0, y0, x1, y1) for a table, by their name."""
     corners = np.array(boxes, dtype=float).reshape(-1, 4)
     sides = corners[:, 2:] - corners[:, :2]
     areas = sides.prod(axis=1)
@@ -177,11 +270,11 @@ def _box_sizes(boxes: Sequence[Sequence[float]]) -> dict[str, int | str]:
     return figures
 
 
-def _true_positives(pseudo: Instances, known: Instances) -> int:
-    """Pseudo-boxes that match a known box of their class at IoU >= .5, each box once."""
-    iou = pairwise_iou(pseudo.gt_boxes.to("cpu"), known.gt_boxes)
-    same = pseudo.gt_classes.cpu()[:, None] == known.gt_classes[None]
-    iou = torch.where(same & ~known.gt_ignore[None], iou, iou.new_zeros(()))
+def _true_positives(pseudo: Instances, labels: Instances) -> int:
+    """Count pseudo-boxes that match a box of their class at IoU >= .5, each box once."""
+    iou = pairwise_iou(pseudo.gt_boxes.to("cpu"), labels.gt_boxes)
+    same = pseudo.gt_classes.cpu()[:, None] == labels.gt_classes[None]
+    iou = torch.where(same & ~labels.gt_ignore[None], iou, iou.new_zeros(()))
     hits = 0
     while iou.numel() and iou.max() >= 0.5:
         row, column = divmod(int(iou.argmax()), iou.shape[1])

@@ -1,4 +1,4 @@
-"""The two ids of label maps that are no class."""
+"""Class ids in label maps that are no class."""
 
-IGNORE = 255  # a pixel of this id takes part in no loss and no metric
-INVALID = 254  # in a record's look-up table: an id that must not occur in the map's file
+IGNORE_LABEL = 255  # the pixel takes no part, in every map of this package, whatever files use
+INVALID_LABEL = 254  # in a record's table of classes: a raw id that must not occur

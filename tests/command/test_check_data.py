@@ -385,7 +385,7 @@ def take_one(street_root, *opts):
     cfg = tiny_config(street_root, "FIXMATCH.STRONG.CUTOUT_AREA", (0.0, 0.0), *opts)
     tasks = build_tasks(cfg)
     item = TrainMapper(cfg, tasks)(train_records(cfg, tasks)[0], Draw(0, 0, 0))
-    return item, take_snapshot([item], tasks, StrongAugmentation(cfg))
+    return item, take_snapshot([item], tasks, StrongAugmentation(cfg, geometric=True))
 
 
 def test_labels_move_with_the_strong_view(street_root):
@@ -405,7 +405,7 @@ def test_the_sheet_has_a_row_for_each_sample(data):
     tile = READABLE  # views of 64 pixels are drawn four times as large
     with Image.open(data.root / "out" / "contact_sheet.png") as sheet:
         assert sheet.size == (4 * (tile + GAP), TITLE + GAP + 4 * (TITLE + tile + GAP))
-    data.check("FIXMATCH.METHOD", "supervised", "DATALOADER.SAMPLING", "uniform")
+    data.check("FIXMATCH.METHOD", "Supervised", "DATALOADER.SAMPLING", "uniform")
     with Image.open(data.root / "out" / "contact_sheet.png") as sheet:
         assert sheet.size == (2 * (tile + GAP), TITLE + GAP + 3 * (TITLE + tile + GAP))
 

@@ -39,11 +39,11 @@ def test_several_processes_step_as_one(found, case, world_size):
 
 def test_the_mixes_are_what_they_say(found):
     kinds = [kinds for kinds, _ in make_mixes(6, 8, 0)]  # the same for all cases
-    one = dict(zip(kinds, found["mixes_0_of_1"]["SyncBN", "dense_fixmatch"], strict=False))
+    one = dict(zip(kinds, found["mixes_0_of_1"]["SyncBN", "DenseFixMatch"], strict=False))
     no_map = one["dddndndd"]["losses"]
     assert no_map["loss_segmentation_ce"] == 0 < no_map["loss_segmentation_ce_unsup"]
     assert one["nsnsnsns"]["losses"]["loss_detection_cls_unsup"] > 0
-    nothing = found["mixes_0_of_1"]["SyncBN", "supervised"][kinds.index("nnnnnnnn")]
+    nothing = found["mixes_0_of_1"]["SyncBN", "Supervised"][kinds.index("nnnnnnnn")]
     assert all((gradient == 0).all() for gradient in nothing["gradients"].values())
     assert any((gradient != 0).any() for gradient in one["nnnnnnnn"]["gradients"].values())
 

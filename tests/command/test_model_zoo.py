@@ -374,7 +374,7 @@ def test_what_holds_on_one_machine_is_left_out():
     config = portable_config(resolve_config(str(CONFIGS / "street" / "resnet18.yaml"), opts))
     text = json.dumps(config)
     assert not re.search("my/|machine|cuda", text)
-    assert config["MODEL"]["WEIGHTS"] == "" and config["FIXMATCH"]["METHOD"] == "dense_fixmatch"
+    assert config["MODEL"]["WEIGHTS"] == "" and config["FIXMATCH"]["METHOD"] == "DenseFixMatch"
 
 
 def test_the_command_makes_the_same_config(trained, zoo):

@@ -40,7 +40,7 @@ def test_quickstart_leaves_a_report_and_reuses_it(tmp_path):
     assert any("teacher/geometric_mean" in line for line in lines)
     report = (out / "report.md").read_text()
     assert re.search(r"\| labeled for detection +\| +4 \|", report)
-    assert "dense_fixmatch" in report and "| mean ± std" in report
+    assert "DenseFixMatch" in report and "| mean ± std" in report
 
     before = (out / "report.md").stat().st_mtime_ns
     again = quickstart(tmp_path)

@@ -173,7 +173,7 @@ def call(args):
 
 BAD = {
     "unknown task": ({"MODEL__TASKS": ["depth"]}, ["MODEL.TASKS", "depth", "segmentation"]),
-    "unknown method": ({"FIXMATCH__METHOD": "magic"}, ["FIXMATCH.METHOD", "magic", "supervised"]),
+    "unknown method": ({"FIXMATCH__METHOD": "magic"}, ["FIXMATCH.METHOD", "magic", "Supervised"]),
     "unknown sampler": ({"DATALOADER__SAMPLING": "lucky"}, ["DATALOADER.SAMPLING", "lucky"]),
     "unknown labeled": ({"DATALOADER__LABELED": "some"}, ["DATALOADER.LABELED", "some", "any"]),
     "unknown dataset": ({"DATASETS__TRAIN": ["moon_train"]}, ["DATASETS", "moon_train"]),

@@ -1,11 +1,11 @@
-"""What a cluster starts again goes on by itself, and ends as what nobody has interrupted."""
+"""Trainings that torchrun or SLURM restart resume, and end as one that nobody interrupted."""
 
 import signal
 
 import pytest
 
 from tests.support.clusters import Cluster, log_of
-from tests.support.compare_runs import differences
+from tests.support.short_training import differences
 
 STARTED = "Rank of current process: 0. World size: 2"
 
@@ -17,7 +17,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(cluster):
-    return cluster.launch("whole")
+    return cluster.train("whole")
 
 
 def test_torchrun_starts_a_run_again_whose_process_has_died(cluster, whole):
@@ -27,7 +27,7 @@ def test_torchrun_starts_a_run_again_whose_process_has_died(cluster, whole):
 
 
 def test_a_job_that_slurm_stops_is_queued_again(cluster, whole):
-    output = cluster.queue_again("stopped", signal.SIGUSR1, delay=0)
+    output = cluster.requeue("stopped", signal.SIGUSR1, delay=0)
     assert log_of(output).count(STARTED) == 2
     assert log_of(output).count("Stopped by SIGUSR1") == 1
     assert differences(whole, output) == []

@@ -7,7 +7,8 @@ from PIL import Image
 from mtfixmatch.utils import images
 from mtfixmatch.utils.errors import InputError
 from mtfixmatch.utils.images import read_image_size, read_label_map, read_rgb_pixels
-from tests.support.fuzz_data import (
+from tests.support.fuzz.cases import complaint, file_cases, label_cases
+from tests.support.fuzz.dataset import (
     HEIGHT,
     LAYOUTS,
     OBJECTS,
@@ -19,8 +20,7 @@ from tests.support.fuzz_data import (
     tree_of,
     write_tree,
 )
-from tests.support.fuzz_files import Source, with_size
-from tests.support.fuzzing import complaint, file_cases, label_cases
+from tests.support.fuzz.files import Source, with_size
 
 CLASS = {"person": 0, "car": 2}  # of Cityscapes and of BDD100K
 
@@ -31,33 +31,33 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_seen_of_sound_files_is_what_was_drawn(layout, folder):
-    """Else the comparisons below would prove nothing."""
+def test_sound_files_are_read_as_they_were_drawn(layout, folder):
+    """Otherwise the comparisons below would prove nothing."""
     root = folder / layout
     write_tree(tree_of(layout), root)
-    seen = read_all(layout, root)
-    assert seen.keys() == OBJECTS.keys()
-    for name, found in seen.items():
+    examples = read_all(layout, root)
+    assert examples.keys() == OBJECTS.keys()
+    for name, example in examples.items():
         number = {"person": 0, "car": 1} if layout == "coco_style" else CLASS
-        assert found.boxes == sorted([*b, number[t], 0] for b, t in OBJECTS[name])
-        assert np.array_equal(found.classes, map_of(name))
+        assert example.boxes == sorted([*b, number[t], 0] for b, t in OBJECTS[name])
+        assert np.array_equal(example.classes, map_of(name))
         lossy = layout == "bdd100k" or (layout == "coco_style" and name == "b")
-        assert np.abs(found.image - picture_of(name).astype(int)).mean() <= 4 * lossy
-        assert found.is_sane()
+        assert np.abs(example.image - picture_of(name).astype(int)).mean() <= 4 * lossy
+        assert example.is_sane()
 
 
 @pytest.mark.parametrize("case", file_cases(), ids=str)
-def test_a_spoilt_file_is_read_rightly_or_named(case, folder):
+def test_a_corrupt_file_is_read_correctly_or_named(case, folder):
     assert complaint(case, seed=1, folder=folder) == ""
 
 
 @pytest.mark.parametrize("case", label_cases(), ids=str)
-def test_a_spoilt_annotation_is_named(case, folder):
+def test_a_corrupt_annotation_is_named(case, folder):
     assert [complaint(case, seed, folder) for seed in (1, 2)] == ["", ""]
 
 
 @pytest.mark.parametrize("fault", ["a wrong pixel", "a box out of the picture", "no error"])
-def test_what_is_wrong_is_complained_of(fault, folder, monkeypatch):
+def test_complaints_name_what_is_wrong(fault, folder, monkeypatch):
     case = next(x for x in label_cases() if x.mutate.__name__ == "coco_no_crowd")
     if fault == "no error":
         case = next(x for x in file_cases() if str(x) == "coco_style, map, map_unknown_id")
@@ -67,7 +67,7 @@ def test_what_is_wrong_is_complained_of(fault, folder, monkeypatch):
     assert complaint(case, 1, folder) == ""
     read = LAYOUTS["coco_style"][1]
 
-    def spoilt(root):
+    def read_wrongly(root):
         records = read(root)
         if fault == "a wrong pixel":
             records[0]["sem_seg_lut"] = bytes([1]) + records[0]["sem_seg_lut"][1:]
@@ -75,8 +75,8 @@ def test_what_is_wrong_is_complained_of(fault, folder, monkeypatch):
             records[0]["annotations"][0]["bbox"][2] = 65.0
         return records
 
-    monkeypatch.setitem(LAYOUTS, "coco_style", (LAYOUTS["coco_style"][0], spoilt))
-    expected = "was read wrongly" if fault == "a wrong pixel" else "labels that cannot be"
+    monkeypatch.setitem(LAYOUTS, "coco_style", (LAYOUTS["coco_style"][0], read_wrongly))
+    expected = "was read wrongly" if fault == "a wrong pixel" else "invalid labels"
     assert expected in complaint(case, 1, folder)
 
 
@@ -119,14 +119,14 @@ def test_the_limit_itself_is_read(tmp_path, monkeypatch):
 # What the readers leave out
 
 
-@pytest.mark.parametrize("spoilt", ["images", "maps"])
+@pytest.mark.parametrize("broken_files", ["images", "maps"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_reader_leaves_out_what_is_broken_if_it_may(layout, spoilt, folder):
-    root = folder / f"{layout}_{spoilt}"
+def test_a_reader_may_leave_out_broken_files(layout, broken_files, folder):
+    root = folder / f"{layout}_{broken_files}"
     write_tree(tree_of(layout), root)
     read = LAYOUTS[layout][1]
     whole = {Path(r["file_name"]).name[0]: r for r in read(root)}
-    path = Path(whole["b"]["file_name" if spoilt == "images" else "sem_seg_file_name"])
+    path = Path(whole["b"]["file_name" if broken_files == "images" else "sem_seg_file_name"])
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(InputError, match=f"cannot read the image {path}"):
         read(root)
@@ -136,7 +136,7 @@ def test_a_reader_leaves_out_what_is_broken_if_it_may(layout, spoilt, folder):
     assert list(broken) == [str(path)] and str(path) in broken[str(path)]
 
 
-def test_labels_of_all_images_that_are_wrong_are_errors_nevertheless(folder):
+def test_a_broken_label_file_of_all_images_is_an_error_all_the_same(folder):
     root = folder / "wrong_labels"
     write_tree(tree_of("coco_style") | {"boxes.json": b"{"}, root)
     with pytest.raises(InputError, match=r"boxes\.json: is not valid JSON"):

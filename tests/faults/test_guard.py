@@ -70,8 +70,7 @@ def test_the_message_says_all(spoiled, place, rank):
     assert found["error"].startswith(f"step {found['step']}, rank {where}: {PLACES[place][1]}")
     assert f"python projects/replay_step.py {path}." in found["error"]
     assert "\n" not in found["error"]
-    record = read_step(str(path))["record"]
-    names = [item["file_name"] for item in record["batch"]]
+    names = read_step(str(path))["files"]
     assert len(names) == 2 and f"its images: {', '.join(names)};" in found["error"]
 
 
@@ -198,7 +197,7 @@ def test_the_command_names_the_module_of_a_bad_weight(clean, capsys, monkeypatch
 def test_a_replay_names_the_image_and_a_poisoned_teacher(clean):
     folder = clean.cfg.OUTPUT_DIR
     spoiled_step(clean, "image", 0, 8)
-    name = read_step(f"{folder}/bad_step_0000008.pth")["record"]["batch"][0]["file_name"]
+    name = read_step(f"{folder}/bad_step_0000008.pth")["files"][0]
     assert replay(read_step(f"{folder}/bad_step_0000008.pth")) == f"the image {name}"
     mean = clean.teacher.backbone.bottom_up.stem.conv1.norm.running_mean
     right = mean.clone()
@@ -213,7 +212,7 @@ def test_a_replay_of_what_was_no_computation_is_finite(clean):
     spoiled_step(clean, "gradient", 0, 10)
     found = read_step(f"{clean.cfg.OUTPUT_DIR}/bad_step_0000010.pth")
     assert replay(found) == ""
-    assert found["found"] == ["the gradient of backbone.bottom_up.res2.0.conv1.weight is nan"]
+    assert found["nonfinite"] == ["the gradient of backbone.bottom_up.res2.0.conv1.weight is nan"]
 
 
 class Root(torch.nn.Module):

@@ -14,11 +14,15 @@ import torch
 
 from mtfixmatch.runtime.lock import locked
 from mtfixmatch.runtime.signals import STOPPED, StopRequest
-from tests.support.compare_runs import differences
 from tests.support.helpers import REPOSITORY
-from tests.support.lives import arguments, make_data
+from tests.support.short_training import (
+    TRAIN_NET,
+    arguments,
+    children_of,
+    differences,
+    make_data,
+)
 
-COMMAND = str(REPOSITORY / "projects" / "train_net.py")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 TWO = ("--num-gpus", "2", "--dist-url", "auto")
 
@@ -37,7 +41,7 @@ class Run:
         pairs = [str(x) for pair in opts.items() for x in (pair[0].replace("__", "."), pair[1])]
         args = [*flags, *arguments(root, output, "explicit", 0), *pairs]
         self.process = subprocess.Popen(
-            [sys.executable, COMMAND, *args],
+            [sys.executable, str(TRAIN_NET), *args],
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -94,11 +98,6 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on(
     assert differences(uninterrupted, tmp_path / "out") == []
 
 
-def children_of(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(x) for x in file.read().split()]
-
-
 def ranks_of(run):
     """The two processes of a run, once both listen for signals."""
     run.wait_for("Starting training from iteration")
@@ -121,6 +120,7 @@ def catches(pid, number):
 def test_a_signal_on_one_rank_stops_both_at_the_same_step(data, tmp_path):
     opts = {"DATALOADER__SAMPLING": "implicit", "SOLVER__CHECKPOINT_PERIOD": 100}
     opts |= {"SOLVER__IMS_PER_BATCH": 4, "INPUT__TRAIN_SIZE": "(64, 64)"}
+    opts |= {"SOLVER__MAX_ITER": 100_000}  # it ends by the signal, however late that comes
     run = Run(data, tmp_path / "out", *TWO, **opts)
     ranks = ranks_of(run)
     assert len(ranks) == 2
@@ -168,7 +168,7 @@ def test_a_thread_trains_without_handlers():
 
 
 def test_a_second_run_on_a_folder_is_refused(data, uninterrupted, tmp_path):
-    first = Run(data, tmp_path / "out", SOLVER__MAX_ITER=1000)
+    first = Run(data, tmp_path / "out", SOLVER__MAX_ITER=100_000)  # until it is killed
     first.wait_for("Starting training from iteration 0")
     config = (tmp_path / "out" / "config.yaml").read_bytes()
     second = Run(data, tmp_path / "out", SOLVER__MAX_ITER=4)

@@ -1,11 +1,11 @@
-"""Trainings that are killed; `make faults` kills many more."""
+"""Trainings that are killed at random moments; `make faults` kills many more."""
 
 import json
 import subprocess
 import sys
 
 from tests.support.helpers import REPOSITORY
-from tests.support.lives import PERIOD
+from tests.support.short_training import PERIOD
 
 KILLS = 20
 
@@ -19,6 +19,6 @@ def test_a_training_that_is_killed_anywhere_ends_as_if_it_had_not_been(tmp_path)
     assert sum(tally["tries"] for tally in tallies.values()) == KILLS
     assert {kind.split(", ")[1] for kind in tallies} == {f"{n} workers" for n in range(3)}
     for kind, tally in tallies.items():
-        assert tally["survived"] == tally["tries"], (kind, tally["wrong"][:3])
-        # Nobody repeats more steps than lie between two checkpoints.
-        assert max(tally["lost"]) <= PERIOD, (kind, tally["lost"])
+        assert tally["survived"] == tally["tries"], (kind, tally["problems"][:3])
+        # At most the steps between two checkpoints are repeated.
+        assert max(tally["repeated"]) <= PERIOD, (kind, tally["repeated"])

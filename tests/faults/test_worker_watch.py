@@ -17,6 +17,7 @@ from mtfixmatch.utils.images import read_image_size
 from tests.support.helpers import tiny_config
 
 KILLER = "killer.png"
+TIMEOUT = 3  # seconds; on a busy machine a sound worker may need more than one to start
 
 
 class Images:
@@ -41,7 +42,7 @@ def read(record):
     return {"name": name, "pid": os.getpid()}
 
 
-def watched(names, workers, timeout=1):
+def watched(names, workers, timeout=TIMEOUT):
     mapper = WatchedMapper(read, workers)
     loader = DataLoader(Images(names, mapper), 1, num_workers=workers, collate_fn=list)
     return WatchedLoader(loader, mapper, timeout)
@@ -65,7 +66,7 @@ def test_without_a_fault_nothing_is_changed(workers):
     names = [f"{i}.png" for i in range(5)]
     signals = (signal.SIGCHLD, signal.SIGALRM)
     before = [signal.getsignal(number) for number in signals]
-    loader = watched(names, workers)
+    loader = watched(names, workers, timeout=60)
     assert len(loader) == 5
     assert [item["name"] for (item,) in loader] == names
     assert [signal.getsignal(number) for number in signals] == before
@@ -73,7 +74,7 @@ def test_without_a_fault_nothing_is_changed(workers):
 
 
 def test_a_killed_worker_is_named_with_its_image():
-    message = failure(watched(["a.png", "b.png", f"/data/{KILLER}", "c.png"], 2))
+    message = failure(watched(["a.png", "b.png", f"/data/{KILLER}", "c.png"], 2, timeout=60))
     pattern = (
         r"the data worker \d+ was killed by SIGKILL, at work on /data/killer\.png or its labels; "
     )
@@ -81,7 +82,7 @@ def test_a_killed_worker_is_named_with_its_image():
 
 
 def test_a_worker_killed_between_two_images_is_named():
-    loader = watched([f"{i}.png" for i in range(50)], 1)
+    loader = watched([f"{i}.png" for i in range(50)], 1, timeout=60)
     batches = iter(loader)
     pid = next(batches)[0]["pid"]
     os.kill(pid, signal.SIGKILL)
@@ -120,7 +121,7 @@ def test_a_read_that_never_ends_is_named(tmp_path, workers):
     os.mkfifo(path)
     message = failure(watched(["a.png", "b.png", str(path), *map(str, range(9))], workers))
     found = re.fullmatch(
-        r"no data for 1 s \(DATALOADER\.TIMEOUT\): process (\d+) hangs, at work on "
+        rf"no data for {TIMEOUT} s \(DATALOADER\.TIMEOUT\): process (\d+) hangs, at work on "
         f"{path} or its labels",
         message,
     )
@@ -140,7 +141,7 @@ def test_a_stopped_worker_is_named():
 
 
 def test_evaluation_is_watched_too(street_root, tmp_path):
-    cfg = tiny_config(street_root, "DATALOADER.NUM_WORKERS", 1, "DATALOADER.TIMEOUT", 1)
+    cfg = tiny_config(street_root, "DATALOADER.NUM_WORKERS", 1, "DATALOADER.TIMEOUT", TIMEOUT)
     records = [dict(r) for r in eval_records(cfg, build_tasks(cfg))]
     path = tmp_path / "image.fifo"
     os.mkfifo(path)

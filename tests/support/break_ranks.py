@@ -1,14 +1,12 @@
-"""Trainings of several processes in which one dies or stalls: it is named and all of them end."""
+"""Trainings in which one of two ranks dies or stalls; it must be named and all must end."""
 
 import json
 import os
 import random
-import re
 import runpy
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,100 +19,98 @@ from detectron2.utils import comm
 from torch import multiprocessing
 
 from mtfixmatch.engine import evaluation
-from mtfixmatch.engine import trainer as trainer_module
-from mtfixmatch.engine.step import FixMatchTrainer
+from mtfixmatch.engine.step import MultiTaskStep
 from mtfixmatch.runtime import rank_watch
 from mtfixmatch.runtime.signals import STOPPED
-from tests.support.helpers import REPOSITORY
-from tests.support.kill_training import Tally
-from tests.support.lives import STEPS, _Tell, arguments, make_data
+from tests.support.short_training import (
+    STEPS,
+    TRAIN_NET,
+    StepPipe,
+    Tally,
+    arguments,
+    children_of,
+    make_data,
+    run_child,
+)
 
 KILLED, STOPPED_RANK, ASLEEP = "rank killed", "rank stopped (SIGSTOP)", "rank asleep in a step"
 RAISES, MACHINE = "exception on a rank", "machine killed"
-BUSY, ASKED = "rank 0 alone busy in an evaluation", "SIGTERM on one of two machines"
+BUSY, SIGTERM = "rank 0 alone busy in an evaluation", "SIGTERM on one of two machines"
+KINDS = (KILLED, STOPPED_RANK, ASLEEP, RAISES, MACHINE, BUSY, SIGTERM)
 SECONDS = 60  # from the fault to the end of all processes
 
 
 def sabotage(kind: str, rank: int, step: int, seconds: float) -> None:
-    """Make a rank misbehave, in the processes that are forked from this one."""
-    label, mean = FixMatchTrainer.pseudo_labels, evaluation.geometric_mean
+    """Make a rank fail or stall in the processes that are forked from this one."""
+    label, mean = MultiTaskStep.pseudo_label, evaluation.geometric_mean
 
-    def wrong_label(trainer, record):
+    def wrong_label(trainer, *given):
         if (comm.get_rank(), trainer.iter) == (rank, step):
             if kind == RAISES:
                 raise ValueError("planned")
             time.sleep(1000)
-        return label(trainer, record)
+        return label(trainer, *given)
 
     def slow_mean(values):
         time.sleep(seconds)
         return mean(values)
 
     if kind in (ASLEEP, RAISES):
-        FixMatchTrainer.pseudo_labels = wrong_label
+        MultiTaskStep.pseudo_label = wrong_label
     if kind == BUSY:
         evaluation.geometric_mean = slow_mean
 
 
 @dataclass
 class Launch:
-    """The command on one machine, in a session of its own, and what it says of its steps."""
+    """The command on one machine, in a session of its own, and the steps that it reports.
+
+    Attributes:
+        args: arguments of the command.
+        log: file for what it prints.
+        prepare: called in the child before the command.
+        status: exit status, negative for a signal; None while it runs.
+    """
 
     args: list[str]
     log: Path
     prepare: Callable[[], None] = lambda: None
-    steps: list[int] = field(default_factory=list)
     status: int | None = None
 
     def __post_init__(self) -> None:
-        reading, writing = os.pipe()
+        self._pipe = StepPipe()
         self.pid = os.fork()
         if not self.pid:
-            self._run(writing)
-        os.close(writing)
-        os.set_blocking(reading, False)
-        self._pipe = reading
+            run_child(self._run, self.log)
 
-    def _run(self, pipe: int) -> None:
-        status = 1
-        try:
-            os.setsid()
-            out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            self.prepare()
-            hooks = trainer_module.MultiTaskTrainer.build_hooks
-            trainer_module.MultiTaskTrainer.build_hooks = lambda t: [*hooks(t), _Tell(pipe)]
-            multiprocessing.start_processes = partial(
-                multiprocessing.start_processes, start_method="fork"
-            )
-            sys.argv = ["train_net.py", *self.args]
-            runpy.run_path(str(REPOSITORY / "projects" / "train_net.py"), run_name="__main__")
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 1
-            print("" if isinstance(stop.code, int) else stop.code, file=sys.stderr)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
+    @property
+    def steps(self) -> list[int]:
+        """Completed steps, of all its ranks."""
+        return self._pipe.completed
 
-    def look(self) -> None:
-        """Take in what has happened."""
-        with suppress(BlockingIOError):
-            text = os.read(self._pipe, 65536).decode()
-            self.steps += [int(x) for x in re.findall(r"done (\d+)", text)]
+    def _run(self) -> None:
+        os.setsid()
+        self.prepare()
+        self._pipe.report_from_here()
+        multiprocessing.start_processes = partial(
+            multiprocessing.start_processes, start_method="fork"
+        )
+        sys.argv = ["train_net.py", *self.args]
+        runpy.run_path(str(TRAIN_NET), run_name="__main__")
+
+    def poll(self) -> None:
+        """Update `steps` and `status`."""
+        self._pipe.read()
         if self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.status = os.waitstatus_to_exitcode(status) if pid else None
 
     def ranks(self) -> list[int]:
-        with open(f"/proc/{self.pid}/task/{self.pid}/children") as file:
-            return sorted(int(x) for x in file.read().split())
+        """Process ids of its ranks, in their order."""
+        return children_of(self.pid)
 
     def gone(self) -> bool:
-        """Nothing of it runs, not even a data worker."""
+        """Whether all its processes have ended, data workers too."""
         try:
             os.killpg(self.pid, 0)
         except ProcessLookupError:
@@ -122,15 +118,17 @@ class Launch:
         return False
 
     def kill(self) -> None:
+        """Kill all its processes."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
 
 def wait_until(done: Callable[[], bool], launches: Iterable[Launch], seconds: float) -> bool:
+    """Poll the launches until `done` holds; False if it does not within so many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for launch in launches:
-            launch.look()
+            launch.poll()
         if done():
             return True
         time.sleep(0.02)
@@ -139,12 +137,13 @@ def wait_until(done: Callable[[], bool], launches: Iterable[Launch], seconds: fl
 
 @dataclass
 class Breaker:
-    """Breaks trainings in a folder, at random steps, on random ranks.
+    """Breaks trainings at random steps and on random ranks.
 
     Attributes:
-        folder: for data and trainings.
-        seed: of what is random.
+        folder: where the data and the trainings are.
+        seed: seed of the steps and ranks.
         seconds: SOLVER.STALL_SECONDS.
+        tallies: results by kind of fault.
     """
 
     folder: Path
@@ -154,13 +153,13 @@ class Breaker:
 
     def __post_init__(self) -> None:
         torch.set_num_threads(1)
-        if self.seconds < 20:  # what would take a minute then takes seconds
+        if self.seconds < 20:  # ranks that stall are then found in seconds
             rank_watch.BEAT, rank_watch.GRACE = 0.5, 3.0
         self.rng = random.Random(self.seed)
         make_data(self.folder / "data")
 
     def launch(self, kind: str, name: str, machines: int, step: int, rank: int) -> list[Launch]:
-        """The command on each machine, with two ranks in all."""
+        """Start the command on each of one or two machines, with two ranks in all."""
         url = f"tcp://127.0.0.1:{_find_free_port()}"
         workers = self.rng.randrange(2)
         args = arguments(self.folder / "data", self.folder / name, "implicit", workers)
@@ -178,36 +177,22 @@ class Breaker:
         return launches
 
     def break_one(self, kind: str) -> None:
-        """One training with one fault."""
+        """Break one training and count the result."""
         number = sum(tally.tries for tally in self.tallies.values())
-        machines = 2 if kind in (MACHINE, ASKED) else self.rng.choice((1, 2))
+        machines = 2 if kind in (MACHINE, SIGTERM) else self.rng.choice((1, 2))
         step, rank = self.rng.randrange(1, 4), self.rng.randrange(2)
         launches = self.launch(kind, f"training_{number}", machines, step, rank)
-        wrong = self._wrong(kind, launches, step, rank)
+        problem = self._break(kind, launches, step, rank)
         for launch in launches:
             launch.kill()
         logs = "\n".join(launch.log.read_text()[-1500:] for launch in launches)
-        tally = self.tallies.setdefault(kind, Tally())
-        tally.tries += 1
-        tally.survived += not wrong
-        tally.wrong += [f"{kind}, rank {rank} of {machines} machines: {wrong}\n{logs}"] * bool(
-            wrong
-        )
+        where = f"{kind}, rank {rank} of {machines} machines"
+        self.tallies.setdefault(kind, Tally()).add(problem and f"{where}: {problem}\n{logs}")
 
-    def _wrong(self, kind: str, launches: list[Launch], step: int, rank: int) -> str:
-        """What is not as promised."""
-
-        def started() -> bool:
-            ended = any(launch.status is not None for launch in launches)
-            return ended or sum(len(launch.steps) for launch in launches) >= 2 * step
-
-        def pids() -> list[int]:
-            return [pid for launch in launches for pid in launch.ranks()]
-
-        # Who fails by itself may be gone when the others have got that far.
-        wait_until(lambda: len(pids()) == 2, launches, 120)
-        ranks = pids()
-        if not wait_until(started, launches, 120) or any(x.status is not None for x in launches):
+    def _break(self, kind: str, launches: list[Launch], step: int, rank: int) -> str:
+        """Cause the fault after a step and wait for the end; returns what went wrong, or ""."""
+        ranks = self._wait_for_step(launches, step)
+        if not ranks:
             return "it did not start"
         time.sleep(self.rng.uniform(0, 0.3))
         broken = launches[rank] if len(launches) == 2 else launches[0]
@@ -215,9 +200,9 @@ class Breaker:
             os.kill(ranks[rank], signal.SIGKILL if kind == KILLED else signal.SIGSTOP)
         elif kind == MACHINE:
             broken.kill()
-        elif kind == ASKED:
+        elif kind == SIGTERM:
             os.kill(broken.pid, signal.SIGTERM)
-        # On the machine of a process that is stopped, and alone there, nobody is left to act.
+        # A stopped process that is alone on its machine has nobody there to end it.
         lost = kind == MACHINE or (kind == STOPPED_RANK and len(launches) == 2)
         others = [x for x in launches if not (lost and x is broken)]
         start = time.monotonic()
@@ -226,12 +211,29 @@ class Breaker:
         print(f"{kind}: {time.monotonic() - start:.0f} s", file=sys.stderr)
         if not wait_until(lambda: all(x.gone() for x in others), launches, 15):
             return "processes are left"
-        return self._wrong_end(kind, others, ranks[rank], rank)
+        return self._check_end(kind, others, ranks[rank], rank)
 
-    def _wrong_end(self, kind: str, launches: list[Launch], pid: int, rank: int) -> str:
+    def _wait_for_step(self, launches: list[Launch], step: int) -> list[int]:
+        """Process ids of both ranks once they have completed so many steps; [] if they do not."""
+
+        def pids() -> list[int]:
+            return [pid for launch in launches for pid in launch.ranks()]
+
+        def complete() -> bool:
+            ended = any(launch.status is not None for launch in launches)
+            return ended or sum(len(launch.steps) for launch in launches) >= 2 * step
+
+        # Taken at once: a rank that fails by itself may be gone by the time of that step.
+        wait_until(lambda: len(pids()) == 2, launches, 120)
+        ranks = pids()
+        good = wait_until(complete, launches, 120) and all(x.status is None for x in launches)
+        return ranks if good else []
+
+    def _check_end(self, kind: str, launches: list[Launch], pid: int, rank: int) -> str:
+        """What is wrong with the exit statuses and logs, or ""."""
         statuses = [launch.status for launch in launches]
-        if kind in (BUSY, ASKED):
-            expected = STOPPED if kind == ASKED else 0
+        if kind in (BUSY, SIGTERM):
+            expected = STOPPED if kind == SIGTERM else 0
             last = {max(launch.steps) for launch in launches}
             good = statuses == [expected] * len(launches) and len(last) == 1
             return "" if good else f"statuses {statuses}, last steps {last}"
@@ -240,21 +242,21 @@ class Breaker:
         for launch in launches:
             text = launch.log.read_text()
             if f"rank {rank} (process {pid} on " not in text:
-                return "it is not named"
+                return "the log does not name the rank"
             stack = {ASLEEP: "time.sleep(1000)", RAISES: "ValueError: planned"}.get(kind, "")
             if stack not in text:
-                return "there is no traceback"
+                return "the log has no traceback"
         return ""
 
     def run(self, tries: dict[str, int]) -> None:
-        """Break so many trainings in each way."""
+        """Break trainings, as many of each kind as `tries` says."""
         for kind, count in tries.items():
             for _ in range(count):
                 self.break_one(kind)
 
 
 def main() -> None:
-    """FOLDER SEED SECONDS TRIES, the last one as JSON: print the tallies as JSON."""
+    """Arguments FOLDER SEED SECONDS TRIES, the last one as JSON; prints the tallies as JSON."""
     folder, seed, seconds, tries = sys.argv[1:]
     breaker = Breaker(Path(folder), int(seed), float(seconds))
     breaker.run(json.loads(tries))

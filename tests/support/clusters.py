@@ -1,4 +1,4 @@
-"""Trainings of two processes that are interrupted, and that a cluster's tools start again."""
+"""Trainings of two processes that are interrupted and restarted by torchrun or by SLURM."""
 
 import os
 import subprocess
@@ -11,9 +11,8 @@ from pathlib import Path
 import psutil
 
 from tests.support.helpers import REPOSITORY
-from tests.support.lives import arguments, make_data
+from tests.support.short_training import COMMAND, arguments, make_data
 
-TRAIN_NET = (sys.executable, "-W", "ignore", str(REPOSITORY / "projects" / "train_net.py"))
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 BATCH = ("SOLVER.IMS_PER_BATCH", "4", "DATALOADER.LABELED_PER_BATCH", "2")
 TIMEOUT = 300  # seconds, for a training
@@ -22,7 +21,7 @@ JOB = {
     **{"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node[1-2]"},
     **{"SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "1"},
 }
-# What SLURM's commands do for it, as far as the script calls them; both nodes are this machine.
+# Stand-ins for the SLURM commands that train.sbatch calls; both nodes are this machine.
 SLURM = {
     "srun": """#!/bin/bash
 [ "$1" != --cpus-per-task=1 ] || shift
@@ -39,7 +38,7 @@ exit $status
 
 @dataclass
 class Cluster:
-    """Trainings in a folder, on the same data, each with its log beside it."""
+    """Runs trainings on the same data in a folder, each with its log beside it."""
 
     folder: Path
 
@@ -52,23 +51,23 @@ class Cluster:
             path.chmod(0o755)
 
     def start(self, output: Path, *command: str, **variables: str) -> subprocess.Popen:
-        """Start a command; what train_net.py is told comes last."""
+        """Start a command that ends in the arguments of train_net.py."""
         given = [*command, *arguments(self.folder / "data", output, "explicit", 0), *BATCH]
         environment = {**os.environ, **variables}
         with open(f"{output}.log", "a") as log:
             return subprocess.Popen(given, stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
 
-    def launch(self, name: str) -> Path:
-        """A training that nobody interrupts."""
+    def train(self, name: str) -> Path:
+        """Run a training that nobody interrupts."""
         output = self.folder / name
-        status = self.start(output, *TRAIN_NET, "--num-gpus", "2").wait(TIMEOUT)
+        status = self.start(output, *COMMAND, "--num-gpus", "2").wait(TIMEOUT)
         assert status == 0, log_of(output)[-3000:]
         return output
 
     def kill_under_torchrun(self, name: str, rank: int, delay: float) -> Path:
-        """One of its processes, so many seconds after the first checkpoint."""
+        """Kill a rank `delay` seconds after the first checkpoint, and let torchrun restart it."""
         output = self.folder / name
-        torchrun = (*TRAIN_NET[:-1], *TORCHRUN, "--max-restarts", "1", TRAIN_NET[-1])
+        torchrun = (*COMMAND[:-1], *TORCHRUN, "--max-restarts", "1", COMMAND[-1])
         agent = self.start(output, *torchrun)
         wait_for_checkpoint(agent, output, delay)
         for process in psutil.Process(agent.pid).children():
@@ -78,8 +77,8 @@ class Cluster:
         assert agent.wait(TIMEOUT) == 0, log_of(output)[-3000:]
         return output
 
-    def queue_again(self, name: str, number: int, delay: float) -> Path:
-        """A job on two nodes that SLURM signals, so many seconds after the first checkpoint."""
+    def requeue(self, name: str, number: int, delay: float) -> Path:
+        """Signal a job on two nodes `delay` seconds after the first checkpoint, then requeue it."""
         output, queue = self.folder / name, self.folder / f"{name}.queue"
         places = {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",

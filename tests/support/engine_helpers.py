@@ -41,7 +41,7 @@ def run_config(root: Path, output: Path, *opts: Any) -> CfgNode:
     """A tiny Dense FixMatch on all images, with pseudo-boxes from the first step on."""
     return tiny_config(
         root,
-        *("OUTPUT_DIR", str(output), "FIXMATCH.METHOD", "dense_fixmatch"),
+        *("OUTPUT_DIR", str(output), "FIXMATCH.METHOD", "DenseFixMatch"),
         *("DATALOADER.SAMPLING", "implicit", "TASKS.DETECTION.THRESHOLD", 0.005),
         *("TEST.PICTURES", 0, "SOLVER.WARMUP_ITERS", 0, "MODEL.FPN.OUT_CHANNELS", 64),
         *FLOAT32,

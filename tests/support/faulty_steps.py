@@ -58,10 +58,10 @@ def into_normalizer(trainer, batch: list[dict]) -> Undo:
     head = trainer._trainer.student.heads["detection"]
     right = head.normalizer
 
-    def spoil(count, *, unsupervised):
-        found = right(count, unsupervised=unsupervised)
-        head.normalizers[int(unsupervised)] = NAN
-        return found
+    def spoil(count, *, is_pseudo):
+        value = right(count, is_pseudo=is_pseudo)
+        head.normalizers[int(is_pseudo)] = NAN
+        return value
 
     head.normalizer = spoil
     return lambda: delattr(head, "normalizer")

@@ -34,7 +34,7 @@ from tests.support.engine_helpers import (
     run_config,
     run_step,
 )
-from tests.support.lives import SAMPLERS
+from tests.support.short_training import SAMPLERS
 
 # A network that takes little time, and more layers with a norm than a ResNet-18.
 NARROW = (
@@ -48,7 +48,7 @@ NORMS: dict[str, tuple[Any, ...]] = {
         *("MODEL.RESNETS.NORM", "SyncBN", "MODEL.SEM_SEG_HEAD.NORM", "SyncBN"),
     ),
 }
-CASES = [("FrozenBN", "dense_fixmatch"), ("SyncBN", "dense_fixmatch"), ("SyncBN", "supervised")]
+CASES = [("FrozenBN", "DenseFixMatch"), ("SyncBN", "DenseFixMatch"), ("SyncBN", "Supervised")]
 STEPS = 3
 
 
@@ -105,11 +105,13 @@ def steps_of_mixes(
     whole_pixels(trainer.teacher.heads["detection"])
     inner = trainer._trainer
     start = [copy_state(module) for module in (inner.student, trainer.teacher)]
-    label = inner.pseudo_labels
+    label = inner.pseudo_label
     for kinds, kept in mixes:
         for module, state in zip((inner.student, trainer.teacher), start, strict=True):
             module.load_state_dict(state)
-        inner.pseudo_labels = lambda record, kept=kept: blanked(label(record), record, kept)
+        inner.pseudo_label = lambda batch, *given, kept=kept: blanked(
+            label(batch, *given), batch, kept
+        )
         batch = make_batch(trainer, kinds)[comm.get_rank() :: comm.get_world_size()]
         losses = losses_of(run_step(trainer, batch))
         norms = {n: b.clone() for n, b in inner.student.named_buffers() if b.is_floating_point()}
@@ -117,25 +119,25 @@ def steps_of_mixes(
 
 
 def whole_pixels(head) -> None:
-    """Round pseudo-boxes: anchors at equal IoU with a box are all its best, or by rounding one."""
-    exact = head.pseudo_labels
+    """Round predicted boxes: of anchors at equal IoU with a box, rounding may favor one."""
+    exact = head.predict
 
-    def rounded(raw, size, valid):
-        targets = exact(raw, size, valid)
-        for target in targets:
-            target.gt_boxes.tensor.round_()
-        return targets
+    def rounded(*given):
+        predictions = exact(*given)
+        for instances in predictions:
+            instances.pred_boxes.tensor.round_()
+        return predictions
 
-    head.pseudo_labels = rounded
+    head.predict = rounded
 
 
-def blanked(pseudo: dict[str, list], record, kept: str) -> dict[str, list]:
+def blanked(pseudo: list[dict], batch: list[dict], kept: str) -> list[dict]:
     """Pseudo-labels without those of the images that should have none."""
-    for name, targets in pseudo.items():
-        for i, image in enumerate(record.unlabeled[name]):
-            if kept[record.batch[image]["draw"].position] == "-":
+    for labels, item in zip(pseudo, batch, strict=True):
+        if kept[item["draw"].position] == "-":
+            for name, target in labels.items():
                 empty = name == "detection"
-                targets[i] = targets[i][:0] if empty else torch.full_like(targets[i], 255)
+                labels[name] = target[:0] if empty else torch.full_like(target, 255)
     return pseudo
 
 
@@ -179,7 +181,7 @@ def views_work(root: Path, output: Path) -> None:
             cfg = training_config(root, output, sampler, workers)
             tasks = build_tasks(cfg)
             loader = build_train_loader(cfg, tasks, train_records(cfg, tasks))
-            strong = StrongAugmentation(cfg)
+            strong = StrongAugmentation(cfg, geometric=True)
             for step, batch in enumerate(islice(loader, 3)):
                 positions = [item["draw"].position for item in batch]
                 images = torch.stack([item["image"] for item in batch])

@@ -21,7 +21,7 @@ from mtfixmatch.runtime.checkpoint_files import (
 )
 from mtfixmatch.utils.errors import InputError
 from mtfixmatch.utils.files import remove_temporaries, write_atomically
-from tests.support.faulty import (
+from tests.support.disk_faults import (
     FAULTS,
     at_byte,
     at_call,

@@ -7,9 +7,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 
 from mtfixmatch.augmentation import geometry
+from mtfixmatch.tasks.base import set_classes
 from mtfixmatch.tasks.coco_ap import CocoApEvaluator
-from mtfixmatch.tasks.detection import Detection
-from mtfixmatch.tasks.retinanet import IGNORED, DetectionHead, boxes_target
+from mtfixmatch.tasks.dense_head import IGNORED
+from mtfixmatch.tasks.detection import Detection, boxes_target
+from mtfixmatch.tasks.retinanet import RetinaNetHead
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import tiny_config
 
@@ -34,10 +36,10 @@ def cfg(street_root):
 def make_head(cfg):
     def make(**keys):
         own = cfg.clone()
-        own.MODEL.RETINANET.NUM_CLASSES = K
         for key, value in keys.items():
             own.TASKS.DETECTION[key] = value
-        return DetectionHead(own, {"p3": ShapeSpec(channels=32, stride=8)})
+        shapes = {"p3": ShapeSpec(channels=32, stride=8)}
+        return RetinaNetHead(own, "detection", ["a", "b"], shapes)
 
     return make
 
@@ -48,7 +50,7 @@ def make_task(cfg):
         own = cfg.clone()
         for key, value in keys.items():
             own.TASKS.DETECTION[key] = value
-        return Detection(own)
+        return Detection(own, "detection")
 
     return make
 
@@ -91,14 +93,13 @@ def test_anchors_of_the_tests(make_head):
 
 
 def test_assignment_by_hand(make_head):
-    assigned = make_head().assign([target(MIDDLE_BOX)], SIZE, unsupervised=False)
-    labels, boxes, anchors, weights = assigned.tensors
+    (assigned,) = make_head().assign([target(MIDDLE_BOX)], [False], SIZE)
+    labels, boxes, weights = assigned.tensors
     # The anchors next to it overlap by 8 * 16 / (512 - 128) = 1 / 3: background.
     expected = [K] * ANCHORS
     expected[MIDDLE] = 1
-    assert labels.tolist() == [expected]
-    assert boxes[0, MIDDLE].tolist() == MIDDLE_BOX
-    assert anchors[0, MIDDLE].tolist() == MIDDLE_BOX
+    assert labels.tolist() == expected
+    assert boxes[MIDDLE].tolist() == MIDDLE_BOX
     assert assigned.count == 1 and (weights == 1).all()
 
 
@@ -106,7 +107,7 @@ def test_anchors_between_the_thresholds_are_ignored(make_head):
     # Shifted by 6, a box overlaps its anchor by 10 * 16 / (512 - 160) = .4545: neither.
     # Its best anchor, shifted by 2: 14 * 16 / (512 - 224) = .7778.
     box = [14.0, 8.0, 30.0, 24.0]
-    labels = make_head().assign([target(box)], SIZE, unsupervised=False).tensors[0][0]
+    labels = make_head().assign([target(box)], [False], SIZE)[0].tensors[0]
     assert labels[MIDDLE] == IGNORED and labels[MIDDLE + 1] == 1
     assert sorted(labels.tolist()) == sorted([IGNORED, 1] + [K] * 14)
 
@@ -115,8 +116,8 @@ def test_supervised_loss_by_hand(make_head):
     head, logits = make_head(), random_logits()
     deltas = torch.zeros(1, ANCHORS, 4)
     deltas[0, MIDDLE, 0] = 0.25  # the centre moves by .25 * 16 = 4 pixels
-    assigned = head.assign([target(MIDDLE_BOX)], SIZE, unsupervised=False)
-    losses = head.losses(raw_outputs(logits, deltas), assigned)
+    assigned = head.assign([target(MIDDLE_BOX)], [False], SIZE)
+    losses = head.losses(raw_outputs(logits, deltas), assigned, SIZE)
     expected = sum(
         focal(logits[a, c], (a, c) == (MIDDLE, 1)) for a in range(ANCHORS) for c in range(K)
     )
@@ -130,31 +131,31 @@ def test_giou_of_boxes_apart_by_hand(make_head):
     head = make_head()
     deltas = torch.zeros(1, ANCHORS, 4)
     deltas[0, MIDDLE] = torch.tensor([1.0, 1.0, math.log(0.5), math.log(0.5)])
-    assigned = head.assign([target(MIDDLE_BOX)], SIZE, unsupervised=True)
-    losses = head.losses(raw_outputs(random_logits(), deltas), assigned)
+    assigned = head.assign([target(MIDDLE_BOX)], [True], SIZE)
+    losses = head.losses(raw_outputs(random_logits(), deltas), assigned, SIZE)
     # [28, 28, 36, 36]: no overlap; hull [8, 8, 36, 36] of 784, union 256 + 64 = 320.
     assert float(losses["box"]) == pytest.approx(1 + (784 - 320) / 784, rel=1e-5)
 
 
 def test_unsupervised_loss_by_hand(make_head):
     head, logits = make_head(), random_logits(1)
-    assigned = head.assign([target(MIDDLE_BOX)], SIZE, unsupervised=True)
-    losses = head.losses(raw_outputs(logits), assigned)
-    assert (assigned.tensors[0] == IGNORED).sum() == ANCHORS - 1
+    assigned = head.assign([target(MIDDLE_BOX)], [True], SIZE)
+    losses = head.losses(raw_outputs(logits), assigned, SIZE)
+    assert (assigned[0].tensors[0] == IGNORED).sum() == ANCHORS - 1
     expected = focal(logits[MIDDLE, 0], False) + focal(logits[MIDDLE, 1], True)
     assert float(losses["cls"]) == pytest.approx(expected, rel=1e-5)
     assert float(losses["box"]) == pytest.approx(0, abs=1e-6)
-    assert assigned.count == 1
+    assert assigned[0].count == 1
 
 
 def test_unsupervised_loss_does_not_see_the_background(make_head):
     head, logits = make_head(), random_logits(2)
-    assigned = head.assign([target(MIDDLE_BOX)], SIZE, unsupervised=True)
-    before = head.losses(raw_outputs(logits), assigned)
+    assigned = head.assign([target(MIDDLE_BOX)], [True], SIZE)
+    before = head.losses(raw_outputs(logits), assigned, SIZE)
     other = np.random.default_rng(9).normal(0, 5, logits.shape)
     other[MIDDLE] = logits[MIDDLE]
     raw = raw_outputs(other, requires_grad=True)
-    after = head.losses(raw, assigned)
+    after = head.losses(raw, assigned, SIZE)
     assert all(torch.equal(before[part], after[part]) for part in before)
     (after["cls"] + after["box"]).backward()
     away = torch.arange(ANCHORS) != MIDDLE
@@ -166,8 +167,8 @@ def test_unsupervised_loss_does_not_see_the_background(make_head):
 def test_supervised_loss_does_see_the_background(make_head):
     head = make_head()
     raw = raw_outputs(random_logits(2), requires_grad=True)
-    assigned = head.assign([target(MIDDLE_BOX)], SIZE, unsupervised=False)
-    head.losses(raw, assigned)["cls"].backward()
+    assigned = head.assign([target(MIDDLE_BOX)], [False], SIZE)
+    head.losses(raw, assigned, SIZE)["cls"].backward()
     assert (raw[0].grad != 0).all()
 
 
@@ -175,23 +176,23 @@ def test_background_weight_by_hand(make_head):
     head, logits = make_head(BACKGROUND_WEIGHT=0.3), random_logits(3)
     uncertain = [0.0, 0.0, 16.0, 16.0]  # anchor 5
     boxes = target(MIDDLE_BOX, uncertain, ignore=[False, True])
-    assigned = head.assign([boxes], SIZE, unsupervised=True)
+    assigned = head.assign([boxes], [True], SIZE)
     expected = 0.0
     for a in range(ANCHORS):
         for c in range(K):
             weight = 1 if a == MIDDLE else 0 if a == 5 else 0.3
             expected += weight * focal(logits[a, c], (a, c) == (MIDDLE, 1))
-    losses = head.losses(raw_outputs(logits), assigned)
+    losses = head.losses(raw_outputs(logits), assigned, SIZE)
     assert float(losses["cls"]) == pytest.approx(expected, rel=1e-5)
-    assert assigned.count == 1
-    supervised = head.assign([target(MIDDLE_BOX)], SIZE, unsupervised=False)
-    assert (supervised.tensors[3] == 1).all()
+    assert assigned[0].count == 1
+    (supervised,) = head.assign([target(MIDDLE_BOX)], [False], SIZE)
+    assert (supervised.tensors[2] == 1).all()
 
 
 def test_anchors_under_ignored_boxes_are_ignored(make_head):
     # It covers anchor 5 whole, its neighbours by a half or a quarter.
     boxes = target(MIDDLE_BOX, [0.0, 0.0, 16.0, 16.0], ignore=[False, True])
-    labels = make_head().assign([boxes], SIZE, unsupervised=False).tensors[0][0]
+    labels = make_head().assign([boxes], [False], SIZE)[0].tensors[0]
     expected = [K] * ANCHORS
     expected[MIDDLE], expected[5] = 1, IGNORED
     assert labels.tolist() == expected
@@ -200,26 +201,26 @@ def test_anchors_under_ignored_boxes_are_ignored(make_head):
 def test_an_ignored_box_takes_no_positive_anchor_away(make_head):
     everything = [-50.0, -50.0, 90.0, 90.0]
     boxes = target(MIDDLE_BOX, everything, ignore=[False, True])
-    labels = make_head().assign([boxes], SIZE, unsupervised=False).tensors[0][0]
+    labels = make_head().assign([boxes], [False], SIZE)[0].tensors[0]
     assert labels[MIDDLE] == 1
     assert (labels[torch.arange(ANCHORS) != MIDDLE] == IGNORED).all()
 
 
 def test_only_ignored_boxes(make_head):
     boxes = target(MIDDLE_BOX, ignore=[True])
-    assigned = make_head().assign([boxes], SIZE, unsupervised=False)
+    (assigned,) = make_head().assign([boxes], [False], SIZE)
     assert assigned.count == 0
-    assert assigned.tensors[0][0, MIDDLE] == IGNORED
+    assert assigned.tensors[0][MIDDLE] == IGNORED
     assert (assigned.tensors[0] == K).sum() == ANCHORS - 1
 
 
 @pytest.mark.parametrize("unsupervised", [False, True])
 def test_empty_targets(make_head, unsupervised):
     head, logits = make_head(), random_logits(4)
-    assigned = head.assign([target(classes=[])], SIZE, unsupervised=unsupervised)
-    assert assigned.count == 0
+    assigned = head.assign([target(classes=[])], [unsupervised], SIZE)
+    assert assigned[0].count == 0
     raw = raw_outputs(logits, requires_grad=True)
-    losses = head.losses(raw, assigned)
+    losses = head.losses(raw, assigned, SIZE)
     everything = sum(focal(x, False) for x in logits.flatten())
     assert losses["cls"].item() == pytest.approx(0 if unsupervised else everything, rel=1e-5)
     assert losses["box"].item() == 0
@@ -229,46 +230,57 @@ def test_empty_targets(make_head, unsupervised):
 
 
 def test_no_images(make_head):
-    assigned = make_head().assign([], SIZE, unsupervised=True)
-    assert assigned.count == 0 and assigned.tensors[0].shape == (0, ANCHORS)
+    assert make_head().assign([], [], SIZE) == []
 
 
-def test_rows_of_an_assignment(make_head):
-    both = [target(MIDDLE_BOX), target(classes=[])]
-    assigned = make_head().assign(both, SIZE, unsupervised=False)
-    part = assigned.rows([1])
-    assert part.count == assigned.count == 1
-    assert all(torch.equal(a, b[1:]) for a, b in zip(part.tensors, assigned.tensors, strict=True))
+def test_confidence_weights_by_hand(make_head):
+    """A weight multiplies both terms of the anchors that match the box."""
+    head, logits = make_head(), random_logits(5)
+    deltas = torch.zeros(1, ANCHORS, 4)
+    deltas[0, [MIDDLE, 0], 0] = 0.25
+    boxes = target(MIDDLE_BOX, [-8.0, -8, 8, 8])
+    boxes.gt_weights = torch.tensor([0.5, 0.25])
+    losses = head.losses(raw_outputs(logits, deltas), head.assign([boxes], [True], SIZE), SIZE)
+    each = [sum(focal(logits[a, c], c == 1) for c in range(K)) for a in (MIDDLE, 0)]
+    assert float(losses["cls"]) == pytest.approx(0.5 * each[0] + 0.25 * each[1], rel=1e-5)
+    assert float(losses["box"]) == pytest.approx(0.75 * (1 - 192 / 320), rel=1e-5)
 
 
 @pytest.mark.parametrize(("low_quality", "count"), [(True, 1), (False, 0)])
 def test_low_quality_matches_of_pseudo_boxes(make_head, low_quality, count):
     small = target([14.0, 14.0, 18.0, 18.0])  # IoU 16 / 256 with its best anchor
     head = make_head(PSEUDO_LOW_QUALITY=low_quality)
-    assert head.assign([small], SIZE, unsupervised=True).count == count
-    assert head.assign([small], SIZE, unsupervised=False).count == 1
+    assert head.assign([small], [True], SIZE)[0].count == count
+    assert head.assign([small], [False], SIZE)[0].count == 1
 
 
 def test_diverged_boxes_give_nan_in_place_of_an_assertion(make_head):
     head = make_head()
     deltas = torch.full((1, ANCHORS, 4), float("nan"))
-    assigned = head.assign([target(MIDDLE_BOX)], SIZE, unsupervised=False)
-    losses = head.losses(raw_outputs(random_logits(), deltas), assigned)
+    assigned = head.assign([target(MIDDLE_BOX)], [False], SIZE)
+    losses = head.losses(raw_outputs(random_logits(), deltas), assigned, SIZE)
     assert math.isnan(losses["box"]) and math.isfinite(losses["cls"])
 
 
-def detections(make_head, scores, **keys):
+def detections(make_head, make_task, scores, **keys):
     """Pseudo-boxes from scores of class 0 at anchors 0, 3, 12, 15, which do not overlap."""
     logits = np.full((ANCHORS, K), -20.0)
     for anchor, logit in zip((0, 3, 12, 15), scores, strict=False):
         logits[anchor, 0] = logit
-    valid = torch.tensor([[0.0, 0, 32, 32]])
-    return make_head(**keys).pseudo_labels(raw_outputs(logits), SIZE, valid)[0]
+    return pseudo_boxes(make_head, make_task, raw_outputs(logits), **keys)
 
 
-def test_pseudo_boxes_have_scores_over_the_threshold(make_head):
+def pseudo_boxes(make_head, make_task, outputs, **keys):
+    """As a method makes them."""
+    task, threshold = make_task(**keys), keys.get("THRESHOLD", 0.5)
+    predictions = make_head(**keys).predict(outputs, SIZE, task.least_score(threshold))
+    (boxes,) = task.pseudo_labels(predictions, threshold, torch.tensor([[0.0, 0, 32, 32]]))
+    return boxes
+
+
+def test_pseudo_boxes_have_scores_over_the_threshold(make_head, make_task):
     # sigmoid(0) is .5 itself, which is not over it.
-    found = detections(make_head, [0.0, 0.01, -0.01, 3.0])
+    found = detections(make_head, make_task, [0.0, 0.01, -0.01, 3.0])
     assert found.gt_boxes.tensor.tolist() == [[16, 16, 32, 32], [16, 0, 32, 8]]
     assert found.gt_classes.tolist() == [0, 0]
     assert found.gt_ignore.tolist() == [False, False]
@@ -276,45 +288,55 @@ def test_pseudo_boxes_have_scores_over_the_threshold(make_head):
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_no_pseudo_boxes_over_a_threshold_of_more_than_one(make_head, weight):
+def test_no_pseudo_boxes_over_a_threshold_of_more_than_one(make_head, make_task, weight):
     keys = {"THRESHOLD": 1.01, "UNCERTAIN_THRESHOLD": 1.01, "BACKGROUND_WEIGHT": weight}
-    assert len(detections(make_head, [50.0, 50, 50, 50], **keys)) == 0
+    assert len(detections(make_head, make_task, [50.0, 50, 50, 50], **keys)) == 0
 
 
-def test_pseudo_boxes_are_clipped_and_suppressed(make_head):
+def test_pseudo_boxes_are_clipped_and_suppressed(make_head, make_task):
     logits = np.full((ANCHORS, K), -20.0)
     logits[MIDDLE, 1], logits[MIDDLE + 1, 1], logits[0, 1] = 2.0, 1.0, 3.0
     deltas = torch.zeros(1, ANCHORS, 4)
     deltas[0, MIDDLE + 1, 0] = -0.4  # overlaps the better one by 14.4 / 17.6
     raw = raw_outputs(logits, deltas)
-    (found,) = make_head().pseudo_labels(raw, SIZE, torch.tensor([[0.0, 0, 32, 32]]))
+    found = pseudo_boxes(make_head, make_task, raw)
     assert found.gt_boxes.tensor.tolist() == [[0, 0, 8, 8], MIDDLE_BOX]
 
 
-def test_uncertain_boxes_are_ignored_with_a_background_weight(make_head):
+def test_a_threshold_for_each_class(make_head, make_task):
+    logits = np.full((ANCHORS, K), -20.0)
+    logits[0, 0], logits[3, 1], logits[12, 1] = 1.0, 1.0, 3.0  # .73, .73, .95
+    task, threshold = make_task(), torch.tensor([0.5, 0.9])
+    assert task.least_score(threshold) == 0.5
+    predictions = make_head().predict(raw_outputs(logits), SIZE, 0.5)
+    (found,) = task.pseudo_labels(predictions, threshold, torch.tensor([[0.0, 0, 32, 32]]))
+    assert sorted(found.gt_classes.tolist()) == [0, 1] and not found.gt_ignore.any()
+
+
+def test_uncertain_boxes_are_ignored_with_a_background_weight(make_head, make_task):
     scores = [3.0, 0.0, -2.0, -2.5]  # .95, .5, .119, .076
-    found = detections(make_head, scores, BACKGROUND_WEIGHT=0.5)
+    found = detections(make_head, make_task, scores, BACKGROUND_WEIGHT=0.5)
     assert found.gt_ignore.tolist() == [False, True, True]
-    assert len(detections(make_head, scores)) == 1
+    assert len(detections(make_head, make_task, scores)) == 1
 
 
 def test_running_means_by_hand(make_head):
     head = make_head()
-    assert head.normalizer(50.0, unsupervised=False) == pytest.approx(0.9 * 100 + 0.1 * 50)
-    assert head.normalizer(50.0, unsupervised=False) == pytest.approx(0.9 * 95 + 0.1 * 50)
+    assert head.normalizer(50.0, is_pseudo=False) == pytest.approx(0.9 * 100 + 0.1 * 50)
+    assert head.normalizer(50.0, is_pseudo=False) == pytest.approx(0.9 * 95 + 0.1 * 50)
     # The other one has not moved, and a batch without positive anchors counts as 1.
-    assert head.normalizer(0.0, unsupervised=True) == pytest.approx(90.1)
+    assert head.normalizer(0.0, is_pseudo=True) == pytest.approx(90.1)
     assert head.state_dict()["normalizers"].tolist() == pytest.approx([90.5, 90.1])
 
 
 def test_agreement_by_hand(make_head):
     head = make_head()
     two = [target(MIDDLE_BOX, [16.0, 0.0, 32.0, 16.0], classes=[1, 0])]
-    assigned = head.assign(two, SIZE, unsupervised=True)
+    assigned = head.assign(two, [True], SIZE)
     logits = np.zeros((ANCHORS, K))
     logits[MIDDLE], logits[7] = [0, 1], [0, 1]
     assert head.agreement(raw_outputs(logits), assigned) == 0.5
-    nothing = head.assign([target(classes=[])], SIZE, unsupervised=True)
+    nothing = head.assign([target(classes=[])], [True], SIZE)
     assert math.isnan(head.agreement(raw_outputs(logits), nothing))
 
 
@@ -322,7 +344,6 @@ def test_results_at_the_size_of_the_image(make_head):
     logits = np.full((ANCHORS, K), -20.0)
     logits[MIDDLE, 1] = 2.0
     (found,) = make_head().inference(raw_outputs(logits), SIZE, [(32, 32)], [(64, 16)])
-    found = found["instances"]
     assert found.image_size == (64, 16)
     assert found.pred_boxes.tensor.tolist() == [[4, 16, 12, 48]]
     assert found.pred_classes.tolist() == [1]
@@ -388,9 +409,12 @@ def test_shape_of_moved_boxes_is_a_choice(make_task):
 
 def test_number_of_classes_comes_from_the_data(cfg):
     own = cfg.clone()
-    assert own.MODEL.RETINANET.NUM_CLASSES == 8
+    assert len(own.TASKS.DETECTION.CLASSES) == 8
+    with pytest.raises(InputError, match=r"TASKS\.DETECTION\.CLASSES is .*'car'.*has \['a'\]"):
+        set_classes(own, "detection", ["a"])
+    own.TASKS.DETECTION.CLASSES, own.MODEL.RETINANET.NUM_CLASSES = [], 8
     with pytest.raises(InputError, match=r"MODEL\.RETINANET\.NUM_CLASSES is 8, but .* has 3"):
-        Detection.set_num_classes(own, 3)
+        set_classes(own, "detection", ["a", "b", "c"])
 
 
 def test_diagnosis_by_hand(make_task):

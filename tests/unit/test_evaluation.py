@@ -226,13 +226,14 @@ def test_losses_are_means_over_all_labeled_images_together(street_root):
 
     images = torch.stack([EvalMapper()(record)["image"] for record in records]).float() / 255
     size = (128, 256)
-    outputs, _ = model(images, {"detection": [0, 1], "segmentation": [0]})
+    outputs, _ = model(images, {"detection": [True, True], "segmentation": [True, False]})
     for task, labeled in zip(tasks, ([first, second], [first]), strict=True):
         head = model.head(task.name)
         targets = [task.load_target(record) for record in labeled]
-        assigned = head.assign(targets, size, unsupervised=False)
-        for part, value in head.losses(outputs[task.name], assigned).items():
-            assert losses[task.name][part] == pytest.approx(float(value) / assigned.count, rel=1e-4)
+        assigned = head.assign(targets, [False] * len(targets), size)
+        count = float(sum(x.count for x in assigned))
+        for part, value in head.losses(outputs[task.name], assigned, size).items():
+            assert losses[task.name][part] == pytest.approx(float(value) / count, rel=1e-4)
 
 
 def test_padding_takes_no_part_in_the_losses(street_root, tmp_path):

@@ -6,7 +6,15 @@ import torch
 
 from mtfixmatch.augmentation.strong import StrongAugmentation
 from mtfixmatch.engine.checkpoint import export_model
-from mtfixmatch.engine.record import images_of, ramp_up, split_rows, union
+from mtfixmatch.engine.samples import (
+    assign_targets,
+    assigned_of,
+    stack_images,
+    targets_of,
+    weak_samples,
+)
+from mtfixmatch.engine.step import loss_name
+from mtfixmatch.methods import ramp_up
 from mtfixmatch.utils.errors import InputError
 from tests.support.engine_helpers import (
     NO_MIXING,
@@ -33,13 +41,13 @@ def trainers(street_root, tmp_path_factory):
     output = tmp_path_factory.mktemp("steps")
     return {
         method: build_trainer(run_config(street_root, output / method, "FIXMATCH.METHOD", method))
-        for method in ("supervised", "fixmatch", "dense_fixmatch")
+        for method in ("Supervised", "FixMatch", "DenseFixMatch")
     }
 
 
 @pytest.fixture
 def trainer(trainers):
-    return trainers["dense_fixmatch"]
+    return trainers["DenseFixMatch"]
 
 
 @pytest.fixture
@@ -52,6 +60,10 @@ def fresh(street_root, tmp_path):
     return build
 
 
+def weight_now(trainer, task):
+    return trainer.method.unsupervised_weight(task, trainer._trainer.iter)
+
+
 def assert_every_gradient(trainer):
     for name, parameter in trainer._trainer.student.named_parameters():
         if parameter.requires_grad:
@@ -60,12 +72,12 @@ def assert_every_gradient(trainer):
 
 
 @pytest.mark.parametrize("on", ["unlabeled", "all"])
-@pytest.mark.parametrize("method", ["fixmatch", "dense_fixmatch"])
+@pytest.mark.parametrize("method", ["FixMatch", "DenseFixMatch"])
 def test_every_mix_of_labels_gives_the_same_losses_and_all_gradients(
     trainers, method, on, monkeypatch
 ):
     trainer = trainers[method]
-    monkeypatch.setattr(trainer._trainer, "unsupervised_on", on)
+    monkeypatch.setattr(trainer.method, "unsupervised_on", on)
     for step, mix in enumerate(MIXES):
         kinds = mix if len(mix) > 1 else 2 * mix
         losses = losses_of(run_step(trainer, make_batch(trainer, kinds, step=step), step=step))
@@ -82,7 +94,7 @@ def test_every_mix_of_labels_gives_the_same_losses_and_all_gradients(
 
 @pytest.mark.parametrize("kinds", ["nn", "bdsn", "dn", "sn"])
 def test_supervised_step_with_any_labels(trainers, kinds):
-    trainer = trainers["supervised"]
+    trainer = trainers["Supervised"]
     losses = losses_of(run_step(trainer, make_batch(trainer, kinds)))
     assert losses.keys() == SUPERVISED_KEYS | {"total_loss"}
     assert all(math.isfinite(value) for value in losses.values())
@@ -91,30 +103,30 @@ def test_supervised_step_with_any_labels(trainers, kinds):
 
 
 def test_burn_in_trains_on_labels_alone_then_the_ramp_up_begins(trainer, monkeypatch):
-    monkeypatch.setattr(trainer._trainer, "burn_in_steps", 100)
-    monkeypatch.setattr(trainer._trainer, "ramp_up_steps", 100)
+    monkeypatch.setattr(trainer.method, "burn_in_steps", 100)
+    monkeypatch.setattr(trainer.method, "ramp_up_steps", 100)
     task = trainer._trainer.tasks[1]
     teach = trainer.teacher.forward
     monkeypatch.setattr(trainer.teacher, "forward", lambda *args: pytest.fail("a teacher's pass"))
     logged = losses_of(run_step(trainer, make_batch(trainer, "bdsn", step=99), step=99))
-    assert trainer.unsupervised_weight(task) == 0
+    assert weight_now(trainer, task) == 0
     assert {value for key, value in logged.items() if key.endswith("_unsup")} == {0}
     assert logged["loss_segmentation_ce"] > 0
     monkeypatch.setattr(trainer.teacher, "forward", teach)
     logged = losses_of(run_step(trainer, make_batch(trainer, "bdsn", step=140), step=140))
-    assert trainer.unsupervised_weight(task) == pytest.approx(math.exp(-5 * 0.6**2))
+    assert weight_now(trainer, task) == pytest.approx(math.exp(-5 * 0.6**2))
     assert logged["loss_segmentation_ce_unsup"] > 0
 
 
 def test_total_is_the_weighted_sum(trainer, monkeypatch):
-    monkeypatch.setattr(trainer._trainer, "ramp_up_steps", 100)
+    monkeypatch.setattr(trainer.method, "ramp_up_steps", 100)
     detection, segmentation = trainer._trainer.tasks
     monkeypatch.setattr(detection, "loss_weight", 2.0)
     monkeypatch.setattr(segmentation, "unsupervised_weight", 3.0)
     logged = run_step(trainer, make_batch(trainer, "bdsn", step=40), step=40)
     ramp = math.exp(-5 * 0.6**2)
-    assert trainer.unsupervised_weight(detection) == pytest.approx(ramp)
-    assert trainer.unsupervised_weight(segmentation) == pytest.approx(3 * ramp)
+    assert weight_now(trainer, detection) == pytest.approx(ramp)
+    assert weight_now(trainer, segmentation) == pytest.approx(3 * ramp)
     parts = {key: logged[f"loss_{key}"] for key in ("detection_cls", "detection_box")}
     unsup = {key: logged[f"loss_{key}_unsup"] for key in parts}
     expected = 2 * (sum(parts.values()) + ramp * sum(unsup.values()))
@@ -253,7 +265,7 @@ def expected_passes(student, detection, segmentation, teacher):
     ],
 )
 def test_only_the_passes_that_are_needed(trainer, count, monkeypatch, kinds, on, expected):
-    monkeypatch.setattr(trainer._trainer, "unsupervised_on", on)
+    monkeypatch.setattr(trainer.method, "unsupervised_on", on)
     assert count(trainer, kinds) == expected
 
 
@@ -262,40 +274,50 @@ def test_supervised_has_no_teacher_pass_and_no_strong_view(trainers, count, monk
         raise AssertionError("a strong view was made")
 
     monkeypatch.setattr(StrongAugmentation, "__call__", fail)
-    assert count(trainers["supervised"], "bdsn") == expected_passes(3, 2, 2, (0, 0, 0))
+    assert count(trainers["Supervised"], "bdsn") == expected_passes(3, 2, 2, (0, 0, 0))
 
 
 def test_strong_views_meet_their_own_pseudo_labels(trainer):
     """With a strong view that changes nothing the moved pseudo-labels are the pseudo-labels."""
-    inner = trainer._trainer
-    saved = inner.strong_augmentation
+    method = trainer.method
+    saved = method.strong_augmentation
     keep = ("operations", "num_operations", "flip_prob", "cutout_area", "fill", "seed")
     still = {name: getattr(saved, name) for name in keep}
     still |= {"num_operations": 0, "flip_prob": 0.0, "cutout_area": (0.0, 0.0)}
     still["fill"] = saved.fill.flatten().tolist()
-    inner.strong_augmentation = StrongAugmentation(**still)
+    method.strong_augmentation = StrongAugmentation(**still)
     try:
         run_step(trainer, make_batch(trainer, "dsn"))
     finally:
-        inner.strong_augmentation = saved
+        method.strong_augmentation = saved
     record = trainer.step_record
-    assert record.unlabeled == {"detection": [1, 2], "segmentation": [0, 2]}
-    assert torch.equal(record.strong, record.weak[record.strong_images])
-    for pseudo, moved in zip(
-        record.pseudo["segmentation"], record.moved["segmentation"], strict=True
-    ):
-        assert torch.equal(pseudo, moved)
-    for pseudo, moved in zip(record.pseudo["detection"], record.moved["detection"], strict=True):
-        torch.testing.assert_close(pseudo.gt_boxes.tensor, moved.gt_boxes.tensor)
+    assert [set(x) for x in record.pseudo_labels] == [
+        {"segmentation"}, {"detection"}, {"detection", "segmentation"}
+    ]  # fmt: skip
+    for weak, pseudo, strong in zip(record.weak, record.pseudo_labels, record.strong, strict=True):
+        assert torch.equal(weak.image, strong.image)
+        assert all(target.is_pseudo for target in strong.targets.values())
+        moved = {name: target.target for name, target in strong.targets.items()}
+        assert moved.keys() == pseudo.keys()
+        if "segmentation" in pseudo:
+            assert torch.equal(pseudo["segmentation"], moved["segmentation"])
+        if "detection" in pseudo:
+            boxes = (x["detection"].gt_boxes.tensor for x in (pseudo, moved))
+            torch.testing.assert_close(*boxes)
 
 
-def test_small_helpers(trainer):
+def test_samples_know_their_tasks(trainer):
     batch = make_batch(trainer, "bdsn")
-    assert images_of(batch, trainer.tasks[0], labeled=True) == [0, 1]
-    assert images_of(batch, trainer.tasks[1], labeled=False) == [1, 3]
-    assert union({"x": [3, 1], "y": [1, 2]}) == [1, 2, 3]
-    assert split_rows(5, 2) == [[0, 2, 4], [1, 3]]
-    assert split_rows(1, 3) == [[0], [], []]
+    weak = weak_samples(batch, stack_images(batch, torch.device("cpu")), seed=0)
+    names = [set(sample.targets) for sample in weak]
+    assert names == [{"detection", "segmentation"}, {"detection"}, {"segmentation"}, set()]
+    detection, segmentation = trainer.tasks
+    assert [len(targets_of(weak, t)) for t in (detection, segmentation)] == [2, 2]
+    assigned = assign_targets(weak, trainer.tasks, trainer._trainer.student)
+    assert [len(assigned_of(assigned, detection, is_pseudo=x)) for x in (False, True)] == [2, 0]
+    assert assigned_of(weak, detection, is_pseudo=False) == []
+    assert loss_name(detection, "cls", False) == "loss_detection_cls"
+    assert loss_name(segmentation, "ce", True) == "loss_segmentation_ce_unsup"
 
 
 @pytest.mark.parametrize("parts", [2, 3])

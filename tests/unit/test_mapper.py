@@ -6,6 +6,7 @@ from PIL import Image
 from mtfixmatch.augmentation import geometry
 from mtfixmatch.data.mapper import EvalMapper, TrainMapper, read_rgb
 from mtfixmatch.data.samplers import Draw
+from mtfixmatch.methods import build_method
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import tiny_config
@@ -195,9 +196,9 @@ def test_flips(tasks, street_root):
     assert 0.42 < flipped_share(build(tasks)) < 0.58
     assert flipped_share(build(tasks, flip_prob=0.0)) == 0
     assert flipped_share(build(tasks, flip_prob=1.0)) == 1
-    for method, share in (("fixmatch", 0), ("dense_fixmatch", 1), ("supervised", 1)):
+    for method, share in (("FixMatch", 0), ("DenseFixMatch", 1), ("Supervised", 1)):
         cfg = tiny_config(street_root, "FIXMATCH.METHOD", method, "INPUT.FLIP_PROB", 1.0)
-        assert flipped_share(TrainMapper(cfg, tasks)) == share
+        assert flipped_share(TrainMapper(cfg, tasks, build_method(cfg).weak_flip_prob)) == share
 
 
 def test_configured_values_reach_the_mapper(cfg, tasks):

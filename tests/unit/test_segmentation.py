@@ -7,14 +7,12 @@ from detectron2.layers import ShapeSpec
 from PIL import Image
 
 from mtfixmatch.augmentation import geometry
-from mtfixmatch.tasks.segmentation import (
-    IGNORE,
-    MeanIoUEvaluator,
-    Segmentation,
-    SegmentationHead,
-    load_map,
-)
+from mtfixmatch.tasks.base import set_classes
+from mtfixmatch.tasks.mean_iou import MeanIoUEvaluator
+from mtfixmatch.tasks.segmentation import Segmentation
+from mtfixmatch.tasks.segmentation_head import SegmentationHead
 from mtfixmatch.utils.errors import InputError
+from mtfixmatch.utils.labels import IGNORE_LABEL
 from tests.support.helpers import tiny_config
 
 K = 3
@@ -29,18 +27,12 @@ def cfg(street_root):
 
 @pytest.fixture(scope="module")
 def make_head(cfg):
-    def make(threshold=0.0):
-        own = cfg.clone()
-        own.MODEL.SEM_SEG_HEAD.NUM_CLASSES = K
-        own.TASKS.SEGMENTATION.THRESHOLD = threshold
-        return SegmentationHead(own, SHAPES)
-
-    return make
+    return lambda: SegmentationHead(cfg, ["a", "b", "c"], SHAPES)
 
 
 @pytest.fixture(scope="module")
 def task(cfg):
-    return Segmentation(cfg)
+    return Segmentation(cfg, "segmentation")
 
 
 def constant(*logits):
@@ -48,7 +40,7 @@ def constant(*logits):
     return (torch.tensor(logits).view(1, K, 1, 1).repeat(1, 1, 2, 3),)
 
 
-def label_map(fill=IGNORE, size=SIZE):
+def label_map(fill=IGNORE_LABEL, size=SIZE):
     return torch.full(size, fill, dtype=torch.uint8)
 
 
@@ -60,14 +52,14 @@ def test_loss_by_hand(make_head):
     target = label_map()
     target[0, :5], target[3, 2] = 1, 2  # six valid pixels
     head = make_head()
-    assigned = head.assign([target], SIZE, unsupervised=False)
-    assert assigned.count == 6
-    losses = head.losses(constant(0.5, -1.0, 2.0), assigned)
+    assigned = head.assign([target], [False], SIZE)
+    assert assigned[0].count == 6
+    losses = head.losses(constant(0.5, -1.0, 2.0), assigned, SIZE)
     log_sum = math.log(math.exp(0.5) + math.exp(-1) + math.exp(2))
     expected = 5 * (log_sum + 1) + (log_sum - 2)
     assert set(losses) == {"ce"}
     assert float(losses["ce"]) == pytest.approx(expected, rel=1e-5)
-    assert head.normalizer(assigned.count, unsupervised=False) == 6
+    assert head.normalizer(6.0, is_pseudo=False) == 6
 
 
 def test_loss_is_taken_at_the_resolution_of_the_image(make_head):
@@ -77,7 +69,7 @@ def test_loss_is_taken_at_the_resolution_of_the_image(make_head):
     # Bilinear between the two centres at 2 and 6: at 2.5, 3.5, 4.5, 5.5 an 8th more each.
     logits = [0, 0, 1, 3, 5, 7, 8, 8]
     target = label_map(0, (4, 8))
-    found = head.losses((raw,), head.assign([target], (4, 8), unsupervised=False))
+    found = head.losses((raw,), head.assign([target], [False], (4, 8)), (4, 8))
     expected = 4 * sum(math.log(math.exp(x) + 2) - x for x in logits)
     assert float(found["ce"]) == pytest.approx(expected, rel=1e-5)
 
@@ -86,67 +78,103 @@ def test_ignored_pixels_have_no_gradient(make_head):
     head = make_head()
     targets = [label_map(), label_map(1)]
     raw = torch.randn(2, K, 2, 3, requires_grad=True)
-    head.losses((raw,), head.assign(targets, SIZE, unsupervised=True))["ce"].backward()
+    head.losses((raw,), head.assign(targets, [True, True], SIZE), SIZE)["ce"].backward()
     assert (raw.grad[0] == 0).all()
     assert (raw.grad[1] != 0).all()
 
 
 def test_a_map_without_valid_pixels(make_head):
     head = make_head()
-    assigned = head.assign([label_map()], SIZE, unsupervised=True)
-    assert assigned.count == 0
-    assert head.normalizer(0.0, unsupervised=True) == 1
+    assigned = head.assign([label_map()], [True], SIZE)
+    assert assigned[0].count == 0
+    assert head.normalizer(0.0, is_pseudo=True) == 1
     raw = torch.randn(1, K, 2, 3, requires_grad=True)
-    loss = head.losses((raw,), assigned)["ce"]
+    loss = head.losses((raw,), assigned, SIZE)["ce"]
     loss.backward()
     assert float(loss.detach()) == 0
     assert (raw.grad == 0).all()
 
 
 def test_no_images(make_head):
-    assigned = make_head().assign([], SIZE, unsupervised=True)
-    assert assigned.count == 0 and assigned.tensors[0].shape == (0, *SIZE)
+    assert make_head().assign([], [], SIZE) == []
 
 
-def test_rows_of_an_assignment(make_head):
-    assigned = make_head().assign([label_map(0), label_map(2)], SIZE, unsupervised=False)
-    part = assigned.rows([1])
-    assert part.count == assigned.count == 2 * 96
-    assert (part.tensors[0] == 2).all() and part.tensors[0].shape == (1, *SIZE)
+def soft_labels(*weights):
+    """The same weight of each class at every pixel, (K, *SIZE)."""
+    return torch.tensor(weights).view(K, 1, 1).repeat(1, *SIZE)
 
 
-def test_pseudo_maps_are_the_argmax(make_head):
+def test_soft_labels_by_hand(make_head):
+    """Cross-entropy with probabilities; a pixel whose weights are all 0 takes no part."""
+    head, target = make_head(), soft_labels(0.5, 0.3, 0.2)
+    target[:, 2:] = 0
+    assigned = head.assign([target], [True], SIZE)
+    assert assigned[0].count == 2 * SIZE[1]
+    loss = head.losses(constant(0.5, -1.0, 2.0), assigned, SIZE)["ce"]
+    log_sum = math.log(math.exp(0.5) + math.exp(-1) + math.exp(2))
+    expected = log_sum - (0.5 * 0.5 + 0.3 * -1.0 + 0.2 * 2.0)
+    assert float(loss) == pytest.approx(2 * SIZE[1] * expected, rel=1e-5)
+    assert head.agreement(constant(1.0, 0.0, 0.0), assigned) == 1
+
+
+def test_soft_labels_move_bilinearly(task):
+    target = torch.zeros(K, 2, 4)
+    target[0, :, :2], target[1, :, 2:] = 1.0, 0.5
+    moved = task.move_target(target, geometry.translation(0.5, 0), (2, 4))
+    # What comes from outside weighs nothing.
+    assert moved[0].tolist() == [[0.5, 1.0, 0.5, 0.0]] * 2
+    assert moved[1].tolist() == [[0.0, 0.0, 0.25, 0.5]] * 2
+    erased = torch.tensor([[False] * 4, [True] * 4])
+    moved = task.move_target(target, geometry.identity(), (2, 4), erased)
+    assert torch.equal(moved[:, 0], target[:, 0]) and (moved[:, 1] == 0).all()
+    assert task.count_classes([target])[:2] == [4, 4]
+    assert task.diagnose([target], [None]) == {"valid_pixels": 1.0}
+
+
+def pseudo_maps(make_head, task, outputs, valid, threshold=0.0):
+    """As a method makes them."""
+    return task.pseudo_labels(make_head().predict(outputs, SIZE, threshold), threshold, valid)
+
+
+def test_pseudo_maps_are_the_argmax(make_head, task):
     raw = torch.full((2, K, 2, 3), -3.0)
     raw[0, 1] = 0.1
     raw[1, 2, :, 0], raw[1, 0, :, 1:] = 4.0, 4.0
-    first, second = make_head().pseudo_labels((raw,), SIZE, whole(2))
+    first, second = pseudo_maps(make_head, task, (raw,), whole(2))
     assert first.dtype == torch.uint8 and first.shape == SIZE
     assert (first == 1).all()
     assert second[3].tolist() == [2] * 4 + [0] * 8
 
 
-def test_pseudo_maps_without_threshold_keep_what_is_unsure(make_head):
-    (found,) = make_head().pseudo_labels(constant(0.0, 0.01, 0.0), SIZE, whole())
+def test_pseudo_maps_without_threshold_keep_what_is_unsure(make_head, task):
+    (found,) = pseudo_maps(make_head, task, constant(0.0, 0.01, 0.0), whole())
     assert (found == 1).all()
 
 
 @pytest.mark.parametrize(("threshold", "kept"), [(0.6, True), (0.7, False)])
-def test_pseudo_maps_over_a_threshold(make_head, threshold, kept):
+def test_pseudo_maps_over_a_threshold(make_head, task, threshold, kept):
     raw = constant(math.log(0.65), math.log(0.25), math.log(0.1))
-    (found,) = make_head(threshold).pseudo_labels(raw, SIZE, whole())
-    assert (found == (0 if kept else IGNORE)).all()
+    (found,) = pseudo_maps(make_head, task, raw, whole(), threshold)
+    assert (found == (0 if kept else IGNORE_LABEL)).all()
 
 
-def test_probability_has_to_be_over_the_threshold_itself(make_head):
+def test_a_threshold_for_each_class(make_head, task):
+    raw = torch.zeros(1, K, 2, 3)
+    raw[0, 0], raw[0, 1, :, 2], raw[0, 0, :, 2] = 1.0, 1.0, 0.0  # probability .576 of 0, then of 1
+    (found,) = pseudo_maps(make_head, task, (raw,), whole(), torch.tensor([0.5, 0.6, 0.5]))
+    assert found[0, 0] == 0 and found[0, 11] == IGNORE_LABEL
+
+
+def test_probability_has_to_be_over_the_threshold_itself(make_head, task):
     raw = constant(0.0, 0.0, -200.0)  # .5 exactly
-    (found,) = make_head(0.5).pseudo_labels(raw, SIZE, whole())
-    assert (found == IGNORE).all()
+    (found,) = pseudo_maps(make_head, task, raw, whole(), 0.5)
+    assert (found == IGNORE_LABEL).all()
 
 
-def test_padding_has_no_pseudo_label(make_head):
+def test_padding_has_no_pseudo_label(make_head, task):
     valid = torch.tensor([[2.0, 1, 11, 6], [2.4, 0, 12, 7.6]])
     raw = (constant(0.0, 1.0, 0.0)[0].repeat(2, 1, 1, 1),)
-    first, second = make_head().pseudo_labels(raw, SIZE, valid)
+    first, second = pseudo_maps(make_head, task, raw, valid)
     expected = label_map()
     expected[1:6, 2:11] = 1
     assert torch.equal(first, expected)
@@ -160,24 +188,24 @@ def test_agreement_by_hand(make_head):
     head = make_head()
     target = label_map()
     target[0, :3], target[1, :1] = 2, 1
-    assigned = head.assign([target], SIZE, unsupervised=True)
+    assigned = head.assign([target], [True], SIZE)
     assert head.agreement(constant(0.0, 0.0, 1.0), assigned) == 0.75
-    nothing = head.assign([label_map()], SIZE, unsupervised=True)
+    nothing = head.assign([label_map()], [True], SIZE)
     assert math.isnan(head.agreement(constant(0.0, 0.0, 1.0), nothing))
 
 
 def test_results_at_the_size_of_the_image(make_head):
     raw = constant(0.0, 2.0, 1.0)
     (found,) = make_head().inference(raw, SIZE, [(6, 10)], [(30, 50)])
-    assert found["sem_seg"].shape == (K, 30, 50)
-    torch.testing.assert_close(found["sem_seg"][:, 17, 4], torch.tensor([0.0, 2.0, 1.0]))
+    assert found.shape == (K, 30, 50)
+    torch.testing.assert_close(found[:, 17, 4], torch.tensor([0.0, 2.0, 1.0]))
 
 
 def test_padding_is_cut_off_before_resizing(make_head):
     raw = torch.zeros(1, K, 2, 3)
     raw[0, 1, :, :2], raw[0, 2, :, 2] = 5.0, 50.0  # the last 4 of 12 columns are padding
     (found,) = make_head().inference((raw,), SIZE, [(8, 6)], [(16, 12)])
-    assert (found["sem_seg"].argmax(0) == 1).all()
+    assert (found.argmax(0) == 1).all()
 
 
 def test_moved_maps_ignore_what_comes_from_outside_and_what_is_erased(task):
@@ -185,7 +213,7 @@ def test_moved_maps_ignore_what_comes_from_outside_and_what_is_erased(task):
     erased = torch.zeros(3, 4, dtype=torch.bool)
     erased[1, 2:] = True
     moved = task.move_target(target, geometry.translation(1, 0), (3, 4), erased)
-    x = IGNORE
+    x = IGNORE_LABEL
     assert moved.tolist() == [[x, 0, 1, 2], [x, 4, x, x], [x, 8, 9, 10]]
     flip = geometry.horizontal_flip(4)
     assert torch.equal(task.move_target(target, flip, (3, 4)), target.flip(1))
@@ -201,12 +229,12 @@ def test_erased_pixels_count_where_asked_for(task, monkeypatch):
 def test_ignored_pixels_stay_ignored(task):
     target = label_map()
     moved = task.move_target(target, geometry.rotation(20), SIZE)
-    assert (moved == IGNORE).all()
+    assert (moved == IGNORE_LABEL).all()
 
 
 def make_record(folder, labels, name="map.png", **changes):
     Image.fromarray(np.asarray(labels, np.uint8)).save(folder / name)
-    lut = bytearray([IGNORE] * 256)
+    lut = bytearray([IGNORE_LABEL] * 256)
     lut[10], lut[20], lut[30] = 0, 1, 2
     height, width = np.asarray(labels).shape
     record = {
@@ -222,29 +250,29 @@ def make_record(folder, labels, name="map.png", **changes):
 
 def test_raw_ids_become_classes(tmp_path, task):
     record = make_record(tmp_path, [[10, 20, 30], [0, 255, 11]])
-    assert load_map(record).tolist() == [[0, 1, 2], [IGNORE] * 3]
+    assert task.load_map(record).tolist() == [[0, 1, 2], [IGNORE_LABEL] * 3]
     found = task.load_target(record)
-    assert found.dtype == torch.uint8 and found.tolist() == load_map(record).tolist()
+    assert found.dtype == torch.uint8 and found.tolist() == task.load_map(record).tolist()
 
 
-def test_a_map_of_another_size_names_both_files(tmp_path):
+def test_a_map_of_another_size_names_both_files(tmp_path, task):
     record = make_record(tmp_path, [[10, 20]], height=3)
     with pytest.raises(InputError) as error:
-        load_map(record)
+        task.load_map(record)
     message = str(error.value)
     assert record["sem_seg_file_name"] in message and record["file_name"] in message
     assert "(1, 2)" in message and "(3, 2)" in message
 
 
-def test_a_map_that_is_not_8_bit_is_refused(tmp_path):
+def test_a_map_that_is_not_8_bit_is_refused(tmp_path, task):
     record = make_record(tmp_path, [[10, 20]])
     Image.fromarray(np.zeros((1, 2), np.uint16)).save(record["sem_seg_file_name"])
     with pytest.raises(InputError, match=r"map\.png: expected an 8-bit"):
-        load_map(record)
+        task.load_map(record)
 
 
 @pytest.mark.parametrize("content", ["missing", "empty", "truncated"])
-def test_an_unreadable_map_is_named(tmp_path, content):
+def test_an_unreadable_map_is_named(tmp_path, task, content):
     noise = np.random.default_rng(0).integers(0, 255, (50, 50))
     record = make_record(tmp_path, noise)
     path = tmp_path / "map.png"
@@ -253,7 +281,7 @@ def test_an_unreadable_map_is_named(tmp_path, content):
     if content == "missing":
         path.unlink()
     with pytest.raises(InputError, match=r"cannot read the image .*map\.png"):
-        load_map(record)
+        task.load_map(record)
 
 
 def logits_of(prediction, classes=4):
@@ -264,11 +292,11 @@ def logits_of(prediction, classes=4):
 NAMES = ["road", "sky", "tree", "train"]
 
 
-def test_mean_iou_by_hand(tmp_path):
+def test_mean_iou_by_hand(tmp_path, task):
     first = make_record(tmp_path, [[10, 10, 20, 0]], "a.png")
     second = make_record(tmp_path, [[20, 20], [30, 10]], "b.png")
     unlabeled = {"image_id": "c.png"}
-    evaluator = MeanIoUEvaluator([first, second, unlabeled], NAMES)
+    evaluator = MeanIoUEvaluator([first, second, unlabeled], NAMES, task.load_map)
     evaluator.process([{"image_id": "c.png"}], [logits_of([[1, 1]])])
     evaluator.process(
         [{"image_id": "a.png"}, {"image_id": "b.png"}],
@@ -282,9 +310,9 @@ def test_mean_iou_by_hand(tmp_path):
     assert found["mIoU"] == pytest.approx((2 / 3 + 1 / 2 + 1 / 2) / 3)
 
 
-def test_a_class_that_is_only_predicted_has_iou_0(tmp_path):
+def test_a_class_that_is_only_predicted_has_iou_0(tmp_path, task):
     record = make_record(tmp_path, [[10, 10]])
-    evaluator = MeanIoUEvaluator([record], NAMES)
+    evaluator = MeanIoUEvaluator([record], NAMES, task.load_map)
     evaluator.process([{"image_id": "map.png"}], [logits_of([[0, 3]])])
     found = evaluator.evaluate()
     assert (found["per_class"]["road"], found["per_class"]["train"]) == (0.5, 0)
@@ -294,16 +322,16 @@ def test_a_class_that_is_only_predicted_has_iou_0(tmp_path):
     assert evaluator.evaluate()["mIoU"] == 1
 
 
-def test_no_labeled_pixel_has_no_figure(tmp_path):
+def test_no_labeled_pixel_has_no_figure(tmp_path, task):
     record = make_record(tmp_path, [[0, 0]])
-    evaluator = MeanIoUEvaluator([record], NAMES)
+    evaluator = MeanIoUEvaluator([record], NAMES, task.load_map)
     evaluator.process([{"image_id": "map.png"}], [logits_of([[0, 3]])])
     found = evaluator.evaluate()
     assert math.isnan(found["mIoU"]) and all(map(math.isnan, found["per_class"].values()))
 
 
 def test_diagnosis_by_hand(task):
-    x = IGNORE
+    x = IGNORE_LABEL
     pseudo = [torch.tensor([[0, 1], [x, 2]]).byte(), torch.tensor([[x, x], [x, 1]]).byte()]
     known = [torch.tensor([[0, 2], [1, x]]).byte(), None]
     assert task.diagnose(pseudo, known) == {"valid_pixels": 0.5, "accuracy": 0.5}
@@ -317,6 +345,7 @@ def test_results_as_targets_for_pictures(task):
 
 def test_number_of_classes_comes_from_the_data(cfg):
     own = cfg.clone()
-    assert own.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 19
+    assert len(own.TASKS.SEGMENTATION.CLASSES) == 19
+    own.TASKS.SEGMENTATION.CLASSES, own.MODEL.SEM_SEG_HEAD.NUM_CLASSES = [], 19
     with pytest.raises(InputError, match=r"MODEL\.SEM_SEG_HEAD\.NUM_CLASSES is 19, but .* has 3"):
-        Segmentation.set_num_classes(own, 3)
+        set_classes(own, "segmentation", ["a", "b", "c"])

@@ -11,7 +11,7 @@ from mtfixmatch.data.datasets.cityscapes import load_cityscapes
 from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.data.partial_labels import count_labels
 from mtfixmatch.street import generate as street
-from mtfixmatch.street.layouts import bdd100k_parts
+from mtfixmatch.street.layouts import bdd100k_splits
 from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks.segmentation import load_map
 from mtfixmatch.utils.errors import InputError
@@ -120,14 +120,14 @@ def test_scenes_are_spread_over_the_parts(pairs):
 
 
 def test_parts():
-    train = Counter(bdd100k_parts("train", i) for i in range(100))
+    train = Counter(bdd100k_splits("train", i) for i in range(100))
     assert train == {
         ("train", ""): 55,
         ("train", "train"): 20,
         ("", "train"): 20,
         ("val", "train"): 5,
     }
-    assert [bdd100k_parts("val", i) for i in range(3)] == [("val", ""), ("", "val"), ("val", "")]
+    assert [bdd100k_splits("val", i) for i in range(3)] == [("val", ""), ("", "val"), ("val", "")]
 
 
 def test_pictures_are_jpegs_of_the_scenes(top):

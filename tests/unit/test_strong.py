@@ -10,6 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from mtfixmatch.augmentation import geometry, strong
 from mtfixmatch.augmentation.strong import GEOMETRIC, PHOTOMETRIC, StrongAugmentation
 from mtfixmatch.config import add_mtfixmatch_config
+from mtfixmatch.methods import build_method
 
 # Table 10 of the paper.
 TABLE_10 = {
@@ -32,7 +33,7 @@ MOVES = ["shear_x", "shear_y", "translate_x", "translate_y", "rotate"]
 SIZE = (32, 40)
 
 
-def config(method="dense_fixmatch", *opts):
+def config(method="DenseFixMatch", *opts):
     cfg = get_cfg()
     add_mtfixmatch_config(cfg)
     cfg.merge_from_list(["FIXMATCH.METHOD", method, "SEED", 3, *opts])
@@ -301,7 +302,7 @@ def test_fixmatch_moves_no_pixel(monkeypatch):
         raise AssertionError("FixMatch* must not move an image")
 
     monkeypatch.setattr(geometry, "warp", fail)
-    augment = StrongAugmentation(config("fixmatch"))
+    augment = build_method(config("FixMatch")).strong_augmentation
     assert augment.operations == [n for n in TABLE_10 if n not in MOVES]
     images = torch.full((2, 3, 24, 24), 0.5)
     images[:, 0, :, :6], images[:, 1, 4:9] = 0.9, 0.1
@@ -317,7 +318,7 @@ def test_fixmatch_moves_no_pixel(monkeypatch):
 
 
 def test_dense_fixmatch_moves_and_flips_about_half():
-    augment = StrongAugmentation(config("dense_fixmatch"))
+    augment = build_method(config("DenseFixMatch")).strong_augmentation
     assert augment.operations == list(TABLE_10)
     matrices = torch.stack(
         [
@@ -337,14 +338,14 @@ def test_dense_fixmatch_moves_and_flips_about_half():
 
 def test_configured_values_reach_the_augmentation():
     opts = ["FIXMATCH.STRONG.NUM_OPERATIONS", 3, "FIXMATCH.STRONG.CUTOUT_AREA", (0.2, 0.25)]
-    cfg = config("dense_fixmatch", *opts, "FIXMATCH.STRONG.FLIP_PROB", 0.25)
-    augment = StrongAugmentation(cfg)
+    cfg = config("DenseFixMatch", *opts, "FIXMATCH.STRONG.FLIP_PROB", 0.25)
+    augment = build_method(cfg).strong_augmentation
     assert (augment.num_operations, augment.flip_prob) == (3, 0.25)
     assert (augment.cutout_area, augment.seed) == ((0.2, 0.25), 3)
     assert len(augment._draw_operations(0)) == 3
     expected = torch.tensor(cfg.MODEL.PIXEL_MEAN) / 255
     torch.testing.assert_close(augment.fill.flatten(), expected)
-    assert StrongAugmentation(config("fixmatch")).flip_prob == 0
+    assert build_method(config("FixMatch")).strong_augmentation.flip_prob == 0
 
 
 def test_moves_come_in_the_order_drawn_and_the_flip_last(monkeypatch):

@@ -9,6 +9,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from mtfixmatch.engine import teacher_watch as watch_module
+from mtfixmatch.engine.samples import Sample, SampleTarget
 from mtfixmatch.engine.teacher_watch import TeacherWatch
 from mtfixmatch.tasks import build_tasks
 from tests.support.engine_helpers import build_trainer, run_config
@@ -22,7 +23,7 @@ HEALTHY = {"model_0000001.pth": 0}
 class Fake:
     """A task whose targets are lists of classes."""
 
-    name, loss_parts, teacher_keys = "detection", ("cls", "box"), ("THRESHOLD", "LOSS_WEIGHT")
+    name, loss_parts, tuning_keys = "detection", ("cls", "box"), ("THRESHOLD", "LOSS_WEIGHT")
     counted, class_names, fills_pixels = "objects", ["car", "person", "rider"], False
 
     def count_classes(self, targets):
@@ -35,12 +36,11 @@ def losses(supervised, unsupervised):
 
 def record(pseudo, labels):
     """Of a batch of as many images with pseudo-labels as in `pseudo`, and with labels."""
-    batch = [{"targets": {"detection": label}} for label in labels]
+    image = torch.zeros(3, 1, 1)
+    targets = [{"detection": SampleTarget(label, is_pseudo=False)} for label in labels]
     return SimpleNamespace(
-        batch=batch,
-        labeled={"detection": list(range(len(batch)))},
-        pseudo={"detection": pseudo},
-        weak=torch.zeros(1),
+        weak=[Sample(image, 0, x) for x in targets] or [Sample(image, 0)],
+        pseudo_labels=[{"detection": target} for target in pseudo],
     )
 
 
@@ -65,7 +65,8 @@ def watch(
                 hook = TeacherWatch()
                 hook.load_state_dict(state)
             hook.trainer = trainer
-            trainer.unsupervised_weight = lambda task, step=step: float(step >= burn_in)
+            weight = lambda task, step: float(step >= burn_in)  # noqa: E731
+            trainer.method, trainer.iter = SimpleNamespace(unsupervised_weight=weight), step
             trainer.step_record = records(step)
             storage.put_scalars(**values(step))
             hook.after_step()

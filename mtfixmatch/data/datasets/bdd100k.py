@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...utils.images import read_image_size
-from ...utils.labels import IGNORE, INVALID
+from ...utils.labels import IGNORE_LABEL, INVALID_LABEL
 from ..partial_labels import count_labels
 from ..records import Record, add_labels, add_map, clip_box, make_annotation, make_record
 from .bdd100k_files import SplitFiles, check_images, find_files
@@ -25,7 +25,7 @@ from .scan import FileScanner, scan_label_map
 logger = logging.getLogger(__name__)
 
 # All records share this table.
-LUT = bytes([*range(19), *[INVALID] * (IGNORE - 19), IGNORE])
+LUT = bytes([*range(19), *[INVALID_LABEL] * (IGNORE_LABEL - 19), IGNORE_LABEL])
 # Numbers of images in the paper (Sec. 4.3), under the keys of `count_labels`.
 OFFICIAL = {
     "train": {"annotations": 69_853, "sem_seg_file_name": 6_546, "all": 2_972, "none": 143},
@@ -52,7 +52,7 @@ def bdd100k_metadata() -> dict[str, Any]:
         "thing_colors": [colors[name] for name in CLASSES],
         "stuff_classes": [x.name for x in STUFF_LABELS],
         "stuff_colors": [list(x.color) for x in STUFF_LABELS],
-        "ignore_label": IGNORE,
+        "ignore_label": IGNORE_LABEL,
     }
 
 

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.colormap import colormap
 
-from ...utils.labels import IGNORE
+from ...utils.labels import IGNORE_LABEL
 from ..records import Record
 from . import catalog
 from .bdd100k import bdd100k_metadata, load_bdd100k
@@ -89,7 +89,7 @@ def _coco_style_metadata(coco_style: CfgNode) -> dict[str, Any]:
     metadata = {
         "stuff_classes": list(coco_style.SEM_SEG_CLASSES),
         "stuff_colors": _colors(len(coco_style.SEM_SEG_CLASSES)),
-        "ignore_label": IGNORE,
+        "ignore_label": IGNORE_LABEL,
     }
     # Without a list in the config, the classes are known when the JSON has been read.
     if coco_style.THING_CLASSES:

@@ -14,7 +14,7 @@ from cityscapesscripts.helpers.labels import labels
 
 from ...utils.errors import InputError
 from ...utils.images import read_image_size, read_instance_map
-from ...utils.labels import IGNORE, INVALID
+from ...utils.labels import IGNORE_LABEL, INVALID_LABEL
 from ..records import Record, add_labels, add_map, check_map_size, make_annotation, make_record
 from .cityscapes_files import INSTANCES_SUFFIX, LABELS_SUFFIX, find_images, find_maps, image_id
 from .scan import FileScanner, scan_label_map
@@ -39,7 +39,7 @@ def cityscapes_metadata() -> dict[str, Any]:
         "thing_colors": [list(x.color) for x in THING_LABELS],
         "stuff_classes": [x.name for x in STUFF_LABELS],
         "stuff_colors": [list(x.color) for x in STUFF_LABELS],
-        "ignore_label": IGNORE,
+        "ignore_label": IGNORE_LABEL,
     }
 
 
@@ -70,8 +70,8 @@ def load_cityscapes(*, root: str, split: str, scan: FileScanner) -> list[Record]
 @cache
 def label_id_lut() -> bytes:
     """Return the look-up table of 256 bytes, label id -> train id."""
-    lut = np.full(256, INVALID, np.uint8)
-    lut[sorted(LABEL_IDS)] = IGNORE
+    lut = np.full(256, INVALID_LABEL, np.uint8)
+    lut[sorted(LABEL_IDS)] = IGNORE_LABEL
     lut[[x.id for x in STUFF_LABELS]] = [x.trainId for x in STUFF_LABELS]
     return lut.tobytes()
 

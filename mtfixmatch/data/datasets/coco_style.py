@@ -10,7 +10,7 @@ import numpy as np
 
 from ...utils.errors import InputError
 from ...utils.images import read_image_size
-from ...utils.labels import IGNORE, INVALID
+from ...utils.labels import IGNORE_LABEL, INVALID_LABEL
 from ..records import (
     Record,
     add_labels,
@@ -162,22 +162,22 @@ def _convert_box(bbox: list[float], record: Record, annotation: str) -> list[flo
 
 
 def _make_lut(classes: Sequence[str], ignore_label: int, key: str) -> bytes:
-    """Return the look-up table of the maps, id -> class, `IGNORE` or `INVALID`."""
+    """Return the look-up table of the maps, id -> class, `IGNORE_LABEL` or `INVALID_LABEL`."""
     if not classes:
         raise InputError(f"{SEM_SEG_KEY} is empty: name the classes of the maps in {key}")
-    if len(classes) > INVALID or len(set(classes)) < len(classes):
+    if len(classes) > INVALID_LABEL or len(set(classes)) < len(classes):
         raise InputError(
             f"{SEM_SEG_KEY} lists {len(classes)} classes, "
-            f"expected different names and at most {INVALID}"
+            f"expected different names and at most {INVALID_LABEL}"
         )
     if not len(classes) <= ignore_label <= 255:
         raise InputError(
             f"{IGNORE_KEY} is {ignore_label}, expected {len(classes)} to 255: "
             f"the ids below are the classes of {SEM_SEG_KEY}"
         )
-    lut = np.full(256, INVALID, np.uint8)
+    lut = np.full(256, INVALID_LABEL, np.uint8)
     lut[: len(classes)] = np.arange(len(classes))
-    lut[ignore_label] = IGNORE
+    lut[ignore_label] = IGNORE_LABEL
     return lut.tobytes()
 
 
@@ -190,6 +190,6 @@ def _add_maps(
     maps = {name: files[stem] for name, stem in stems.items() if stem in files}
     if not any(path in scans for path in maps.values()):
         raise InputError(f"{key}: no map in {folder} is named and placed like an image")
-    num_classes = sum(x < INVALID for x in lut)
+    num_classes = sum(x < INVALID_LABEL for x in lut)
     expected = f"neither one of the {num_classes} classes of {SEM_SEG_KEY} nor {IGNORE_KEY}"
     add_labels(records, maps, scans, partial(add_map, lut=lut, expected=expected))

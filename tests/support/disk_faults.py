@@ -1,4 +1,4 @@
-"""Disks that fail, and processes that die, in the middle of a write."""
+"""Disk errors and deaths of a process in the middle of a write, and a small checkpoint to write."""
 
 import builtins
 import errno
@@ -17,17 +17,17 @@ FAULTS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "read-only": errno.EROFS}
 
 
 class _File:
-    """Writes up to a byte of all that is written through `mtfixmatch.utils.files`, then acts."""
+    """Writes until a byte count shared by all files is used up, then calls `act`."""
 
     def __init__(self, file, left: list[int], act: Callable[[], NoReturn]):
         self._file, self._left, self._act = file, left, act
 
     def write(self, block) -> int:
-        whole = len(block) <= self._left[0]
+        fits = len(block) <= self._left[0]
         self._file.write(block[: max(self._left[0], 0)])
         self._left[0] -= len(block)
-        if not whole:
-            self._file.flush()  # what is written before the fault is on its way to the disk
+        if not fits:
+            self._file.flush()  # the bytes before the fault reach the disk
             self._act()
         return len(block)
 
@@ -43,7 +43,7 @@ class _File:
 
 @contextmanager
 def at_byte(offset: int, act: Callable[[], NoReturn]) -> Iterator[None]:
-    """Call `act` in the write that passes the byte `offset`, counted over all files."""
+    """Call `act` in the write of `mtfixmatch.utils.files` that passes a byte, over all files."""
     left = [offset]
 
     def opened(path, mode="r", **kwargs):
@@ -57,13 +57,13 @@ def at_byte(offset: int, act: Callable[[], NoReturn]) -> Iterator[None]:
 
 @contextmanager
 def at_call(name: str, number: int, act: Callable[[], NoReturn]) -> Iterator[None]:
-    """Call `act` in the place of the call `number` (from 0) of os.<name>."""
+    """Call `act` instead of os.<name> in its call `number`, counted from 0."""
     left = [number]
-    right = getattr(os, name)
+    original = getattr(os, name)
 
     def call(*args, **kwargs):
         left[0] -= 1
-        return act() if left[0] == -1 else right(*args, **kwargs)
+        return act() if left[0] == -1 else original(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, name, call)
@@ -71,7 +71,7 @@ def at_call(name: str, number: int, act: Callable[[], NoReturn]) -> Iterator[Non
 
 
 def raising(number: int) -> Callable[[], NoReturn]:
-    """Fail as the system does with errno `number`."""
+    """Return a function that raises the OSError of an errno."""
 
     def act() -> NoReturn:
         raise OSError(number, os.strerror(number))
@@ -83,7 +83,7 @@ def raising(number: int) -> Callable[[], NoReturn]:
 
 
 class Step:
-    """The part of a trainer's state that tells one checkpoint from another."""
+    """State of a trainer that is nothing but its step."""
 
     def __init__(self, step):
         self.step = step
@@ -106,11 +106,11 @@ def save(folder, step):
 
 
 def resumed(folder):
-    """The step that a run in the folder goes on from; its weights are of the same step."""
-    found = checkpointer(folder)
-    found.resume_or_load("", resume=True)
-    step = found.checkpointables["trainer"].step
-    assert (found.model.weight == step).all()
+    """The step that a run in the folder resumes from; checks that its weights are of that step."""
+    loaded = checkpointer(folder)
+    loaded.resume_or_load("", resume=True)
+    step = loaded.checkpointables["trainer"].step
+    assert (loaded.model.weight == step).all()
     return step
 
 
@@ -119,7 +119,7 @@ def contents(folder):
 
 
 def bytes_of_a_save(folder):
-    """How much a save writes: the checkpoint, the index, last_checkpoint."""
+    """Number of bytes that one save writes: the checkpoint, the index and last_checkpoint."""
     folder.mkdir()
     save(folder, 1)
     first = sum(map(len, contents(folder).values()))

@@ -1,16 +1,26 @@
-"""Mutated files and annotations, read as a training reads them."""
+"""Cases of corrupt files and annotations, each read as a training reads it."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mtfixmatch.utils.errors import InputError
-from tests.support.fuzz_data import message_of, read_all, tree_of, truth_of, write_tree
-from tests.support.fuzz_files import ERROR, MUTATIONS, SAME, Mutant, Mutate, Source, map_unknown_id
-from tests.support.fuzz_labels import EDITS
+from tests.support.fuzz.dataset import expected_of, message_of, read_all, tree_of, write_tree
+from tests.support.fuzz.files import (
+    ERROR,
+    MUTATIONS,
+    SAME,
+    SAME_OR_ERROR,
+    Mutant,
+    Mutate,
+    Source,
+    map_unknown_id,
+)
+from tests.support.fuzz.labels import EDITS
 
+# By layout: the kind of each file that is mutated.
 KINDS = {
     "coco_style": {"images/a.png": "png", "images/b.jpg": "jpeg", "maps/c.png": "map"},
     "bdd100k": {
@@ -28,7 +38,7 @@ JSON_FILES = {"coco_style": "boxes.json", "bdd100k": "labels/det_20/det_train.js
 
 @dataclass(frozen=True)
 class Case:
-    """One way to spoil one file of one layout."""
+    """One way to corrupt one file of one layout."""
 
     layout: str
     path: str
@@ -40,7 +50,7 @@ class Case:
 
 
 def file_cases() -> list[Case]:
-    places = [(layout, *x) for layout, found in KINDS.items() for x in found.items()]
+    places = [(layout, *x) for layout, kinds in KINDS.items() for x in kinds.items()]
     places += [(layout, path, "json") for layout, path in JSON_FILES.items()]
     return [Case(*place, mutate) for place in places for mutate in MUTATIONS[place[2]]]
 
@@ -56,52 +66,50 @@ def label_cases() -> list[Case]:
 
 
 def complaints(cases: list[Case], count: int, seed: int, folder: Path) -> list[str]:
-    """Try so many, each case in turn; what was wrong."""
+    """Run `count` tries, each case in turn, and return what went wrong."""
     tries = ((cases[i % len(cases)], seed + i) for i in range(count))
     return [problem for case, i in tries if (problem := complaint(case, i, folder))]
 
 
 def complaint(case: Case, seed: int, folder: Path) -> str:
-    """Spoil the file and read all: "" if that came of it which should, else what is wrong."""
+    """Corrupt the file and read all; returns "" if the outcome is right, else what is wrong."""
     source = tree_of(case.layout)[case.path]
     name = Path(case.path).name[0]
     mutant = case.mutate(Source(case.kind, name, source), np.random.default_rng(seed))
     root = folder / "case"
     shutil.rmtree(root, ignore_errors=True)
     write_tree(tree_of(case.layout), root)
-    place = root / case.path
-    place.unlink()
+    path = root / case.path
+    path.unlink()
     if mutant.content is None:
-        place.symlink_to(root / "gone")
+        path.symlink_to(root / "gone")
     else:
-        place.write_bytes(mutant.content)
-    problem = _problem(case, mutant, name, root, place)
+        path.write_bytes(mutant.content)
+    problem = _problem(case, mutant, name, path, root)
     return f"{case}, seed {seed}: {problem}" if problem else ""
 
 
-def _problem(case: Case, mutant: Mutant, name: str, root: Path, place: Path) -> str:
+def _problem(case: Case, mutant: Mutant, name: str, path: Path, root: Path) -> str:
     try:
-        seen = read_all(case.layout, root)
+        examples = read_all(case.layout, root)
     except InputError as error:
         message = message_of(error)
         if mutant.outcome == SAME:
             return f"should have been read, but {message}"
-        good = str(place) in message and "\n" not in message and len(message) < 700
+        good = str(path) in message and "\n" not in message and len(message) < 700
         return "" if good else f"a bad message: {message}"
     except Exception as error:
         return f"a traceback: {error!r}"
     if mutant.outcome == ERROR:
         return "was read without an error"
-    if not all(x.is_sane() for x in seen.values()):
-        return "gave labels that cannot be"
-    if mutant.outcome not in (SAME, "same or error"):
+    if not all(x.is_sane() for x in examples.values()):
+        return "gave invalid labels"
+    if mutant.outcome not in (SAME, SAME_OR_ERROR):
         return ""
-    truth = dict(truth_of(case.layout, root.parent))
+    expected = dict(expected_of(case.layout, root.parent))
     if mutant.image is not None:
-        truth[name].image, before = mutant.image, truth[name].image
-    same = seen.keys() == truth.keys() and all(
-        seen[key].equals(truth[key], mutant.tolerance) for key in truth
+        expected[name] = replace(expected[name], image=mutant.image)
+    same = examples.keys() == expected.keys() and all(
+        examples[key].equals(expected[key], mutant.tolerance) for key in expected
     )
-    if mutant.image is not None:
-        truth[name].image = before
     return "" if same else "was read wrongly, without an error"

@@ -21,6 +21,7 @@ from mtfixmatch.data.samplers import Draw
 from mtfixmatch.engine import evaluate_checkpoint
 from mtfixmatch.engine.evaluation import geometric_mean
 from mtfixmatch.engine.hooks import Diagnostics, EvaluateTeacher
+from mtfixmatch.methods import Supervised
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError
 from tests.support.engine_helpers import (
@@ -309,18 +310,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(street_root, tmp_path, task, ke
     head, names = trainer._trainer.student.heads[task], []
     right = head.losses
 
-    def losses(raw, assigned):
-        found = right(raw, assigned)
+    def losses(*given):
+        found = right(*given)
         return found | {key: found[key] * float("nan")} if trainer.iter == 3 else found
 
     head.losses = losses
-    unlabeled = trainer._trainer._unlabeled
+    compute_gradients = trainer._trainer.compute_gradients
 
-    def note(batch):
+    def note(batch, images):
         names[:] = [item["file_name"] for item in batch]
-        return unlabeled(batch)
+        return compute_gradients(batch, images)
 
-    trainer._trainer._unlabeled = note
+    trainer._trainer.compute_gradients = note
     with pytest.raises(FloatingPointError) as caught:
         trainer.train()
     message = str(caught.value)
@@ -328,7 +329,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(street_root, tmp_path, task, ke
     assert all(name in message for name in names) and len(names) == 4
     assert files_of(tmp_path) == ["bad_step_0000003.pth", "model_0000001.pth"]
     found = torch.load(tmp_path / "model_0000001.pth")
-    for part in ("model", "teacher"):
+    for part in ("model", "student"):
         assert all(value.isfinite().all() for value in found[part].values())
     resumed = build_trainer(trainer.cfg, resume=True)
     assert resumed.start_iter == 2
@@ -367,29 +368,23 @@ def test_diagnostics_compare_with_the_hidden_labels(street_root, tmp_path):
     hidden = [r for r in train_records(cfg, tasks) if len(r.get("hidden", {})) == 2][:4]
     items = [mapper(r, Draw(i, 2, i)) for i, r in enumerate(hidden)]
     assert all(set(item["targets"].values()) == {None} for item in items)
-    right = measured(tasks, items, [item["known"] for item in items])
+    right = measured(tasks, items, [item["hidden_targets"] for item in items])
     assert right["[metric]segmentation/accuracy"] == 1
     assert right["[metric]detection/precision"] == right["[metric]detection/recall"] == 1
-    wrong = measured(tasks, items, [item["known"] for item in items[1:] + items[:1]])
+    wrong = measured(tasks, items, [item["hidden_targets"] for item in items[1:] + items[:1]])
     assert wrong["[metric]segmentation/accuracy"] < 0.95
     assert wrong["[metric]detection/recall"] < 0.9
     blind = [mapper(r, Draw(i, 3, i)) for i, r in enumerate(hidden)]
-    figures = measured(tasks, blind, [item["known"] for item in items])
+    figures = measured(tasks, blind, [item["hidden_targets"] for item in items])
     assert not any(name.endswith(("accuracy", "precision", "recall")) for name in figures)
 
 
 def measured(tasks, items, pseudo):
-    rows = list(range(len(items)))
-    record = SimpleNamespace(
-        batch=items,
-        unlabeled={task.name: rows for task in tasks},
-        pseudo={task.name: [p[task.name] for p in pseudo] for task in tasks},
-        agreement={},
-    )
+    record = SimpleNamespace(batch=items, pseudo_labels=pseudo, agreement={})
     hook = Diagnostics()
-    cfg = SimpleNamespace(FIXMATCH=SimpleNamespace(METHOD="supervised"))
+    given = {"step_record": record, "tasks": tasks, "method": Supervised(weak_flip_prob=0.0)}
     with EventStorage() as storage:
-        hook.trainer = SimpleNamespace(step_record=record, tasks=tasks, storage=storage, cfg=cfg)
+        hook.trainer = SimpleNamespace(storage=storage, **given)
         hook.after_step()
     return {key: value for key, (value, _) in storage.latest().items()}
 
@@ -448,7 +443,7 @@ def simple_root(tmp_path_factory):
 def test_four_images_are_learned_by_heart(simple_root, tmp_path):
     cfg = tiny_config(
         simple_root,
-        *("DATASETS.TEST", ("street_train",), "FIXMATCH.METHOD", "supervised"),
+        *("DATASETS.TEST", ("street_train",), "FIXMATCH.METHOD", "Supervised"),
         *("DATALOADER.SAMPLING", "uniform", "INPUT.TRAIN_SIZE", (128, 128)),
         *("INPUT.SCALE_RANGE", (1.0, 1.0), "INPUT.FLIP_PROB", 0.0),
         *("MODEL.FPN.OUT_CHANNELS", 64, "SOLVER.BASE_LR", 0.03, "SOLVER.MAX_ITER", 80),

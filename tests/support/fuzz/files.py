@@ -1,4 +1,4 @@
-"""Mutations of picture and JSON files, each with what has to come of it."""
+"""Mutations of image and JSON files, each with the outcome that a reader must have."""
 
 import io
 import re
@@ -12,16 +12,15 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from tests.support.fuzz_data import HEIGHT, WIDTH, encoded, picture_of
+from tests.support.fuzz.dataset import HEIGHT, WIDTH, encoded, picture_of
 
-SAME = "same"  # it is read, and everything is as in the file that was not mutated
+SAME = "same"  # it is read as the original file is
 ERROR = "error"
 SAME_OR_ERROR = "same or error"
-# Where a format has no checksums, nobody can see that a value is another: it is an error, or within
-# its range.
+# A format without checksums cannot tell that a value changed: it is an error or within its range.
 SANE = "sane or error"
 ORIENTATION = 0x0112
-# How Pillow has to turn a picture so that each orientation turns it back.
+# By EXIF orientation: the transposition that a reader undoes.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,10 +37,10 @@ class Mutant:
     """A mutated file.
 
     Attributes:
-        content: of the file; None: there is none.
+        content: content of the file; None: the file is missing.
         outcome: SAME, ERROR, SAME_OR_ERROR or SANE.
-        image: what is seen instead of the picture, (H, W, 3); None: the picture.
-        tolerance: mean difference in grey levels.
+        image: (H, W, 3) uint8 that a reader must give; None: that of the original file.
+        tolerance: allowed mean difference of the image in grey levels.
     """
 
     content: bytes | None
@@ -52,18 +51,45 @@ class Mutant:
 
 @dataclass
 class Source:
-    """A file before its mutation: its kind is "png", "jpeg", "map", "instances" or "json"."""
+    """A file before its mutation.
+
+    Attributes:
+        kind: "png", "jpeg", "map", "instances" or "json".
+        name: name of the image that it belongs to.
+        content: content of the file.
+    """
 
     kind: str
-    name: str  # of the image that it belongs to
+    name: str
     content: bytes
+
+    @property
+    def picture(self) -> np.ndarray:
+        """(H, W, 3) uint8: what the image shows."""
+        return picture_of(self.name)
+
+    @property
+    def format(self) -> str:
+        """Format of an image, as Pillow names it."""
+        return "JPEG" if self.kind == "jpeg" else "PNG"
+
+    @property
+    def tolerance(self) -> float:
+        """Mean difference in grey levels that the format may cause."""
+        return 4.0 if self.kind == "jpeg" else 0.0
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(H, W) pixels of a map."""
+        with Image.open(io.BytesIO(self.content)) as image:
+            return np.array(image)
 
 
 Mutate = Callable[[Source, Generator], Mutant]
 
 
 def by_kind(source: Source, checked: str, unchecked: str) -> str:
-    """The outcome where a format has checksums, and where it has none."""
+    """Outcome of a source: `checked` if its format has checksums, else `unchecked`."""
     return unchecked if source.kind in ("jpeg", "json") else checked
 
 
@@ -91,7 +117,7 @@ def flipped(source: Source, rng: Generator) -> Mutant:
 
 
 def zeroed(source: Source, rng: Generator) -> Mutant:
-    """As a disk leaves a file that was not written to its end."""
+    """A hole of zeros, as in a file that was not written to its end."""
     start = int(rng.integers(0, len(source.content) - 8))
     end = start + int(rng.integers(8, 200))
     hole = bytes(len(source.content[start:end]))
@@ -100,7 +126,7 @@ def zeroed(source: Source, rng: Generator) -> Mutant:
 
 
 def shuffled(source: Source, rng: Generator) -> Mutant:
-    """Two blocks of the file have changed places."""
+    """Two blocks of the file in the wrong order."""
     a, b, c = sorted(int(x) for x in rng.integers(0, len(source.content), 3))
     x = source.content
     return Mutant(x[:a] + x[b:c] + x[a:b] + x[c:], by_kind(source, SAME_OR_ERROR, SANE))
@@ -111,7 +137,7 @@ def noise(source: Source, rng: Generator) -> Mutant:
 
 
 def page(source: Source, rng: Generator) -> Mutant:
-    """What a server sends in the place of a file."""
+    """The error page of a server instead of the file."""
     return Mutant(b"<!DOCTYPE html><html><body>404 Not Found</body></html>", ERROR)
 
 
@@ -123,18 +149,19 @@ def extended(source: Source, rng: Generator) -> Mutant:
 
 
 def huge(source: Source, rng: Generator) -> Mutant:
-    """A header that says there are more pixels than anybody wants, with a right checksum."""
+    """A header of far too many pixels, with a valid checksum."""
     sides = tuple(int(x) for x in rng.integers(30_000, 65_000, 2))
     return Mutant(with_size(source, *sides), ERROR)
 
 
 def resized(source: Source, rng: Generator) -> Mutant:
-    """A header that says there is a little more than there is."""
+    """A header of a slightly wider image."""
     extra = int(rng.integers(1, 30))
     return Mutant(with_size(source, WIDTH + extra, HEIGHT), ERROR)
 
 
 def with_size(source: Source, width: int, height: int) -> bytes:
+    """The file with another size in its header."""
     content = source.content
     if source.kind == "jpeg":
         at = content.index(b"\xff\xc0") + 5  # of a baseline frame: height, width
@@ -144,90 +171,82 @@ def with_size(source: Source, width: int, height: int) -> bytes:
 
 
 def other_format(source: Source, rng: Generator) -> Mutant:
-    """A GIF: no format of a photograph."""
-    return Mutant(encoded(Image.fromarray(picture_of(source.name)).convert("P"), "GIF"), ERROR)
+    """A GIF, which no reader accepts."""
+    return Mutant(encoded(Image.fromarray(source.picture).convert("P"), "GIF"), ERROR)
 
 
 def grey(source: Source, rng: Generator) -> Mutant:
-    plane = picture_of(source.name)[..., 0]
-    kind = "JPEG" if source.kind == "jpeg" else "PNG"
-    return Mutant(encoded(plane, kind), SAME, plane[..., None].repeat(3, 2), tolerance_of(source))
-
-
-def tolerance_of(source: Source) -> float:
-    return 4.0 if source.kind == "jpeg" else 0.0
+    plane = source.picture[..., 0]
+    image = plane[..., None].repeat(3, 2)
+    return Mutant(encoded(plane, source.format), SAME, image, source.tolerance)
 
 
 def turned(source: Source, rng: Generator) -> Mutant:
+    """An image that its EXIF orientation turns back."""
     orientation = int(rng.choice(list(TURNS)))
-    picture = picture_of(source.name)
-    image = Image.fromarray(picture).transpose(TURNS[orientation])
+    image = Image.fromarray(source.picture).transpose(TURNS[orientation])
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    kind = "JPEG" if source.kind == "jpeg" else "PNG"
-    return Mutant(encoded(image, kind, exif=exif), SAME, picture, tolerance_of(source))
+    content = encoded(image, source.format, exif=exif)
+    return Mutant(content, SAME, source.picture, source.tolerance)
 
 
 def bad_exif(source: Source, rng: Generator) -> Mutant:
-    """It says nothing that can be understood, so the picture is taken as it is."""
-    picture = picture_of(source.name)
-    kind = "JPEG" if source.kind == "jpeg" else "PNG"
+    """EXIF data that cannot be read, so the image is taken as it is."""
     exif = b"Exif\x00\x00" + rng.bytes(30)
-    return Mutant(encoded(picture, kind, exif=exif), SAME, picture, tolerance_of(source))
+    content = encoded(source.picture, source.format, exif=exif)
+    return Mutant(content, SAME, source.picture, source.tolerance)
 
 
 def other_size(source: Source, rng: Generator) -> Mutant:
-    """A whole picture, but another one than its labels were made for."""
-    picture = picture_of(source.name)[int(rng.integers(1, 20)) :]
-    return Mutant(encoded(picture, "JPEG" if source.kind == "jpeg" else "PNG"), ERROR)
+    """A sound image of another size than its labels."""
+    return Mutant(encoded(source.picture[int(rng.integers(1, 20)) :], source.format), ERROR)
 
 
 def cmyk(source: Source, rng: Generator) -> Mutant:
-    picture = picture_of(source.name)
-    image = Image.fromarray(picture).convert("CMYK")
-    return Mutant(encoded(image, "JPEG"), SAME, picture, 4.0)
+    image = Image.fromarray(source.picture).convert("CMYK")
+    return Mutant(encoded(image, "JPEG"), SAME, source.picture, 4.0)
 
 
 def progressive(source: Source, rng: Generator) -> Mutant:
-    picture = picture_of(source.name)
-    return Mutant(encoded(picture, "JPEG", progressive=True), SAME, picture, 4.0)
+    return Mutant(encoded(source.picture, "JPEG", progressive=True), SAME, source.picture, 4.0)
 
 
 def sixteen_bits(source: Source, rng: Generator) -> Mutant:
-    plane = picture_of(source.name)[..., 0]
+    plane = source.picture[..., 0]
     content = encoded(plane.astype(np.uint16) * 257, "PNG")
     return Mutant(content, SAME, plane[..., None].repeat(3, 2))
 
 
 def sixteen_bits_color(source: Source, rng: Generator) -> Mutant:
-    picture = picture_of(source.name)
+    picture = source.picture
     _, content = cv2.imencode(".png", picture[..., ::-1].astype(np.uint16) * 257)
     return Mutant(content.tobytes(), SAME, picture)
 
 
 def palette(source: Source, rng: Generator) -> Mutant:
-    picture = picture_of(source.name)
+    picture = source.picture
     image = Image.fromarray(picture).convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
     assert np.array_equal(np.asarray(image.convert("RGB")), picture)
     return Mutant(encoded(image, "PNG"), SAME, picture)
 
 
 def transparent(source: Source, rng: Generator) -> Mutant:
-    """The transparency is dropped, the colours under it stay."""
-    picture = picture_of(source.name)
+    """Random transparency, which a reader drops; the colours stay."""
+    picture = source.picture
     alpha = rng.integers(0, 256, (HEIGHT, WIDTH, 1), dtype=np.uint8)
     return Mutant(encoded(np.concatenate([picture, alpha], axis=2), "PNG"), SAME, picture)
 
 
 def grey_transparent(source: Source, rng: Generator) -> Mutant:
-    plane = picture_of(source.name)[..., :1]
+    plane = source.picture[..., :1]
     alpha = rng.integers(0, 256, plane.shape, dtype=np.uint8)
     content = encoded(np.concatenate([plane, alpha], axis=2), "PNG")
     return Mutant(content, SAME, plane.repeat(3, 2))
 
 
 def one_bit(source: Source, rng: Generator) -> Mutant:
-    plane = picture_of(source.name)[..., 0] > 127
+    plane = source.picture[..., 0] > 127
     expected = plane[..., None].repeat(3, 2) * np.uint8(255)
     return Mutant(encoded(Image.fromarray(plane), "PNG"), SAME, expected)
 
@@ -235,14 +254,9 @@ def one_bit(source: Source, rng: Generator) -> Mutant:
 # Maps
 
 
-def ids_of(source: Source) -> np.ndarray:
-    with Image.open(io.BytesIO(source.content)) as image:
-        return np.array(image)
-
-
 def map_palette(source: Source, rng: Generator) -> Mutant:
-    """The ids as indices, whatever the colours: that is how many tools write maps."""
-    ids = ids_of(source)
+    """The ids as palette indices with random colours, which many tools write."""
+    ids = source.ids
     image = Image.fromarray(ids.astype(np.uint8)).convert("P")
     image.putdata(ids.ravel().tolist())
     image.putpalette(rng.integers(0, 256, 768).tolist())
@@ -256,30 +270,30 @@ def map_colors(source: Source, rng: Generator) -> Mutant:
 
 
 def map_few_bits(source: Source, rng: Generator) -> Mutant:
-    return Mutant(encoded(Image.fromarray(ids_of(source) > 0), "PNG"), ERROR)
+    return Mutant(encoded(Image.fromarray(source.ids > 0), "PNG"), ERROR)
 
 
 def map_other_depth(source: Source, rng: Generator) -> Mutant:
-    """A semantic map of 16 bits, an instance map of 8 whose numbers are cut off."""
-    ids = ids_of(source)
+    """A semantic map of 16 bits, or an instance map of 8, which drops the high bits."""
+    ids = source.ids
     if source.kind == "map":
         return Mutant(encoded(ids.astype(np.uint16), "PNG"), ERROR)
     return Mutant(encoded((ids % 256).astype(np.uint8), "PNG"), SANE)
 
 
 def map_jpeg(source: Source, rng: Generator) -> Mutant:
-    return Mutant(encoded(ids_of(source).astype(np.uint8), "JPEG"), ERROR)
+    return Mutant(encoded(source.ids.astype(np.uint8), "JPEG"), ERROR)
 
 
 def map_unknown_id(source: Source, rng: Generator) -> Mutant:
-    ids = ids_of(source)
+    ids = source.ids
     unknown = [60, 200, 254] if source.kind == "map" else [60, 999, 60_001, 7_003]
     ids[int(rng.integers(HEIGHT)), int(rng.integers(WIDTH))] = rng.choice(unknown)
     return Mutant(encoded(ids, "PNG"), ERROR)
 
 
 def map_other_size(source: Source, rng: Generator) -> Mutant:
-    return Mutant(encoded(ids_of(source)[:, int(rng.integers(1, 20)) :], "PNG"), ERROR)
+    return Mutant(encoded(source.ids[:, int(rng.integers(1, 20)) :], "PNG"), ERROR)
 
 
 # JSON files

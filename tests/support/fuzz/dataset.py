@@ -1,6 +1,6 @@
 """A small data set in each layout, read through the real readers and the real mapper.
 
-Its files are kept in memory, so that a case can spoil one of them in a folder of its own.
+Its files are kept in memory, so that each case can corrupt one of them in a folder of its own.
 """
 
 import io
@@ -26,7 +26,7 @@ from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError, InputErrors
 
 HEIGHT, WIDTH = 48, 64
-# By image: [x0, y0, x1, y1] in corner coordinates, and the class, of what is drawn into it.
+# By image: box [x0, y0, x1, y1] in corner coordinates and class of each object drawn into it.
 OBJECTS = {
     "a": [([8, 6, 30, 20], "person"), ([34, 10, 60, 44], "car")],
     "b": [([2, 2, 20, 40], "car")],
@@ -34,11 +34,11 @@ OBJECTS = {
 }
 GROUND, SKY = 0, 10  # train ids
 TRAIN_ID = {"person": 11, "car": 13}
-LABEL_ID = {GROUND: 7, SKY: 23, 11: 24, 13: 26}  # of Cityscapes
+LABEL_ID = {GROUND: 7, SKY: 23, 11: 24, 13: 26}  # train id -> id of Cityscapes
 
 
 def picture_of(name: str) -> np.ndarray:
-    """(H, W, 3) uint8 in 16 colours at most, so that a palette holds it."""
+    """(H, W, 3) uint8 image of at most 16 colours, so that a palette holds it."""
     rng = np.random.default_rng(ord(name))
     colors = rng.integers(0, 256, (4, 3), dtype=np.uint8)
     classes = np.searchsorted([GROUND, SKY, 11, 13], map_of(name))
@@ -46,7 +46,7 @@ def picture_of(name: str) -> np.ndarray:
 
 
 def map_of(name: str) -> np.ndarray:
-    """(H, W) uint8 of train ids."""
+    """(H, W) uint8 map of train ids."""
     ids = np.full((HEIGHT, WIDTH), GROUND, np.uint8)
     ids[: HEIGHT // 3] = SKY
     for (x0, y0, x1, y1), thing in OBJECTS[name]:
@@ -54,13 +54,12 @@ def map_of(name: str) -> np.ndarray:
     return ids
 
 
-def encoded(array: np.ndarray | Image.Image, kind: str, **options) -> bytes:
-    """The bytes of an image file."""
+def encoded(array: np.ndarray | Image.Image, file_format: str, **options) -> bytes:
+    """Content of an image file of this format."""
     image = array if isinstance(array, Image.Image) else Image.fromarray(array)
     file = io.BytesIO()
-    image.save(
-        file, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}) | options
-    )
+    defaults = {"quality": 95, "subsampling": 0} if file_format == "JPEG" else {}
+    image.save(file, file_format, **defaults | options)
     return file.getvalue()
 
 
@@ -122,7 +121,7 @@ def cityscapes_tree() -> Tree:
 
 
 def read_coco(root: Path, **options) -> list[dict]:
-    # Train ids up to the largest that occurs.
+    # All train ids up to the largest one in the maps.
     classes = [str(i) for i in range(max(TRAIN_ID.values()) + 1)]
     records, _ = load_coco_style(
         images=str(root / "images"),
@@ -173,14 +172,14 @@ def _mapper() -> TrainMapper:
 
 
 @dataclass
-class Seen:
-    """What the network would be given of an image: as it is in its file, and in a training.
+class Example:
+    """An image and its labels as they were read, and the item that a training would get.
 
     Attributes:
         image: (H, W, 3) uint8.
-        boxes: rows x0, y0, x1, y1, class, iscrowd; None if it is not labeled.
-        classes: (H, W) uint8; likewise.
-        item: of TrainMapper.
+        boxes: rows x0, y0, x1, y1, class, iscrowd; None if not labeled with boxes.
+        classes: (H, W) uint8 train ids; None if not labeled with a map.
+        item: what TrainMapper returns.
     """
 
     image: np.ndarray
@@ -188,8 +187,8 @@ class Seen:
     classes: np.ndarray | None
     item: dict
 
-    def equals(self, other: "Seen", tolerance: float = 0) -> bool:
-        """Whether both are the same, but for a mean difference of so many grey levels."""
+    def equals(self, other: "Example", tolerance: float = 0) -> bool:
+        """Whether both are the same, up to `tolerance` mean grey levels between the images."""
         if self.image.shape != other.image.shape or self.boxes != other.boxes:
             return False
         difference = np.abs(self.image.astype(int) - other.image).mean()
@@ -199,29 +198,29 @@ class Seen:
         )
 
     def is_sane(self) -> bool:
-        """Whether a network can be trained on it: all in their ranges, nothing but numbers."""
+        """Whether all labels and shapes are in their ranges, so that a network can be trained."""
         height, width = self.image.shape[:2]
         for x0, y0, x1, y1, category, crowd in self.boxes or []:
             if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
                 return False
             if category not in range(10) or crowd not in (0, 1):
                 return False
-        found = self.item["targets"]["detection"]
-        corners = found.gt_boxes.tensor if found is not None else np.zeros((0, 4))
-        moved = bool((corners[:, 2:] > corners[:, :2]).all() and (corners <= 64).all())
-        known = {*range(19), 255}
+        instances = self.item["targets"]["detection"]
+        corners = instances.gt_boxes.tensor if instances is not None else np.zeros((0, 4))
+        good_boxes = bool((corners[:, 2:] > corners[:, :2]).all() and (corners <= 64).all())
+        labels = {*range(19), 255}
         classes = set() if self.classes is None else set(np.unique(self.classes).tolist())
-        return moved and classes <= known and tuple(self.item["image"].shape) == (3, 64, 64)
+        return good_boxes and classes <= labels and tuple(self.item["image"].shape) == (3, 64, 64)
 
 
-def read_all(layout: str, root: Path) -> dict[str, Seen]:
-    """What is seen of each image, by the first letter of its file.
+def read_all(layout: str, root: Path) -> dict[str, Example]:
+    """Read all images and labels, by the first letter of the image's file.
 
     Raises:
-        InputError: whatever is wrong.
+        InputError: a file or label is wrong.
     """
     mapper = _mapper()
-    seen = {}
+    examples = {}
     for step, record in enumerate(LAYOUTS[layout][1](root)):
         boxes = classes = None
         if "annotations" in record:
@@ -231,18 +230,19 @@ def read_all(layout: str, root: Path) -> dict[str, Seen]:
             classes = mapper.tasks[-1].load_target(record).numpy()
         image = EvalMapper()(record)["image"].numpy().transpose(1, 2, 0)
         item = mapper(record, Draw(0, step, 0))
-        seen[Path(record["file_name"]).name[0]] = Seen(image, boxes, classes, item)
-    return seen
+        examples[Path(record["file_name"]).name[0]] = Example(image, boxes, classes, item)
+    return examples
 
 
 @cache
-def truth_of(layout: str, root: Path) -> dict[str, Seen]:
-    """What is seen of the files as they were; they are written into a folder below `root`."""
-    folder = root / f"truth_{layout}"
+def expected_of(layout: str, root: Path) -> dict[str, Example]:
+    """What is read from the original files, which are written into a folder below `root`."""
+    folder = root / f"expected_{layout}"
     write_tree(tree_of(layout), folder)
     return read_all(layout, folder)
 
 
 def message_of(error: InputError) -> str:
+    """Message of an error, or the number of errors if it holds several."""
     messages = error.messages if isinstance(error, InputErrors) else [str(error)]
     return messages[0] if len(messages) == 1 else f"{len(messages)} errors"

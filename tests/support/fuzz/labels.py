@@ -1,4 +1,4 @@
-"""Mutations of annotations, in the JSON files and in Cityscapes' instance maps."""
+"""Mutations of the annotations in JSON files, each with the outcome that a reader must have."""
 
 import json
 from collections.abc import Callable
@@ -6,20 +6,21 @@ from typing import Any
 
 from numpy.random import Generator
 
-from tests.support.fuzz_files import ERROR, SAME, SANE, Mutant, Source
+from tests.support.fuzz.files import ERROR, SAME, SANE, Mutant, Source
 
 NAN, INFINITY = float("nan"), float("inf")
-NO_NUMBERS = (NAN, INFINITY, -INFINITY, 10**400, -(10**400), 1e300, None, "12", "x", True, [1], {})
+BAD_NUMBERS = (NAN, INFINITY, -INFINITY, 10**400, -(10**400), 1e300, None, "12", "x", True, [1], {})
 FAR = (-1e6, -50, 1e6, 1e12, 10**20)
-Edit = Callable[[Any, Generator], str]  # changes the content, returns the outcome
+Edit = Callable[[Any, Generator], str]  # edits the decoded content, returns the outcome
 
 
 def pick(rng: Generator, values):
+    """A random one of the values."""
     return values[int(rng.integers(len(values)))]
 
 
 def other_types(*kinds: type) -> list:
-    """A value of every type of JSON but these."""
+    """One value of each JSON type except these."""
     return [x for x in (None, True, 7, 1.5, "text", [], {}, [7]) if type(x) not in kinds]
 
 
@@ -27,7 +28,7 @@ def other_types(*kinds: type) -> list:
 
 
 def coco_box_value(c: Any, rng: Generator) -> str:
-    pick(rng, c["annotations"])["bbox"][int(rng.integers(4))] = pick(rng, NO_NUMBERS)
+    pick(rng, c["annotations"])["bbox"][int(rng.integers(4))] = pick(rng, BAD_NUMBERS)
     return ERROR
 
 
@@ -43,7 +44,7 @@ def coco_box_shape(c: Any, rng: Generator) -> str:
 
 
 def coco_swapped(c: Any, rng: Generator) -> str:
-    """A box from its far corner."""
+    """A box given from its far corner, with a negative size."""
     box = pick(rng, c["annotations"])["bbox"]
     for side in ((0,), (1,), (0, 1))[int(rng.integers(3))]:
         box[side] += box[side + 2]
@@ -52,7 +53,7 @@ def coco_swapped(c: Any, rng: Generator) -> str:
 
 
 def coco_corners(c: Any, rng: Generator) -> str:
-    """Corners where a width and a height belong, which reach out of the picture."""
+    """Corners instead of width and height, so that the box leaves the image."""
     box = c["annotations"][1]["bbox"]
     box[2:] = [box[0] + box[2], box[1] + box[3]]
     return ERROR
@@ -64,7 +65,7 @@ def coco_no_area(c: Any, rng: Generator) -> str:
 
 
 def coco_slightly_outside(c: Any, rng: Generator) -> str:
-    """By less than a pixel: it is cut off at the border, where it may end anyway."""
+    """A box that leaves the image by less than a pixel, and may be clipped."""
     box = c["annotations"][0]["bbox"]
     box[2] = 64 - box[0] + float(rng.uniform(0, 0.99))
     return SANE
@@ -89,7 +90,7 @@ def coco_duplicate(c: Any, rng: Generator) -> str:
     section = pick(rng, ("images", "annotations", "categories"))
     entry = dict(pick(rng, c[section]))
     if section == "images" and rng.integers(2):
-        entry["id"] = 77  # of the same file
+        entry["id"] = 77  # a second entry for one file
     if section == "categories" and rng.integers(2):
         entry["id"] = 77
     c[section].append(entry)
@@ -149,8 +150,8 @@ def coco_file_name(c: Any, rng: Generator) -> str:
     return ERROR
 
 
-def coco_nothing_there(c: Any, rng: Generator) -> str:
-    """All images labeled, without any object."""
+def coco_no_objects(c: Any, rng: Generator) -> str:
+    """All images are labeled and have no object."""
     c["annotations"] = []
     return SANE
 
@@ -158,7 +159,7 @@ def coco_nothing_there(c: Any, rng: Generator) -> str:
 def coco_empty(c: Any, rng: Generator) -> str:
     for key in list(c):
         c[key] = []
-    return ERROR  # without the categories
+    return ERROR  # there are no categories left
 
 
 def coco_other_order(c: Any, rng: Generator) -> str:
@@ -177,11 +178,12 @@ def coco_more_keys(c: Any, rng: Generator) -> str:
 
 
 def label_of(frames: Any, rng: Generator) -> dict:
+    """A random label of a random frame."""
     return pick(rng, pick(rng, frames)["labels"])
 
 
 def bdd_box_value(c: Any, rng: Generator) -> str:
-    label_of(c, rng)["box2d"][pick(rng, ("x1", "y1", "x2", "y2"))] = pick(rng, NO_NUMBERS)
+    label_of(c, rng)["box2d"][pick(rng, ("x1", "y1", "x2", "y2"))] = pick(rng, BAD_NUMBERS)
     return ERROR
 
 
@@ -271,7 +273,7 @@ def bdd_more_keys(c: Any, rng: Generator) -> str:
 
 
 def edit(change: Edit) -> Callable[[Source, Generator], Mutant]:
-    """A mutation of a JSON file from a change of what it holds."""
+    """Turn an edit of the decoded content into a mutation of the JSON file."""
 
     def mutate(source: Source, rng: Generator) -> Mutant:
         content = json.loads(source.content)

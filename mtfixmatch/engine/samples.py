@@ -1,0 +1,166 @@
+"""The images that the student sees in a step, each with its targets."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..augmentation.strong import StrongAugmentation, StrongView
+from ..data.samplers import Draw
+from ..modeling import MultiTaskNet
+from ..tasks import Task
+from ..tasks.base import Assigned, Target
+
+# Streams of random numbers under one (seed, step, position): dropout in a weak and a strong view.
+_DROPOUT = 103
+
+
+@dataclass(frozen=True)
+class SampleTarget:
+    """What a sample teaches the student about one task.
+
+    Attributes:
+        target: a label or a pseudo-label, in the frame of the sample.
+        is_pseudo: it is the teacher's and enters the unsupervised loss.
+        assigned: the target in the shape of the head's outputs, see `assign_targets`.
+    """
+
+    target: Target
+    is_pseudo: bool
+    assigned: Assigned | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image that the student sees.
+
+    Attributes:
+        image: (3, H, W) RGB in [0, 1].
+        dropout_seed: of the image's dropout masks.
+        targets: by name of a task; without a task's name the sample has no part in its loss.
+    """
+
+    image: Tensor
+    dropout_seed: int
+    targets: Mapping[str, SampleTarget] = field(default_factory=dict)
+
+
+def stack_images(batch: Sequence[dict], device: torch.device) -> Tensor:
+    """Return the weak views of a batch, (N, 3, H, W) RGB in [0, 1]."""
+    images = torch.stack([item["image"] for item in batch])
+    return images.to(device, non_blocking=True).float() / 255
+
+
+def weak_samples(batch: Sequence[dict], images: Tensor, seed: int) -> list[Sample]:
+    """Make a sample of each weak view, with its labels.
+
+    Args:
+        batch: N items of the mapper.
+        images: (N, 3, H, W), see `stack_images`.
+        seed: of the training.
+    """
+    return [
+        Sample(
+            image=image,
+            dropout_seed=_dropout_seed(seed, item["draw"], strong=False),
+            targets={
+                name: SampleTarget(target, is_pseudo=False)
+                for name, target in item["targets"].items()
+                if target is not None
+            },
+        )
+        for image, item in zip(images, batch, strict=True)
+    ]
+
+
+@torch.no_grad()
+def strong_samples(
+    images: Tensor,
+    draws: Sequence[Draw],
+    pseudo_labels: Sequence[Mapping[str, Target]],
+    tasks: Sequence[Task],
+    augmentation: StrongAugmentation,
+    seed: int,
+) -> list[Sample]:
+    """Make a sample of each strong view, with the pseudo-labels moved into it.
+
+    Args:
+        images: (N, 3, H, W) weak views, RGB in [0, 1].
+        draws: of the N images, all of one step.
+        pseudo_labels: of each weak view, by name of the task.
+        tasks: of the pseudo-labels.
+        augmentation: from weak to strong views.
+        seed: of the training.
+    """
+    positions = [draw.position for draw in draws]
+    view = augmentation(images, step=draws[0].step, positions=positions)
+    return [
+        Sample(
+            image=view.images[i],
+            dropout_seed=_dropout_seed(seed, draws[i], strong=True),
+            targets={
+                task.name: SampleTarget(
+                    moved_target(task, labels[task.name], view, i), is_pseudo=True
+                )
+                for task in tasks
+                if task.name in labels
+            },
+        )
+        for i, labels in enumerate(pseudo_labels)
+    ]
+
+
+def moved_target(task: Task, target: Target, view: StrongView, index: int) -> Target:
+    """Move a target of a weak view into the strong view at an index of `view`."""
+    size = (view.images.shape[2], view.images.shape[3])
+    return task.move_target(target, view.matrices[index], size, view.erased[index])
+
+
+@torch.no_grad()
+def assign_targets(
+    samples: Sequence[Sample], tasks: Sequence[Task], student: MultiTaskNet
+) -> list[Sample]:
+    """Return the same samples with their targets in the shape of the heads' outputs."""
+    assigned: dict[str, Iterator[Assigned]] = {}
+    for task in tasks:
+        own = targets_of(samples, task)
+        size = image_size(samples) if own else (0, 0)
+        assigned[task.name] = iter(
+            student.head(task.name).assign(
+                [x.target for x in own], [x.is_pseudo for x in own], size
+            )
+        )
+    return [
+        replace(
+            sample,
+            targets={
+                name: replace(target, assigned=next(assigned[name]))
+                for name, target in sample.targets.items()
+            },
+        )
+        for sample in samples
+    ]
+
+
+def targets_of(samples: Sequence[Sample], task: Task) -> list[SampleTarget]:
+    """Return the targets of the samples that have one for a task, in their order."""
+    return [sample.targets[task.name] for sample in samples if task.name in sample.targets]
+
+
+def assigned_of(samples: Sequence[Sample], task: Task, *, is_pseudo: bool) -> list[Assigned]:
+    """Return the assigned labels or pseudo-labels of a task, in the order of the samples."""
+    targets = [x for x in targets_of(samples, task) if x.is_pseudo == is_pseudo]
+    return [x.assigned for x in targets if x.assigned is not None]
+
+
+def image_size(samples: Sequence[Sample]) -> tuple[int, int]:
+    """Return (height, width) of samples, which all have the same."""
+    return samples[0].image.shape[1], samples[0].image.shape[2]
+
+
+def _dropout_seed(seed: int, draw: Draw, *, strong: bool) -> int:
+    """A function of (seed, step, position), so it does not matter how ranks share the batch."""
+    key = [seed, draw.step, draw.position, _DROPOUT + strong]
+    return int(np.random.SeedSequence(key).generate_state(1)[0])

@@ -1,0 +1,198 @@
+"""The semi-supervised methods: one class is one method (paper Sec. 3).
+
+A method decides which images get a pseudo-label for a task, how the teacher's predictions become
+pseudo-labels, the strong augmentation, the flip of the weak view, and the weight of the
+unsupervised loss over time. It is a module: its buffers are its state, which checkpoints keep and
+which is rolled back with a step that fails.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from detectron2.config import CfgNode, configurable
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from .augmentation.geometry import Size
+from .augmentation.strong import StrongAugmentation
+from .tasks import Task, TaskHead
+from .tasks.base import Outputs, Target, Threshold
+from .utils.errors import InputError
+
+METHOD_REGISTRY = Registry("METHOD")
+METHOD_REGISTRY.__doc__ = "Methods by class name, for FIXMATCH.METHOD."
+
+UNSUPERVISED_ON = ("unlabeled", "all")
+
+
+@METHOD_REGISTRY.register()
+class Supervised(nn.Module):
+    """The supervised baseline: no pseudo-labels. Base class of all methods.
+
+    Attributes:
+        strong_augmentation: makes the student's view of an image with pseudo-labels; None: the
+            method has no unsupervised loss.
+        weak_flip_prob: probability of a horizontal flip in the weak view.
+    """
+
+    strong_augmentation: StrongAugmentation | None = None
+
+    @configurable
+    def __init__(self, *, weak_flip_prob: float):
+        """Set the flip probability of the weak view."""
+        super().__init__()
+        self.weak_flip_prob = weak_flip_prob
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read INPUT.FLIP_PROB."""
+        return {"weak_flip_prob": cfg.INPUT.FLIP_PROB}
+
+    @property
+    def is_semi_supervised(self) -> bool:
+        """Whether there is an unsupervised loss."""
+        return self.strong_augmentation is not None
+
+    def needs_pseudo_label(self, task: Task, *, labeled: bool, step: int) -> bool:
+        """Decide whether an image gets a pseudo-label for a task at this step.
+
+        Args:
+            task: of the label.
+            labeled: the image is labeled for the task.
+            step: of the training.
+        """
+        return False
+
+    def pseudo_labels(
+        self, task: Task, head: TaskHead, outputs: Outputs, size: Size, valid: Tensor
+    ) -> list[Target]:
+        """Turn the teacher's outputs for N weak views into pseudo-labels for a task.
+
+        Args:
+            task: of the labels.
+            head: the teacher's.
+            outputs: of that head for the views.
+            size: (height, width) of the views.
+            valid: (N, 4) boxes, the part of each view that shows the image and not padding.
+        """
+        raise NotImplementedError
+
+    def unsupervised_weight(self, task: Task, step: int) -> float:
+        """Return lambda_t(step) of Eq. 5."""
+        return 0.0
+
+
+@METHOD_REGISTRY.register()
+class FixMatch(Supervised):
+    """FixMatch* (invariant): neither view is moved, only colors change.
+
+    Attributes:
+        geometric: the views are moved; a flip is geometric too.
+    """
+
+    geometric: ClassVar[bool] = False
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        strong_augmentation: StrongAugmentation,
+        thresholds: Mapping[str, float],
+        unsupervised_on: str,
+        burn_in_steps: int,
+        ramp_up_steps: float,
+        **kwargs: Any,
+    ):
+        """Set up the method.
+
+        Args:
+            strong_augmentation: from weak to strong views.
+            thresholds: least confidence of a pseudo-label, by name of the task.
+            unsupervised_on: "unlabeled" or "all" images of a task get a pseudo-label.
+            burn_in_steps: steps on labels alone at the start.
+            ramp_up_steps: length of the ramp-up of the unsupervised weight after them.
+            kwargs: see the base class.
+        """
+        super().__init__(**kwargs)
+        self.strong_augmentation = strong_augmentation
+        self.thresholds = dict(thresholds)
+        self.unsupervised_on = unsupervised_on
+        self.burn_in_steps = burn_in_steps
+        self.ramp_up_steps = ramp_up_steps
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read FIXMATCH and the THRESHOLD of each task.
+
+        Raises:
+            InputError: for a value that cannot be used.
+        """
+        _check(cfg)
+        return {
+            "weak_flip_prob": cfg.INPUT.FLIP_PROB if cls.geometric else 0.0,
+            "strong_augmentation": StrongAugmentation(cfg, geometric=cls.geometric),
+            "thresholds": {name: cfg.TASKS[name.upper()].THRESHOLD for name in cfg.MODEL.TASKS},
+            "unsupervised_on": cfg.FIXMATCH.UNSUPERVISED_ON,
+            "burn_in_steps": cfg.FIXMATCH.BURN_IN,
+            "ramp_up_steps": cfg.FIXMATCH.RAMP_UP * cfg.SOLVER.MAX_ITER,
+        }
+
+    def needs_pseudo_label(self, task: Task, *, labeled: bool, step: int) -> bool:
+        """After the burn-in: images without a label for the task, or all images."""
+        wanted = self.unsupervised_on == "all" or not labeled
+        return wanted and step >= self.burn_in_steps
+
+    def threshold(self, task: Task) -> Threshold:
+        """Return the least confidence of a pseudo-label, or one for each class."""
+        return self.thresholds[task.name]
+
+    def pseudo_labels(
+        self, task: Task, head: TaskHead, outputs: Outputs, size: Size, valid: Tensor
+    ) -> list[Target]:
+        """Take the teacher's predictions over the threshold."""
+        threshold = self.threshold(task)
+        predictions = head.predict(outputs, size, task.least_score(threshold))
+        return task.pseudo_labels(predictions, threshold, valid)
+
+    def unsupervised_weight(self, task: Task, step: int) -> float:
+        """The task's weight, after a burn-in without any, over a ramp-up."""
+        step -= self.burn_in_steps
+        return task.unsupervised_weight * ramp_up(step, self.ramp_up_steps) if step >= 0 else 0.0
+
+
+@METHOD_REGISTRY.register()
+class DenseFixMatch(FixMatch):
+    """Dense FixMatch (equivariant): the strong view is moved, and the pseudo-labels with it."""
+
+    geometric = True
+
+
+def build_method(cfg: CfgNode) -> Supervised:
+    """Build the method that FIXMATCH.METHOD names.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
+    name = cfg.FIXMATCH.METHOD
+    if name not in METHOD_REGISTRY:
+        names = ", ".join(known for known, _ in METHOD_REGISTRY)
+        raise InputError(f"FIXMATCH.METHOD is {name!r}: it must be one of {names}")
+    return METHOD_REGISTRY.get(name)(cfg)
+
+
+def ramp_up(step: int, length: float) -> float:
+    """exp(-5 (1 - t/T)^2) for the first `length` steps, then 1 (Tarvainen and Valpola, 2017)."""
+    return math.exp(-5 * (1 - step / length) ** 2) if step < length else 1.0
+
+
+def _check(cfg: CfgNode) -> None:
+    on, burn_in, steps = cfg.FIXMATCH.UNSUPERVISED_ON, cfg.FIXMATCH.BURN_IN, cfg.SOLVER.MAX_ITER
+    if on not in UNSUPERVISED_ON:
+        choices = ", ".join(UNSUPERVISED_ON)
+        raise InputError(f"FIXMATCH.UNSUPERVISED_ON is {on!r}: it must be one of {choices}")
+    if not 0 <= burn_in < steps:
+        raise InputError(
+            f"FIXMATCH.BURN_IN is {burn_in}: with SOLVER.MAX_ITER {steps} no step is left for "
+            "unlabeled images"
+        )

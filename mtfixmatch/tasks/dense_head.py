@@ -1,0 +1,250 @@
+"""What the heads of dense detectors share: assignment, losses, decoding (paper Sec. 3)."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, cast
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec, batched_nms
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances, pairwise_ioa
+from fvcore.common.registry import Registry
+from fvcore.nn import giou_loss, sigmoid_focal_loss
+from torch import Tensor, nn
+
+from ..augmentation.geometry import Size
+from .base import Assigned, Outputs, TaskHead
+
+DETECTION_HEAD_REGISTRY = Registry("DETECTION_HEAD")
+DETECTION_HEAD_REGISTRY.__doc__ = "Heads of detection by class name, for TASKS.<NAME>.HEAD."
+
+IGNORED = -1  # label of an anchor that takes no part in the loss
+
+
+class DenseHead(TaskHead):
+    """The head of one of Detectron2's dense detectors.
+
+    Its outputs are logits (N, R, K), box deltas (N, R, 4) and possibly more, for R anchors and K
+    classes. A subclass says how anchors are matched with boxes and how outputs become scores.
+
+    Attributes:
+        config_node: node of cfg.MODEL with the keys of the head.
+        loss_parts: names of the terms of its loss.
+    """
+
+    config_node: ClassVar[str]
+    loss_parts: ClassVar[tuple[str, ...]] = ("cls", "box")
+    normalizers: Tensor
+
+    def __init__(
+        self, *, detector: DenseDetector, strides: Sequence[int], background_weight: float
+    ):
+        """Take a detector without its backbone.
+
+        Args:
+            detector: whose head, anchors, box coding and thresholds are used.
+            strides: of the features that the head reads.
+            background_weight: of anchors without a pseudo-box in the unsupervised loss; 0 discards
+                them, as the paper does.
+        """
+        super().__init__()
+        self.detector = detector
+        self.in_features = list(detector.head_in_features)
+        self.num_classes: int = detector.num_classes
+        self.strides = list(strides)
+        self.background_weight = background_weight
+        # Running means of the number of positive anchors: supervised and unsupervised loss.
+        self.register_buffer("normalizers", torch.tensor([100.0, 100.0]))
+
+    @abstractmethod
+    def match(
+        self, anchors: Sequence[Boxes], boxes: Boxes, *, is_pseudo: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Match the anchors of all levels with the M boxes of an image.
+
+        Returns:
+            index (R,) of a box for each anchor; label (R,): 1 positive, 0 background, -1 ignored.
+            With M = 0 the indices are not used.
+        """
+
+    def scores(self, outputs: Outputs) -> Tensor:
+        """Return scores (N, R, K) in [0, 1]."""
+        return outputs[0].sigmoid()
+
+    def output_widths(self) -> tuple[int, ...]:
+        """Return the last dimension of each output."""
+        return self.num_classes, 4
+
+    def forward(self, features: dict[str, Tensor]) -> Outputs:
+        """See base class."""
+        levels = self.detector.head([features[f] for f in self.in_features])
+        widths = self.output_widths()
+        return tuple(_by_anchor(x, k) for x, k in zip(levels, widths, strict=True))
+
+    def anchors(self, size: Size) -> list[Boxes]:
+        """Return the anchors of each level of an input of `size`."""
+        grids = [[-(-side // stride) for side in size] for stride in self.strides]
+        return [Boxes(x) for x in self.detector.anchor_generator._grid_anchors(grids)]
+
+    @torch.no_grad()
+    def assign(
+        self, targets: Sequence[Instances], is_pseudo: Sequence[bool], size: Size
+    ) -> list[Assigned]:
+        """For R anchors of each image, the tensors of the result.
+
+        labels (R,): class, `num_classes` for background, or IGNORED; boxes (R, 4): matched;
+        weights (R,): of the anchor in the loss.
+        """
+        anchors = self.anchors(size)
+        device = anchors[0].device
+        return [
+            self._assign(anchors, target.to(device), pseudo)
+            for target, pseudo in zip(targets, is_pseudo, strict=True)
+        ]
+
+    def _assign(self, anchors: Sequence[Boxes], target: Instances, is_pseudo: bool) -> Assigned:
+        objects, ignored = target[~target.gt_ignore], target[target.gt_ignore]
+        index, match = self.match(anchors, objects.gt_boxes, is_pseudo=is_pseudo)
+        labels, boxes = torch.full_like(index, self.num_classes), index.new_zeros(len(index), 4)
+        boxes = boxes.to(anchors[0].tensor)
+        background = self.background_weight if is_pseudo else 1.0
+        weights = torch.full_like(boxes[:, 0], background)
+        if len(objects):
+            labels = torch.where(match == 0, self.num_classes, objects.gt_classes[index])
+            labels = torch.where(match == -1, IGNORED, labels)
+            boxes = objects.gt_boxes.tensor[index]
+            own = objects.gt_weights[index] if objects.has("gt_weights") else 1.0
+            weights = torch.where(match == 1, own, weights)
+        if len(ignored):
+            # Share of each anchor under an ignored box.
+            covered = pairwise_ioa(ignored.gt_boxes, Boxes.cat(list(anchors))).amax(dim=0)
+            labels[(labels == self.num_classes) & (covered > 0.5)] = IGNORED
+        if is_pseudo and not self.background_weight:
+            labels[labels == self.num_classes] = IGNORED
+        return Assigned((labels, boxes, weights), self._is_positive(labels).sum())
+
+    def _is_positive(self, labels: Tensor) -> Tensor:
+        return (labels >= 0) & (labels != self.num_classes)
+
+    def normalizer(self, count: float, *, is_pseudo: bool) -> float:
+        """Running mean of the count with momentum .9, as RetinaNet's."""
+        mean = self.normalizers[int(is_pseudo)]
+        mean.mul_(0.9).add_(0.1 * max(count, 1.0))
+        return float(mean)
+
+    def losses(
+        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size
+    ) -> dict[str, Tensor]:
+        """Focal loss over labeled anchors, GIoU loss over positive ones (paper Sec. 3)."""
+        labels, boxes, weights = stack(assigned)
+        positive = self._is_positive(labels)
+        anchors = Boxes.cat(self.anchors(size)).tensor.expand(*labels.shape, 4)
+        return {
+            "cls": self._focal_loss(outputs[0], labels, weights),
+            "box": self._box_loss(
+                outputs[1][positive], anchors[positive], boxes[positive], weights[positive]
+            ),
+        }
+
+    def _focal_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        valid = labels >= 0
+        one_hot = nn.functional.one_hot(labels[valid], self.num_classes + 1)[:, :-1]
+        focal = sigmoid_focal_loss(
+            logits[valid],
+            one_hot.to(logits),
+            alpha=self.detector.focal_loss_alpha,
+            gamma=self.detector.focal_loss_gamma,
+        )
+        return (focal * weights[valid][:, None]).sum()
+
+    def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, weights: Tensor) -> Tensor:
+        predicted = self.detector.box2box_transform.apply_deltas(deltas, anchors)
+        if predicted.isfinite().all():
+            return (giou_loss(predicted, boxes, reduction="none") * weights).sum()
+        # fvcore's loss asserts on such boxes; a loss of nan lets the trainer report them better.
+        return predicted.sum() * float("nan")
+
+    @torch.no_grad()
+    def predict(self, outputs: Outputs, size: Size, least_score: float) -> list[Instances]:
+        """Boxes after NMS with pred_boxes, scores and pred_classes for each image."""
+        return self._detect(outputs, size, [size] * len(outputs[0]), least_score)
+
+    @torch.no_grad()
+    def inference(
+        self,
+        outputs: Outputs,
+        size: Size,
+        image_sizes: Sequence[Size],
+        output_sizes: Sequence[Size],
+    ) -> list[Instances]:
+        """See base class."""
+        instances = self._detect(outputs, size, image_sizes, self.detector.test_score_thresh)
+        return [
+            detector_postprocess(x, *output)
+            for x, output in zip(instances, output_sizes, strict=True)
+        ]
+
+    def _detect(
+        self, outputs: Outputs, size: Size, image_sizes: Sequence[Size], least_score: float
+    ) -> list[Instances]:
+        """The detector's inference with a score threshold of our choice."""
+        anchors = self.anchors(size)
+        counts = [len(level) for level in anchors]
+        net, instances = self.detector, []
+        for scores, deltas, image_size in zip(
+            self.scores(outputs), outputs[1], image_sizes, strict=True
+        ):
+            candidates = net._decode_multi_level_predictions(
+                anchors,
+                scores.split(counts),
+                deltas.split(counts),
+                least_score,
+                net.test_topk_candidates,
+                image_size,
+            )
+            boxes, classes = candidates.pred_boxes.tensor, candidates.pred_classes
+            keep = batched_nms(boxes, candidates.scores, classes, net.test_nms_thresh)
+            instances.append(candidates[keep[: net.max_detections_per_image]])
+        return instances
+
+    @torch.no_grad()
+    def agreement(self, outputs: Outputs, assigned: Sequence[Assigned]) -> float:
+        """Return the share of positive anchors whose top class is that of their box."""
+        labels = stack(assigned)[0]
+        positive = self._is_positive(labels)
+        same = outputs[0][positive].argmax(dim=1) == labels[positive]
+        return float(same.float().mean()) if len(same) else float("nan")
+
+
+class ShapesOnly(nn.Identity):
+    """Stands for the backbone of a detector of which only the head is used."""
+
+    def __init__(self, shapes: dict[str, ShapeSpec]):
+        super().__init__()
+        self.shapes = shapes
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """See detectron2.modeling.Backbone."""
+        return self.shapes
+
+
+def with_classes(cfg: CfgNode, node: str, class_names: Sequence[str]) -> CfgNode:
+    """Return a copy of a config with the number of classes where a head of Detectron2 reads it."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL[node].NUM_CLASSES = len(class_names)
+    return cfg
+
+
+def stack(assigned: Sequence[Assigned]) -> tuple[Tensor, ...]:
+    """Return the tensors of N images, each (N, ...)."""
+    columns = zip(*(x.tensors for x in assigned), strict=True)
+    return tuple(torch.stack(cast(tuple[Tensor, ...], column)) for column in columns)
+
+
+def _by_anchor(levels: Sequence[Tensor], k: int) -> Tensor:
+    """(N, A * K, H, W) of each level to (N, R, K); Detectron2's does not work with N = 0."""
+    flat = [x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, k)) for x in levels]
+    return torch.cat(flat, dim=1)

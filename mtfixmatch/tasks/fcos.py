@@ -1,0 +1,118 @@
+"""FCOS's head for detection, without anchor shapes and with a centerness for each location."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch import fcos
+from detectron2.structures import Boxes
+from torch import Tensor
+
+from ..augmentation.geometry import Size
+from .base import Assigned, Outputs
+from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, ShapesOnly, stack
+
+
+def add_fcos_config(cfg: CfgNode) -> None:
+    """Add MODEL.FCOS, with the defaults of Detectron2's FCOS and the names of MODEL.RETINANET."""
+    node = cfg.MODEL.FCOS = CfgNode()
+    # Classes; 0 takes the number from the dataset.
+    node.NUM_CLASSES = 0
+    # Features that the head reads, at strides 8, 16, ...: one location has one box there.
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Convolutions before the outputs, and their norm.
+    node.NUM_CONVS = 4
+    node.NORM = "GN"
+    # Score of every class at the start.
+    node.PRIOR_PROB = 0.01
+    # A location is positive up to this many strides from the center of a box.
+    node.CENTER_SAMPLING_RADIUS = 1.5
+    node.FOCAL_LOSS_ALPHA = 0.25
+    node.FOCAL_LOSS_GAMMA = 2.0
+    # Least score of a result, candidates of each level, IoU of NMS.
+    node.SCORE_THRESH_TEST = 0.05
+    node.TOPK_CANDIDATES_TEST = 1000
+    node.NMS_THRESH_TEST = 0.6
+
+
+@DETECTION_HEAD_REGISTRY.register()
+class FCOSHead(DenseHead):
+    """Detectron2's FCOS without its backbone; locations are matched by center and size of boxes."""
+
+    config_node = "FCOS"
+    loss_parts = ("cls", "box", "centerness")
+
+    @configurable
+    def __init__(self, **kwargs):
+        """See base class."""
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, name: str, class_names: Sequence[str], shapes: dict[str, ShapeSpec]
+    ) -> dict:
+        """Read MODEL.FCOS and the node of the task."""
+        used = {f: shapes[f] for f in cfg.MODEL.FCOS.IN_FEATURES}
+        return {
+            "detector": _build_fcos(cfg, len(class_names), used),
+            "strides": [shape.stride for shape in used.values()],
+            "background_weight": cfg.TASKS[name.upper()].BACKGROUND_WEIGHT,
+        }
+
+    def output_widths(self) -> tuple[int, ...]:
+        """See base class; the third output is the centerness."""
+        return self.num_classes, 4, 1
+
+    def scores(self, outputs: Outputs) -> Tensor:
+        """Geometric mean of class probability and centerness."""
+        return (outputs[0].sigmoid() * outputs[2].sigmoid()).sqrt()
+
+    def match(
+        self, anchors: Sequence[Boxes], boxes: Boxes, *, is_pseudo: bool
+    ) -> tuple[Tensor, Tensor]:
+        """See base class; no location is ignored."""
+        if not len(boxes):
+            none = anchors[0].tensor.new_zeros(sum(map(len, anchors)), dtype=torch.long)
+            return none, none
+        quality, index = self.detector._match_anchors(boxes, list(anchors)).max(dim=0)
+        return index, (quality >= 1e-5).long()
+
+    def losses(
+        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size
+    ) -> dict[str, Tensor]:
+        """The base class's and binary cross-entropy of the centerness at positive locations."""
+        labels, boxes, weights = stack(assigned)
+        positive = self._is_positive(labels)
+        targets = self.detector.compute_ctrness_targets(self.anchors(size), list(boxes))
+        centerness = F.binary_cross_entropy_with_logits(
+            outputs[2][..., 0][positive], targets[positive], weights[positive], reduction="sum"
+        )
+        return super().losses(outputs, assigned, size) | {"centerness": centerness}
+
+
+def _build_fcos(cfg: CfgNode, num_classes: int, shapes: dict[str, ShapeSpec]) -> fcos.FCOS:
+    node, channels = cfg.MODEL.FCOS, next(iter(shapes.values())).channels
+    head = fcos.FCOSHead(
+        input_shape=list(shapes.values()),
+        num_classes=num_classes,
+        conv_dims=[channels] * node.NUM_CONVS,
+        norm=node.NORM,
+        prior_prob=node.PRIOR_PROB,
+    )
+    return fcos.FCOS(
+        backbone=ShapesOnly(shapes),
+        head=head,
+        head_in_features=list(shapes),
+        num_classes=num_classes,
+        center_sampling_radius=node.CENTER_SAMPLING_RADIUS,
+        focal_loss_alpha=node.FOCAL_LOSS_ALPHA,
+        focal_loss_gamma=node.FOCAL_LOSS_GAMMA,
+        test_score_thresh=node.SCORE_THRESH_TEST,
+        test_topk_candidates=node.TOPK_CANDIDATES_TEST,
+        test_nms_thresh=node.NMS_THRESH_TEST,
+        max_detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+    )
