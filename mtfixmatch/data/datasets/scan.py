@@ -96,7 +96,7 @@ def scan_files(
     stamps, errors = _stamp_files(paths)
     current = {path: cache[path] for path in stamps if cache.get(path, [])[:2] == stamps[path]}
     todo = [path for path in stamps if path not in current]
-    for path, (result, error) in zip(todo, _run(Guarded(function), todo, workers), strict=True):
+    for path, (result, error) in zip(todo, _run(_Guarded(function), todo, workers), strict=True):
         if error:
             errors[path] = error
         else:
@@ -110,7 +110,7 @@ def scan_files(
     return [current[path][2] if path in current else None for path in paths]
 
 
-class Guarded:
+class _Guarded:
     """Makes a function return [result, ""] or [None, message], so that one bad file stops no other.
 
     An instance is picklable and can run in other processes.
@@ -145,7 +145,7 @@ def _stamp_files(paths: Sequence[str]) -> tuple[dict[str, list[int]], dict[str, 
     """Return file -> [size, modification time], and file -> message for unreadable files."""
     stamps, errors = {}, {}
     for path in paths:
-        stamp, error = Guarded(_stamp)(path)
+        stamp, error = _Guarded(_stamp)(path)
         if error:
             errors[path] = error
         else:
