@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Run the experiments of a study and report them beside the paper's.
+"""Run the experiments of a study and report the results beside the paper's figures.
 
 projects/run_study.py cityscapes_low_data --dry-run
 projects/run_study.py cityscapes_low_data --only setting=b sampling=uniform,explicit --num-gpus 4
 projects/run_study.py cityscapes_low_data --slurm gpu timeout_min=4320 --gpus-per-run 2
 projects/run_study.py cityscapes_low_data --report
+projects/run_study.py cityscapes_low_data --archive
 """
 
 import argparse
@@ -12,20 +13,22 @@ import sys
 import warnings
 from pathlib import Path
 
-# PyTorch says at every import that a function which Detectron2 uses will go away.
+# Detectron2 uses a function that PyTorch deprecates; the warning appears at every import.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
+from mtfixmatch.study.archive import add_to_archive  # noqa: E402
 from mtfixmatch.study.plan import STUDY_FILE, load_study  # noqa: E402
 from mtfixmatch.study.report import write_report  # noqa: E402
 from mtfixmatch.study.runner import (  # noqa: E402
     Launcher,
-    core_places,
-    gpu_places,
+    core_slots,
+    gpu_slots,
     pending,
     run_here,
     submit,
 )
 from mtfixmatch.study.show import check_configs, show_plan  # noqa: E402
+from mtfixmatch.study.state import finished_folders  # noqa: E402
 from mtfixmatch.utils.errors import InputError  # noqa: E402
 
 PROJECTS = Path(__file__).resolve().parent
@@ -36,18 +39,19 @@ def parse(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("study", help="a folder with study.yaml, or the name of one in projects/")
+    add("study", help="name of a folder in projects/, or path of a folder with study.yaml")
     add("--only", nargs="+", default=[], metavar="KEY=VALUE", help="factor=value[,value...]")
-    add("--seeds", nargs="+", type=int, default=[], help="instead of the study's seeds")
-    add("--output", default="", help="folder of the runs, instead of the study's")
-    add("--dry-run", action="store_true", help="show the plan, check every config, run nothing")
-    add("--report", action="store_true", help="write the report of what is there, run nothing")
-    add("--num-gpus", type=int, default=0, help="of this machine; 0: one run at a time on the CPU")
+    add("--seeds", nargs="+", type=int, default=[], help="replace the study's seeds")
+    add("--output", default="", help="folder of the runs; every run starts anew in another one")
+    add("--dry-run", action="store_true", help="show the plan and check every config; run nothing")
+    add("--report", action="store_true", help="write the report of finished runs; run nothing")
+    add("--archive", action="store_true", help="add finished runs to the archive; run nothing")
+    add("--num-gpus", type=int, default=0, help="GPUs of this machine; 0: the CPU")
     add("--gpus-per-run", type=int, default=1)
-    add("--jobs", type=int, default=1, help="without GPUs: runs side by side, each on its cores")
-    add("--again", action="store_true", help="also what was submitted to SLURM and did not end")
-    add("--slurm", nargs="+", metavar="PARTITION", help="and submitit's parameters, KEY=VALUE")
-    add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... for every run")
+    add("--jobs", type=int, default=1, help="runs side by side on the CPU")
+    add("--again", action="store_true", help="include runs that were submitted to SLURM")
+    add("--slurm", nargs="+", metavar="PARTITION", help="and parameters of submitit, KEY=VALUE")
+    add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for every run")
     return parser.parse_args(argv)
 
 
@@ -63,21 +67,23 @@ def find(name):
     for folder in (Path(name), PROJECTS / name):
         if (folder / STUDY_FILE).is_file():
             return folder
-    known = sorted(path.parent.name for path in PROJECTS.glob(f"*/{STUDY_FILE}"))
-    raise InputError(f"STUDY {name}: no folder with {STUDY_FILE}, and none of {', '.join(known)}")
+    studies = sorted(path.parent.name for path in PROJECTS.glob(f"*/{STUDY_FILE}"))
+    raise InputError(f"STUDY {name}: no folder with {STUDY_FILE}, and none of {', '.join(studies)}")
 
 
-def main(args):
-    study = load_study(find(args.study), output=args.output, seeds=args.seeds, opts=args.opts)
-    only = pairs(args.only, "--only")
-    runs = study.select({factor: text.split(",") for factor, text in only.items()})
-    if args.report:
-        print(write_report(study, runs))
-        return 0
-    show_plan(study, runs)
-    check_configs(study, runs)
-    if args.dry_run:
-        return 0
+def archive(study):
+    """Add the finished runs on disk to the study's archive; delete nothing."""
+    if not study.own_output:
+        raise InputError("--archive: only runs of the study's own output belong to its archive")
+    folders = finished_folders(study.runs)
+    add_to_archive(study.archive, folders)
+    print(f"{study.archive}: {len(folders)} runs added")
+    for folder in folders:
+        print(f"may be deleted: {folder}")
+
+
+def run(study, runs, args):
+    """Run on this machine or through SLURM; return the exit status."""
     gpus = args.gpus_per_run if args.num_gpus or args.slurm else 0
     launch = Launcher(PROJECTS / "train_net.py", study.config, gpus)
     runs = pending(runs, again=args.again)
@@ -87,11 +93,26 @@ def main(args):
         for job in submit(runs, launch, **where, parameters=parameters):
             print("submitted", job.job_id)
         return 0
-    places = gpu_places(args.num_gpus, gpus) if args.num_gpus else core_places(args.jobs)
-    failed = run_here(runs, launch, places)
+    slots = gpu_slots(args.num_gpus, gpus) if args.num_gpus else core_slots(args.jobs)
+    failed = run_here(runs, launch, slots)
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def main(args):
+    study = load_study(find(args.study), output=args.output, seeds=args.seeds, opts=args.opts)
+    only = pairs(args.only, "--only")
+    runs = study.select({factor: text.split(",") for factor, text in only.items()})
+    if args.archive:
+        archive(study)
+        return 0
+    if args.report:
+        print(write_report(study, runs))
+        return 0
+    show_plan(study, runs)
+    check_configs(study, runs)
+    return 0 if args.dry_run else run(study, runs, args)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Many runs as one: a study is a product of factors, run where missing, reported beside a paper."""
+"""Studies: run a product of experiment factors and report the results beside a paper's figures."""

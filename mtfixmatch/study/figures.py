@@ -1,4 +1,4 @@
-"""Every figure of a study as one long table: ours, run by run, and those of its paper.csv."""
+"""All figures of a study as one long table: ours, run by run, and those of paper.csv."""
 
 import ast
 import csv
@@ -6,20 +6,31 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from ..engine.setup import resolve_config
 from ..tasks import TASK_REGISTRY
 from ..utils.errors import InputError
 from .plan import Run, Study, Value
-from .state import results_of
+from .state import State, results_of, state_of
 
 OURS, PAPER = "ours", "paper"
 PAPER_FILE = "paper.csv"
-SUBSETS_FILE = "label_subsets.json"  # by train_net.py, when it starts
-OVERLAP, STUDENT = "overlap", "student"
+SUBSETS_FILE = "label_subsets.json"  # written by train_net.py when it starts
+GEOMETRIC_MEAN, OVERLAP, STUDENT = "geometric_mean", "overlap", "student"
 SEED = "seed"  # the factor that figures are averaged over
 
 
-KINDS = {kind.default_name: kind for _, kind in TASK_REGISTRY}
+class Metric(NamedTuple):
+    """What a figure measures.
+
+    Attributes:
+        name: <task>/<metric>, "geometric_mean" or "overlap"; a student's starts with "student/".
+        class_name: for the figure of one class, else "".
+    """
+
+    name: str
+    class_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,91 +40,127 @@ class Figure:
     Attributes:
         source: "ours" or "paper".
         factors: of the run, or of the paper's experiment.
-        metric: <task>/<metric>, "geometric_mean" or "overlap"; of a student "student/..." before.
-        value: as it was measured.
-        class_name: where it is the figure of one class.
-        table: of the paper, where it stands there.
-        run: name of the run, where it is ours.
+        metric: what it measures.
+        value: not rounded.
+        table: number of the paper's table, for a figure of the paper.
+        run: name of the run, for one of ours.
     """
 
     source: str
     factors: Mapping[str, Value]
-    metric: str
+    metric: Metric
     value: float
-    class_name: str = ""
     table: str = ""
     run: str = ""
 
 
-def tasks_of(run: Run) -> list[str]:
-    """The tasks that a run trains; all of them if it does not say."""
-    pairs = dict(zip(run.overrides[::2], run.overrides[1::2], strict=True))
-    tasks = pairs.get("MODEL.TASKS")
-    return list(ast.literal_eval(tasks)) if tasks else list(KINDS)
+@dataclass(frozen=True)
+class StudyResults:
+    """Everything a report is made from.
+
+    Attributes:
+        runs: to report.
+        states: by name of the run.
+        ours: figures of the runs.
+        paper: figures of the paper.
+        primary: the primary metric of each task, see `primary_metrics`.
+    """
+
+    runs: Sequence[Run]
+    states: Mapping[str, State]
+    ours: Sequence[Figure]
+    paper: Sequence[Figure]
+    primary: Mapping[str, str]
+
+
+def collect_results(study: Study, runs: Sequence[Run]) -> StudyResults:
+    """Read the states and figures of some runs, and the paper's figures."""
+    primary = primary_metrics(study)
+    return StudyResults(
+        runs=runs,
+        states={run.name: state_of(run) for run in runs},
+        ours=[figure for run in runs for figure in our_figures(run, primary)],
+        paper=paper_figures(study),
+        primary=primary,
+    )
+
+
+def primary_metrics(study: Study) -> dict[str, str]:
+    """Return the primary metric of each task of the config: {"detection": "detection/mAP"}."""
+    tasks = resolve_config(str(study.config), []).TASKS
+    kinds = {name.lower(): TASK_REGISTRY.get(node.KIND) for name, node in tasks.items()}
+    return {name: f"{name}/{kind.metric}" for name, kind in kinds.items()}
+
+
+def class_metric(primary: str) -> str:
+    """Return the metric of one class: "detection/AP" for "detection/mAP", the mean over classes."""
+    task, name = primary.split("/")
+    return f"{task}/{name.removeprefix('m')}"
 
 
 def task_of(metric: str) -> str:
-    """The task that a metric belongs to."""
+    """Return the task that a metric belongs to."""
     return metric.removeprefix(f"{STUDENT}/").split("/")[0]
 
 
-def main_metric(task: str) -> str:
-    """The metric that counts for a task."""
-    if task not in KINDS:
-        raise InputError(f"there is no task {task!r}, expected one of {sorted(KINDS)}")
-    return f"{task}/{KINDS[task].metric}"
+def tasks_of(run: Run, default: Iterable[str]) -> list[str]:
+    """Return the tasks that a run trains: those of its overrides, or the default."""
+    overrides = dict(zip(run.overrides[::2], run.overrides[1::2], strict=True))
+    tasks = overrides.get("MODEL.TASKS")
+    return list(ast.literal_eval(tasks)) if tasks else list(default)
 
 
-def class_metric(task: str) -> str:
-    """The same for one class: mAP is the mean of the classes' AP."""
-    return f"{task}/{main_metric(task).split('/')[1].removeprefix('m')}"
+def our_figures(run: Run, primary: Mapping[str, str]) -> list[Figure]:
+    """Return what a run measured; before it is done, at most the overlap of its labels.
 
-
-def our_figures(run: Run) -> list[Figure]:
-    """What a run has measured; nothing if it is not done, but for the overlap of its labels."""
-    named = _named(results_of(run)) | {(OVERLAP, ""): overlap_of(run)}
-    for (metric, class_name), value in _named(results_of(run, STUDENT)).items():
-        named[f"{STUDENT}/{metric}", class_name] = value
+    Args:
+        run: to read.
+        primary: the primary metric of each task.
+    """
+    values = _values(results_of(run), primary) | {Metric(OVERLAP): overlap_of(run)}
+    for metric, value in _values(results_of(run, STUDENT), primary).items():
+        values[metric._replace(name=f"{STUDENT}/{metric.name}")] = value
     return [
-        Figure(OURS, run.factors, metric, value, class_name, run=run.name)
-        for (metric, class_name), value in named.items()
+        Figure(OURS, run.factors, metric, value, run=run.name)
+        for metric, value in values.items()
         if value is not None
     ]
 
 
-def _named(results: Mapping) -> dict[tuple[str, str], float | None]:
-    named = {("geometric_mean", ""): results.get("geometric_mean")}
-    for task in KINDS:
-        if task in results:
-            named |= _of_task(task, results[task])
-    return named
+def _values(results: Mapping, primary: Mapping[str, str]) -> dict[Metric, float | None]:
+    values = {Metric(GEOMETRIC_MEAN): results.get(GEOMETRIC_MEAN)}
+    for task, metric in primary.items():
+        values |= _task_values(results.get(task, {}), task, metric)
+    return values
 
 
-def _of_task(task: str, found: Mapping) -> dict[tuple[str, str], float | None]:
-    each = class_metric(task)
-    named = {
-        (main_metric(task), ""): found.get(KINDS[task].metric),
-        (f"{each}_std", ""): found.get("std"),
+def _task_values(results: Mapping, task: str, metric: str) -> dict[Metric, float | None]:
+    """Name the figures of one task; a task without classes has neither "per_class" nor "std"."""
+    per_class = class_metric(metric)
+    losses, classes = results.get("losses") or {}, results.get("per_class") or {}
+    return {
+        Metric(metric): results.get(metric.split("/")[1]),
+        Metric(f"{per_class}_std"): results.get("std"),
+        **{Metric(f"{task}/loss_{part}"): value for part, value in losses.items()},
+        **{Metric(per_class, name): value for name, value in classes.items()},
     }
-    named |= {(f"{task}/loss_{part}", ""): x for part, x in found.get("losses", {}).items()}
-    return named | {(each, name): x for name, x in found.get("per_class", {}).items()}
 
 
 def overlap_of(run: Run) -> int | None:
-    """Training images that a run has with the labels of all its tasks, if there are several."""
-    path = run.folder / SUBSETS_FILE
-    if not path.is_file():
+    """Count the training images with the labels of all tasks; None for a single task."""
+    text = run.read(SUBSETS_FILE)
+    if text is None:
         return None
     try:
-        labels = json.loads(path.read_text())["labels"].values()
-        images = [set(label["images"]) for label in labels]
+        images = [set(label["images"]) for label in json.loads(text)["labels"].values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: it has no lists of images ({error!r})") from None
+        path = f"{run.source}/{SUBSETS_FILE}"
+        raise InputError(f"{path}: cannot read its lists of images ({error!r})") from None
     return len(set.intersection(*images)) if len(images) > 1 else None
 
 
 def paper_figures(study: Study) -> list[Figure]:
-    """The figures of paper.csv beside study.yaml; none if there is no such file."""
+    """Read the figures of paper.csv beside study.yaml; none without the file."""
     path = study.folder / PAPER_FILE
     if not path.is_file():
         return []
@@ -124,28 +171,25 @@ def paper_figures(study: Study) -> list[Figure]:
 def _paper_figure(row: Mapping[str, str], factors: Iterable[str], path: Path) -> Figure:
     try:
         return Figure(
-            PAPER,
-            {name: _value(row[name]) for name in factors if row.get(name)},
-            row["metric"],
-            float(row["value"]),
-            row["class"],
-            row["table"],
+            source=PAPER,
+            factors={name: _parse(row[name]) for name in factors if row.get(name)},
+            metric=Metric(row["metric"], row["class"]),
+            value=float(row["value"]),
+            table=row["table"],
         )
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: {dict(row)} is no figure ({error!r})") from None
 
 
-def _value(text: str) -> Value:
+def _parse(text: str) -> Value:
     return int(text) if text.isdigit() else text
 
 
-def write_figures(figures: Sequence[Figure], factors: Sequence[str], path: Path) -> None:
-    """Write the long table, a line for each figure."""
+def write_figures(figures: Iterable[Figure], factors: Sequence[str], path: Path) -> None:
+    """Write the long table, one line per figure."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["source", "table", "run", *factors, "metric", "class", "value"])
         for f in figures:
             values = [f.factors.get(name, "") for name in factors]
-            writer.writerow(
-                [f.source, f.table, f.run, *values, f.metric, f.class_name, f"{f.value:.6g}"]
-            )
+            writer.writerow([f.source, f.table, f.run, *values, *f.metric, f"{f.value:.6g}"])

@@ -1,4 +1,4 @@
-"""Qualitative results: the predictions of a few runs beside the ground truth (Figures 2, 3)."""
+"""Qualitative results: predictions of a few runs beside the ground truth (Figures 2, 3)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,25 +20,26 @@ from .layout import matches, read_filter
 from .plan import STUDY_FILE, Run, Study
 from .state import state_of
 
-WIDTH = 1024  # of a tile: four images of 2048 pixels are more than one looks at
-Tiles = list[np.ndarray]
+WIDTH = 1024  # largest width of a tile in pixels, so that four tiles fit on a screen
+WEIGHTS_FILE = "model_best.pth"  # written by train_net.py
+Tiles = list[np.ndarray]  # (H, W, 3) uint8
 
 
 def draw_grid(study: Study, runs: Sequence[Run], path: Path) -> str:
-    """Write a column for each selection of runs that study.yaml names, then the ground truth.
+    """Draw a column for each experiment that study.yaml names, then the ground truth.
 
     Args:
         study: with the key "figure": {images: rows, columns: [{factor: value}, ...]}.
-        runs: to choose from; the first one of a column that is done is drawn.
-        path: of the PNG.
+        runs: to choose from; a column shows its first run that is done.
+        path: of the picture.
 
     Returns:
-        Why there is no picture, or "".
+        The reason why there is no picture, or "".
     """
     figure = study.content["figure"]
     if not isinstance(figure, dict) or set(figure) != {"images", "columns"}:
         raise InputError(f"{study.folder / STUDY_FILE}: figure takes the keys images and columns")
-    chosen = {_title(wanted): _choose(runs, wanted) for wanted in figure["columns"]}
+    chosen = {_title(factors): _choose(runs, factors) for factors in figure["columns"]}
     done = [run for run in chosen.values() if run is not None]
     if not done:
         return "none of its runs is done"
@@ -54,24 +55,24 @@ def draw_grid(study: Study, runs: Sequence[Run], path: Path) -> str:
     return ""
 
 
-def _title(wanted: dict) -> str:
-    return " ".join(str(value) for value in wanted.values())
+def _title(factors: dict) -> str:
+    return " ".join(str(value) for value in factors.values())
 
 
-def _choose(runs: Sequence[Run], wanted: dict) -> Run | None:
-    there = (run for run in runs if matches(run.factors, read_filter(wanted)))
-    return next((run for run in there if state_of(run).name == "done"), None)
+def _choose(runs: Sequence[Run], factors: dict) -> Run | None:
+    candidates = (run for run in runs if matches(run.factors, read_filter(factors)))
+    return next((run for run in candidates if state_of(run).name == "done"), None)
 
 
 def _load_config(run: Run) -> CfgNode:
     path = run.folder / "config.yaml"
+    if not (path.is_file() and (run.folder / WEIGHTS_FILE).is_file()):
+        raise InputError(f"the weights of {run.name} are not kept")
     try:
         datasets = yaml.safe_load(path.read_text())["DATASETS"]
-    except FileNotFoundError:
-        raise InputError(f"{path} is not kept") from None
     except (OSError, KeyError, TypeError, yaml.YAMLError):
-        raise InputError(f"{path} is no config of a run") from None
-    # The training images, ten thousands at times, play no part and need not be on this machine.
+        raise InputError(f"{path} is not the config of a run") from None
+    # Training images are not needed, so they may be absent from this machine.
     return load_config(str(path), ["DATASETS.TRAIN", str(datasets["TEST"])])
 
 
@@ -80,7 +81,7 @@ def _predictions(run: Run, count: int) -> Tiles:
     cfg = _load_config(run)
     tasks = build_tasks(cfg)
     model = build_model(cfg)
-    MultiTaskCheckpointer(model).load(str(run.folder / "model_best.pth"))
+    MultiTaskCheckpointer(model).load(str(run.folder / WEIGHTS_FILE))
     records = eval_records(cfg, tasks)[:count]
     return _small(prediction_tiles(model.eval(), records, tasks, cfg.TEST.PICTURE_THRESHOLD))
 
@@ -101,5 +102,5 @@ def _small(tiles: Tiles) -> Tiles:
 
 def _missing(height: int, width: int) -> np.ndarray:
     tile = np.full((height, width, 3), 200, dtype=np.uint8)
-    place = (width // 2 - 28, height // 2)
-    return cv2.putText(tile, "missing", place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (90, 90, 90), 1)
+    origin = (width // 2 - 28, height // 2)
+    return cv2.putText(tile, "missing", origin, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (90, 90, 90), 1)

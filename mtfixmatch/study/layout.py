@@ -1,15 +1,14 @@
-"""What study.yaml says of its report: tables and the blocks that they consist of."""
+"""The layout of a report in study.yaml: its tables and the blocks that they consist of."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..utils.errors import InputError
-from .figures import Figure, class_metric, main_metric, task_of
+from .figures import Metric, StudyResults, class_metric, task_of
 from .plan import STUDY_FILE, Study, Value
 
-Key = tuple[str, str]  # metric, class ("" for none)
-Filter = list[dict[str, list[Value]]]  # any of these; a mapping asks for all its factors
+Filter = list[dict[str, list[Value]]]  # one mapping must match, in all its factors
 
 BLOCK_KEYS = {"where", "rows", "columns", "metrics", "overlap_of", "baseline"}
 TABLE_KEYS = BLOCK_KEYS | {"table", "caption", "blocks"}
@@ -18,36 +17,36 @@ CLASS_KEYS = {"table", "caption", "where", "rows", "task"}
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """A part of a table in which figures compete.
+    """A part of a table; the best figures are marked within it.
 
     Attributes:
-        title: of the block, "" where a table has only one.
-        where: the runs that belong to it.
+        title: of the block, "" if its table has only one.
+        where: selects its runs.
         rows: factors that name a row.
-        columns: factors that name a column; none: the figures are the columns.
-        keys: the figures.
-        overlap_of: images that label subsets were drawn from at random; 0: they were not.
-        baseline: the row that the others are compared with seed by seed; none: they are not.
+        columns: factors that name a column; if empty, the metrics are the columns.
+        metrics: to show.
+        overlap_of: number of images that random label subsets are drawn from; 0 for other subsets.
+        baseline: the row that the others are compared with seed by seed; empty for no comparison.
     """
 
     title: str
     where: Filter
     rows: list[str]
     columns: list[str]
-    keys: list[Key]
+    metrics: list[Metric]
     overlap_of: int = 0
     baseline: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """A table.
+    """A table of the report.
 
     Attributes:
-        name: number of the table, in the paper if there is one.
+        name: its number, in the paper if there is one.
         caption: what it shows.
         blocks: its parts.
-        per_class: its figures are those of the classes of one task.
+        per_class: whether it shows the classes of one task.
     """
 
     name: str
@@ -57,42 +56,54 @@ class TableLayout:
 
 
 def matches(factors: Mapping[str, Value], where: Filter) -> bool:
-    """Whether factors have the values that a filter asks for."""
+    """Tell whether factors have the values that a filter asks for."""
     return not where or any(
         all(factors.get(name) in values for name, values in wanted.items()) for wanted in where
     )
 
 
-def read_layout(study: Study, figures: Sequence[Figure]) -> list[TableLayout]:
-    """The tables of a study, those of its classes after the others.
+def read_layout(study: Study, results: StudyResults) -> list[TableLayout]:
+    """Read the tables of a study, those of its classes last.
 
     Args:
         study: with the keys of the report.
-        figures: all there are, in which the classes are found.
+        results: name the tasks, their primary metrics and their classes.
 
     Raises:
-        InputError: for a key that is missing, unknown or names no factor.
+        InputError: for a key that is missing, unknown, or names no factor or task.
     """
-    found = []
+    tables = []
     for index, entry in enumerate(study.content.get("tables") or []):
         where = f"{study.folder / STUDY_FILE}: tables[{index}]"
         _check_keys(entry, TABLE_KEYS, {"table", "rows"}, where)
         blocks = _blocks(entry, study, where)
-        found.append(TableLayout(str(entry["table"]), entry.get("caption", ""), blocks))
+        _check_tasks((metric.name for block in blocks for metric in block.metrics), results, where)
+        tables.append(TableLayout(str(entry["table"]), entry.get("caption", ""), blocks))
     for index, entry in enumerate(study.content.get("per_class") or []):
         where = f"{study.folder / STUDY_FILE}: per_class[{index}]"
         _check_keys(entry, CLASS_KEYS, {"table", "rows", "task"}, where)
+        _check_tasks([entry["task"]], results, where)
         block = _block("", {**entry, "metrics": []}, study, where)
-        block.keys.extend(_class_keys(entry["task"], figures))
+        block.metrics.extend(_class_metrics(results.primary[entry["task"]], results))
         table = TableLayout(str(entry["table"]), entry.get("caption", ""), [block], per_class=True)
-        found.append(table)
-    return found
+        tables.append(table)
+    return tables
 
 
-def _class_keys(task: str, figures: Iterable[Figure]) -> list[Key]:
-    each = class_metric(task)
-    classes = dict.fromkeys(f.class_name for f in figures if f.metric == each)
-    return [*((each, name) for name in classes), (main_metric(task), ""), (f"{each}_std", "")]
+def _check_tasks(metrics: Iterable[str], results: StudyResults, where: str) -> None:
+    for task in map(task_of, metrics):
+        if task not in results.primary:
+            expected = ", ".join(sorted(results.primary))
+            raise InputError(f"{where}: there is no task {task!r}, expected one of {expected}")
+
+
+def _class_metrics(primary: str, results: StudyResults) -> list[Metric]:
+    """Return the metric of each class in the figures, the mean and the standard deviation."""
+    per_class = class_metric(primary)
+    figures = [*results.paper, *results.ours]
+    classes = dict.fromkeys(f.metric.class_name for f in figures if f.metric.name == per_class)
+    of_classes = [Metric(per_class, name) for name in classes]
+    return [*of_classes, Metric(primary), Metric(f"{per_class}_std")]
 
 
 def _blocks(entry: Mapping[str, Any], study: Study, where: str) -> list[BlockLayout]:
@@ -110,33 +121,33 @@ def _block(title: str, entry: Mapping[str, Any], study: Study, where: str) -> Bl
     _check_keys(entry, TABLE_KEYS | CLASS_KEYS, {"metrics"}, where)
     rows, columns = list(entry["rows"]), list(entry.get("columns", []))
     selection = read_filter(entry.get("where", []))
-    used = {*rows, *columns, *(name for wanted in selection for name in wanted)}
+    used = {*rows, *columns, *(name for factors in selection for name in factors)}
     unknown = sorted(used - set(study.content["factors"]))
     if unknown:
         raise InputError(f"{where}: {unknown[0]!r} is no factor of the study")
-    keys = [(metric, "") for metric in entry["metrics"]]
-    for metric, _ in keys:
-        main_metric(task_of(metric))  # it knows the tasks
+    metrics = [Metric(name) for name in entry["metrics"]]
     baseline = tuple(entry.get("baseline", ()))
     factors = [study.content["factors"][name] for name in rows]
     if baseline and not _is_row(baseline, factors):
         raise InputError(f"{where}.baseline: expected a value of each of {', '.join(rows)}")
     overlap_of = entry.get("overlap_of", 0)
-    return BlockLayout(title, selection, rows, columns, keys, overlap_of, baseline)
+    return BlockLayout(title, selection, rows, columns, metrics, overlap_of, baseline)
 
 
 def _is_row(values: Sequence[Value], factors: Sequence[Any]) -> bool:
-    """Whether there is one for each factor, and one of its own where it names them."""
-    pairs = zip(values, factors, strict=False)
-    known = all(value in f for value, f in pairs if isinstance(f, Mapping))
-    return len(values) == len(factors) and known
+    """Tell whether each factor has a value, and a mapped factor one of its own."""
+    return len(values) == len(factors) and all(
+        value in factor
+        for value, factor in zip(values, factors, strict=True)
+        if isinstance(factor, Mapping)
+    )
 
 
 def read_filter(where: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Filter:
-    """A mapping or a list of them, {factor: value or list of values}."""
+    """Read {factor: value or list of values}, or a list of such mappings."""
     return [
-        {name: x if isinstance(x, list) else [x] for name, x in wanted.items()}
-        for wanted in ([where] if isinstance(where, Mapping) else where)
+        {name: x if isinstance(x, list) else [x] for name, x in factors.items()}
+        for factors in ([where] if isinstance(where, Mapping) else where)
     ]
 
 

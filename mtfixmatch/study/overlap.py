@@ -1,38 +1,43 @@
-"""How many images have the labels of all tasks: the paper's, expected, and ours (Tables 2, 3)."""
+"""The number of images with the labels of all tasks (Tables 2, 3): ours, expected, paper's."""
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable
 from statistics import fmean
 
-from .cells import Block, Label, Material, column_of
-from .figures import OVERLAP, SEED
-from .layout import BlockLayout, matches
+from .cells import Block, Label, column_of
+from .figures import OVERLAP, SEED, Figure, StudyResults
+from .layout import matches
+from .plan import Value
 from .tables import label, pipe_table
 
 
-def overlap_table(block: Block, material: Material) -> str:
-    """A Markdown table with the columns of a block; "" if its label subsets are not random."""
-    layout = block.layout
-    if not layout.overlap_of:
+def overlap_table(block: Block, results: StudyResults) -> str:
+    """Write the overlaps of a block as Markdown; "" if its label subsets are not random."""
+    images = block.layout.overlap_of
+    if not images:
         return ""
     rows = {
-        "ours": {c: _ours(layout, c, material) for c in block.columns},
-        "expected": {c: f"{expected(c, layout.overlap_of):.1f}" for c in block.columns},
-        "paper": {
-            column_of(f.factors, layout.columns): f"{f.value:g}"
-            for f in material.paper
-            if f.metric == OVERLAP and matches(f.factors, layout.where)
-        },
+        "ours": _ours(block, results),
+        "expected": {c: f"{expected_overlap(c, images):.1f}" for c in block.columns},
+        "paper": {column: f"{f.value:g}" for column, f in _overlaps(block, results.paper)},
     }
     lines = [
-        [name, *(found.get(c, "-") for c in block.columns)] for name, found in rows.items() if found
+        [name, *(texts.get(column, "-") for column in block.columns)]
+        for name, texts in rows.items()
+        if texts or name != "paper"
     ]
     return pipe_table([["images with all labels", *map(label, block.columns)], *lines])
 
 
-def expected(counts: Label, images: int) -> float:
-    """The mean overlap of two subsets of so many images each; one count stands for two equal ones.
+def expected_overlap(counts: Label, images: int) -> float:
+    """Return the mean overlap of two random subsets.
 
-    >>> expected((744,), 2975)  # 744 * 744 / 2975
+    Args:
+        counts: the sizes of the subsets; one count stands for two equal ones.
+        images: that they are drawn from.
+
+    >>> expected_overlap((744,), 2975)  # 744 * 744 / 2975
     186.06...
     """
     numbers = [int(count) for count in counts]
@@ -40,13 +45,19 @@ def expected(counts: Label, images: int) -> float:
     return math.prod(pair) / images ** (len(pair) - 1)
 
 
-def _ours(layout: BlockLayout, column: Label, material: Material) -> str:
-    """The mean over the seeds: a seed gives all methods the same subsets."""
-    by_seed = {
-        f.factors.get(SEED): f.value
-        for f in material.ours
-        if f.metric == OVERLAP
-        and matches(f.factors, layout.where)
-        and column_of(f.factors, layout.columns) == column
-    }
-    return f"{fmean(by_seed.values()):.1f}" if by_seed else "-"
+def _overlaps(block: Block, figures: Iterable[Figure]) -> list[tuple[Label, Figure]]:
+    """Return the overlaps that belong to a block, each with its column."""
+    layout = block.layout
+    return [
+        (column_of(figure.factors, layout.columns), figure)
+        for figure in figures
+        if figure.metric.name == OVERLAP and matches(figure.factors, layout.where)
+    ]
+
+
+def _ours(block: Block, results: StudyResults) -> dict[Label, str]:
+    """Average over the seeds; a seed gives all methods the same label subsets."""
+    columns: dict[Label, dict[Value | None, float]] = defaultdict(dict)
+    for column, figure in _overlaps(block, results.ours):
+        columns[column][figure.factors.get(SEED)] = figure.value
+    return {column: f"{fmean(by_seed.values()):.1f}" for column, by_seed in columns.items()}

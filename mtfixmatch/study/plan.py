@@ -1,18 +1,19 @@
-"""study.yaml -> the runs of a study: its factors, their products, one list of overrides each."""
+"""The plan of a study: study.yaml turned into runs, each with its own config overrides."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..utils.errors import InputError
+from .archive import ARCHIVE_FILE, read_archive
 
 Value = str | int
 STUDY_FILE = "study.yaml"
-# Keys of a study file; those of the report are read by report.py.
+# Keys of a study file; layout.py and report.py read those of the report.
 REQUIRED = ("title", "config", "output", "factors", "runs")
 OPTIONAL = ("common", "tables", "per_class", "curves", "figure")
 
@@ -22,20 +23,45 @@ class Run:
     """One training of a study.
 
     Attributes:
-        factors: name -> value, in the order of the study's factors; those that do not apply to it
-            (the sampling of a baseline's unlabeled images) are absent.
+        factors: name -> value, in the order of the study's factors; a factor that does not apply
+            is absent, such as the unlabeled images of a supervised baseline.
         overrides: KEY VALUE pairs for train_net.py, in this order.
-        folder: where it writes.
+        folder: OUTPUT_DIR of the training.
+        archived: file name -> content, read where the folder does not exist.
     """
 
     factors: dict[str, Value]
     overrides: list[str]
     folder: Path
+    archived: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The name of its folder: its factors' values."""
+        """The name of its folder, made of its factors' values."""
         return self.folder.name
+
+    @property
+    def source(self) -> str:
+        """Where its files are read from, for messages."""
+        archived = self.archived and not self.folder.is_dir()
+        return f"{ARCHIVE_FILE}/{self.name}" if archived else str(self.folder)
+
+    def read(self, name: str) -> str | None:
+        """Return the text of one of its files, from the folder or else from the archive.
+
+        Returns:
+            None if there is no such file.
+
+        Raises:
+            InputError: for a file that cannot be read.
+        """
+        try:
+            in_folder = self.folder.is_dir()
+            return (self.folder / name).read_text() if in_folder else self.archived[name].decode()
+        except (FileNotFoundError, KeyError):
+            return None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.source}/{name}: cannot be read ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -43,11 +69,12 @@ class Study:
     """A study file with its runs.
 
     Attributes:
-        folder: of the study file; a paper.csv may lie beside it.
-        config: file that all its runs start from.
-        output: folder of its runs' folders and its report.
+        folder: of the study file; paper.csv, README.md and the archive of runs lie beside it.
+        config: the config file that all runs start from.
+        output: where the runs' folders are.
         content: of the study file.
         runs: all of them.
+        own_output: whether `output` is that of the study file, which the archive belongs to.
     """
 
     folder: Path
@@ -55,12 +82,18 @@ class Study:
     output: Path
     content: dict[str, Any]
     runs: list[Run]
+    own_output: bool
+
+    @property
+    def archive(self) -> Path:
+        """The archive of its finished runs."""
+        return self.folder / ARCHIVE_FILE
 
     def select(self, only: Mapping[str, Sequence[str]]) -> list[Run]:
-        """The runs that have one of the given values in each of the given factors.
+        """Return the runs that have one of the given values in each of the given factors.
 
         Raises:
-            InputError: for a factor or a value that the study does not have, or if nothing is left.
+            InputError: for an unknown factor or value, or if no run is left.
         """
         for factor, wanted in only.items():
             values = {str(run.factors[factor]) for run in self.runs if factor in run.factors}
@@ -87,32 +120,37 @@ def load_study(
 ) -> Study:
     """Read a study.
 
+    Runs of the study's own output may be archived; with another output every run starts anew.
+
     Args:
-        folder: that holds study.yaml.
-        output: instead of the file's.
-        seeds: instead of the file's.
+        folder: of study.yaml.
+        output: replaces the file's output folder.
+        seeds: replace the file's seeds.
         opts: KEY VALUE pairs for every run, after its own.
 
     Raises:
-        InputError: for a file that is missing or wrong; the message names file and key.
+        InputError: for a missing or wrong file; the message names file and key.
     """
     path = folder / STUDY_FILE
     content = _read(path)
     if seeds:
         content["runs"] = [{**block, "seed": list(seeds)} for block in content["runs"]]
     root = Path(output or content["output"])
+    own_output = root == Path(content["output"])
+    archive = read_archive(folder / ARCHIVE_FILE) if own_output else {}
     runs: dict[str, Run] = {}
     for index, block in enumerate(content["runs"]):
         for factors in _product(block, content["factors"], f"{path}: runs[{index}]"):
-            overrides = _overrides(content, factors, path)
+            overrides = _overrides(content, factors, path) + list(opts)
             name = "-".join(_label(factor, value) for factor, value in factors.items())
-            runs.setdefault(name, Run(factors, overrides + list(opts), root / name))
+            runs.setdefault(name, Run(factors, overrides, root / name, archive.get(name, {})))
     return Study(
         folder=folder,
         config=(folder / content["config"]).resolve(),
         output=root,
         content=content,
         runs=list(runs.values()),
+        own_output=own_output,
     )
 
 
@@ -135,16 +173,18 @@ def _read(path: Path) -> dict[str, Any]:
 def _product(
     block: Mapping[str, Any], factors: Mapping[str, Any], where: str
 ) -> Iterator[dict[str, Value]]:
-    """All combinations of a block's values, each in the order of the study's factors.
+    """Yield all combinations of a block's values, each in the order of the study's factors.
 
-    A key such as "method, sampling" takes its factors together, one from each list of values.
+    A key such as "method, sampling" varies its factors together; each of its values is a list.
     """
     axes = []
     for key, values in block.items():
         names = [name.strip() for name in key.split(",")]
         unknown = [name for name in names if name not in factors]
         if unknown:
-            raise InputError(f"{where}: {unknown[0]!r} is no factor, expected {list(factors)}")
+            raise InputError(
+                f"{where}: {unknown[0]!r} is no factor, expected one of {list(factors)}"
+            )
         choices = values if isinstance(values, list) else [values]
         rows = [choice if len(names) > 1 else [choice] for choice in choices]
         if any(not isinstance(row, list) or len(row) > len(names) for row in rows):
@@ -156,9 +196,9 @@ def _product(
 
 
 def _overrides(content: Mapping[str, Any], factors: Mapping[str, Value], path: Path) -> list[str]:
-    """KEY VALUE pairs: those of all runs, then those of each factor's value.
+    """Return the KEY VALUE pairs of all runs, then those of each factor's value.
 
-    A factor is a mapping from its values to {KEY: VALUE}, or the list of keys that take its value.
+    A factor maps its values to {KEY: VALUE}, or lists the keys that take its value.
     """
     pairs: dict[str, Any] = dict(content.get("common") or {})
     for factor, value in factors.items():

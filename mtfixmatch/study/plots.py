@@ -1,4 +1,4 @@
-"""The figures of a block as curves over its columns: ours with error bars, the paper's dashed."""
+"""Curves over the columns of a block: ours with error bars, the paper's dashed."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from .cells import Block, Cell, Label
-from .figures import OURS, PAPER
-from .layout import Key
+from .cells import Block, Cell, Label, Position
+from .figures import OURS, PAPER, Metric
 from .tables import axis_title, label
 
 matplotlib.use("Agg")
@@ -18,7 +17,7 @@ from matplotlib import pyplot as plt
 
 
 def draw_curves(block: Block, title: str, path: Path) -> bool:
-    """Write a panel for each figure of a block, a line for each of its rows.
+    """Draw a panel for each metric of a block with a line for each row.
 
     Args:
         block: with factors as columns.
@@ -26,14 +25,14 @@ def draw_curves(block: Block, title: str, path: Path) -> bool:
         path: of the PNG.
 
     Returns:
-        Whether there was something of ours to draw.
+        False, without a picture, if none of our runs is done.
     """
     if not any(cell.values for cell in block.cells.values()):
         return False
-    count = len(block.keys)
-    figure, axes = plt.subplots(1, count, figsize=(5.2 * count, 4.6), squeeze=False)
-    for axis, key in zip(axes[0], block.keys, strict=True):
-        _draw_panel(axis, block, key)
+    metrics = block.layout.metrics
+    figure, axes = plt.subplots(1, len(metrics), figsize=(5.2 * len(metrics), 4.6), squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        _draw_panel(axis, block, metric)
     handles = [Line2D([], [], color=f"C{i % 10}", marker="o") for i in range(len(block.rows))]
     names = [" ".join(str(value) for value in row if value != "") for row in block.rows]
     if any(cell.paper for cell in block.cells.values()):
@@ -48,12 +47,13 @@ def draw_curves(block: Block, title: str, path: Path) -> bool:
     return True
 
 
-def _draw_panel(axis: Axes, block: Block, key: Key) -> None:
-    columns = [c for c in block.columns if any((r, c, key) in block.cells for r in block.rows)]
+def _draw_panel(axis: Axes, block: Block, metric: Metric) -> None:
+    measured = {position.column for position in block.cells if position.metric == metric}
+    columns = [column for column in block.columns if column in measured]
     positions = _positions(columns)
     for index, row in enumerate(block.rows):
-        shift = 0.03 * (index - (len(block.rows) - 1) / 2)  # bars beside each other
-        cells = [block.cells.get((row, column, key), Cell()) for column in columns]
+        shift = 0.03 * (index - (len(block.rows) - 1) / 2)  # puts the error bars side by side
+        cells = [block.cells.get(Position(row, column, metric), Cell()) for column in columns]
         for source, style in ((PAPER, "x--"), (OURS, "o-")):
             axis.errorbar(
                 [position + shift for position in positions],
@@ -65,7 +65,7 @@ def _draw_panel(axis: Axes, block: Block, key: Key) -> None:
                 capsize=3,
                 linewidth=1.3,
             )
-    axis.set_title(key[0])
+    axis.set_title(metric.name)
     axis.set_xlabel(axis_title(block), fontsize=9)
     axis.set_xticks(positions, [label(column) for column in columns], fontsize=9)
     axis.grid(alpha=0.3)
@@ -76,7 +76,7 @@ def _or_nan(value: float | None) -> float:
 
 
 def _positions(columns: Sequence[Label]) -> list[float]:
-    """Label counts on a logarithmic axis; whatever is no single number at equal distances."""
+    """Return logarithms of single label counts, and equal distances for other columns."""
     if all(len(column) == 1 and isinstance(column[0], int) for column in columns):
         return [math.log2(float(column[0])) for column in columns]
     return [float(i) for i in range(len(columns))]

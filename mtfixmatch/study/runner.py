@@ -1,4 +1,4 @@
-"""Runs what is missing of a study: on this machine, several side by side on GPUs, or by SLURM."""
+"""Run the missing runs of a study: on this machine, several side by side, or through SLURM."""
 
 import os
 import subprocess
@@ -22,19 +22,19 @@ LOG_FILE = "run.log"
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """A part of this machine that one run has for itself.
 
     Attributes:
-        gpus: their numbers.
-        cores: likewise; none: all of them.
+        gpus: numbers of its GPUs.
+        cores: numbers of its CPU cores; empty for all cores.
     """
 
     gpus: tuple[int, ...] = ()
     cores: tuple[int, ...] = ()
 
     def enter(self) -> dict[str, str]:
-        """Bind this thread, and so its processes, to the cores; return their environment."""
+        """Bind this thread and its subprocesses to the cores; return the variables they need."""
         environment = {}
         if self.cores:
             os.sched_setaffinity(0, self.cores)
@@ -46,12 +46,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Launcher:
-    """How train_net.py is called; a SLURM job carries it to its node.
+    """Call train_net.py for a run; picklable, so that a SLURM job can carry it to its node.
 
     Attributes:
         train_net: the script.
-        config: file that the run starts from.
-        gpus: of each run; 0: as MODEL.DEVICE says.
+        config: the config file that the run starts from.
+        gpus: number of GPUs per run; 0 for the device of MODEL.DEVICE.
     """
 
     train_net: Path
@@ -59,124 +59,128 @@ class Launcher:
     gpus: int = 0
 
     def command(self, run: Run) -> list[str]:
-        """The command of a run; it goes on from a checkpoint if there is one."""
+        """Return the command of a run, which resumes from a checkpoint if there is one."""
         command = [sys.executable, "-W", "ignore", str(self.train_net), "--resume"]
         if self.gpus:
             command += ["--num-gpus", str(self.gpus), "--dist-url", "auto"]
         command += ["--config-file", str(self.config), "OUTPUT_DIR", str(run.folder)]
         return command + run.overrides
 
-    def __call__(self, run: Run, place: Place | None = None) -> str | None:
-        """Run it to its end, its output in run.log.
+    def __call__(self, run: Run, slot: Slot | None = None) -> str | None:
+        """Train to the end, with the output in run.log.
 
         Args:
-            run: which.
-            place: of this machine; None: whatever is visible.
+            run: to train.
+            slot: the part of this machine to use; None for all that is visible.
 
         Returns:
-            Why it failed, or None.
+            The reason of a failure, or None.
         """
         run.folder.mkdir(parents=True, exist_ok=True)
-        if not os.environ.get("SLURM_JOB_ID"):  # else it says that there is a job
+        if not os.environ.get("SLURM_JOB_ID"):  # under SLURM, the status names the job
             write_status(run, None)
-        environment = dict(os.environ) | (place.enter() if place else {})
+        environment = dict(os.environ) | (slot.enter() if slot else {})
         with (run.folder / LOG_FILE).open("a") as log:
             code = subprocess.run(
                 self.command(run), stdout=log, stderr=subprocess.STDOUT, env=environment
             ).returncode
         error = None if code == 0 else _reason(run.folder / LOG_FILE, code)
-        # A run that was asked to stop has not failed: it is interrupted.
+        # A run that was asked to stop is unfinished, not failed.
         write_status(run, None if code == STOPPED else error)
         return error
 
     def checkpoint(self, run: Run) -> Any:
-        """What submitit calls when SLURM takes the node away: the same run once more."""
+        """Tell submitit to queue the same run again when SLURM preempts its node."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, run)
 
 
 def _reason(log: Path, code: int) -> str:
-    """The last line that says something, or the signal."""
+    """Return the exit status or the signal, and the last line of the log."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     end = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
     return f"{end}: {lines[-1].strip()[:300]}" if lines else end
 
 
 def pending(runs: Sequence[Run], *, again: bool = False) -> list[Run]:
-    """The runs that are not done, nor waiting or running under SLURM unless `again`.
+    """Return the runs that are left to do.
+
+    Args:
+        runs: to choose from.
+        again: whether to include runs that were submitted to SLURM.
 
     Raises:
-        InputError: if one was made with other settings than the study says now.
+        InputError: for a run that was made with other settings than the study's.
     """
     states = [state_of(run) for run in runs]
     for state in states:
         if state.name == "changed":
-            raise InputError(f"{state.message}: delete it, or give another --output")
-    kept = ("done",) if again else ("done", "submitted")
-    return [run for run, state in zip(runs, states, strict=True) if state.name not in kept]
+            raise InputError(f"{state.message}: delete it or give another --output")
+    skipped = ("done",) if again else ("done", "submitted")
+    return [run for run, state in zip(runs, states, strict=True) if state.name not in skipped]
 
 
 def run_here(
     runs: Sequence[Run],
-    launch: Callable[[Run, Place], str | None],
-    places: Sequence[Place],
+    launch: Callable[[Run, Slot], str | None],
+    slots: Sequence[Slot],
 ) -> dict[str, str]:
-    """Run them on this machine, as many side by side as there are places.
+    """Run on this machine, one run per slot at a time; a failure does not stop the others.
 
     Args:
-        runs: to run.
-        launch: runs one and returns why it failed, see Launcher.
-        places: see `gpu_places`, `core_places`.
+        runs: to train.
+        launch: trains one run and returns the reason of a failure, see Launcher.
+        slots: see `gpu_slots` and `core_slots`.
 
     Returns:
-        name of a run -> why it failed; the others have been run all the same.
+        name of a failed run -> reason.
     """
-    free: SimpleQueue[Place] = SimpleQueue()
-    for place in places:
-        free.put(place)
+    free: SimpleQueue[Slot] = SimpleQueue()
+    for slot in slots:
+        free.put(slot)
     bar = tqdm(total=len(runs), desc="runs", unit="run")
 
     def work(run: Run) -> tuple[str, str | None]:
-        place = free.get()
+        slot = free.get()
         try:
             tqdm.write(f"starts: {run.name}")
-            error = launch(run, place)
+            error = launch(run, slot)
         finally:
-            free.put(place)
+            free.put(slot)
         tqdm.write(f"{'FAILED' if error else 'done'}: {run.name} {error or ''}")
         bar.update()
         return run.name, error
 
-    with bar, ThreadPoolExecutor(len(places)) as pool:
+    with bar, ThreadPoolExecutor(len(slots)) as pool:
         try:
             return {name: error for name, error in pool.map(work, runs) if error}
-        except KeyboardInterrupt:  # the runs under way have got it too; start no other
+        except KeyboardInterrupt:  # the trainings get it too; start no other run
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def gpu_places(num_gpus: int, gpus_per_run: int) -> list[Place]:
-    """The first GPUs of this machine, so many for each run that goes on at a time."""
+def gpu_slots(num_gpus: int, gpus_per_run: int) -> list[Slot]:
+    """Share the GPUs of this machine between runs, so many for each."""
     if not 1 <= gpus_per_run <= num_gpus:
         raise InputError(f"--gpus-per-run is {gpus_per_run}, of --num-gpus {num_gpus}")
     starts = range(0, num_gpus - gpus_per_run + 1, gpus_per_run)
-    return [Place(gpus=tuple(range(start, start + gpus_per_run))) for start in starts]
+    return [Slot(gpus=tuple(range(start, start + gpus_per_run))) for start in starts]
 
 
-def core_places(jobs: int) -> list[Place]:
-    """Equal shares of this process's CPU cores; with one job it has the whole machine.
+def core_slots(jobs: int) -> list[Slot]:
+    """Share this process's CPU cores equally between jobs; a single job gets the whole machine.
 
-    Runs that share cores slow each other down out of all proportion: their threads wait for each
-    other. On cores of their own, several small ones get through more than one on all cores.
+    Threads of runs on the same cores wait for each other, which costs far more than the sharing.
+    Several small runs on cores of their own finish sooner than one after the other on all cores.
     """
     if jobs == 1:
-        return [Place()]
+        return [Slot()]
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= jobs <= len(cores):
         raise InputError(f"--jobs is {jobs}, expected 1 to {len(cores)}, the number of cores")
     each = len(cores) // jobs
-    return [Place(cores=tuple(cores[i * each : (i + 1) * each])) for i in range(jobs)]
+    return [Slot(cores=tuple(cores[i * each : (i + 1) * each])) for i in range(jobs)]
 
 
 def submit(
@@ -188,25 +192,28 @@ def submit(
     parameters: Mapping[str, str],
     cluster: str = "slurm",
 ) -> list[Any]:
-    """Hand the runs to SLURM, one job each, through submitit.
+    """Submit the runs to SLURM through submitit, one job each.
 
     Args:
-        runs: to run.
-        launch: see Launcher; its GPUs are those of a job.
-        folder: of submitit's logs, seen by all nodes.
+        runs: to train.
+        launch: see Launcher; a job gets its number of GPUs.
+        folder: of submitit's logs; every node must see it.
         partition: of SLURM.
-        parameters: further ones of submitit as texts, such as {"timeout_min": "4320"}.
+        parameters: of submitit, as texts, such as {"timeout_min": "4320"}.
         cluster: of submitit: "slurm", or "local" and "debug" for this machine.
 
     Returns:
-        submitit's jobs.
+        The jobs of submitit.
+
+    Raises:
+        InputError: without submitit, or for wrong parameters.
     """
     try:
         import submitit
         from submitit.core.utils import FailedJobError
     except ImportError:
         raise InputError("--slurm needs submitit: pip install 'mtfixmatch[slurm]'") from None
-    # Before they can start: a job that has ended says so itself, in the same file.
+    # Written before a job can start, because the job overwrites it when it ends.
     for run in runs:
         write_status(run, None, job=partition)
     try:

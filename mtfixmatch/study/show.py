@@ -1,4 +1,4 @@
-"""The plan of a study before it is run: its runs, their states, and whether their configs hold."""
+"""The plan of a study before it starts: its runs, their states, and a check of their configs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from .state import state_of
 
 
 def show_plan(study: Study, runs: Sequence[Run]) -> None:
-    """Print a line for each run: its factors and how far it is; then how many there are."""
+    """Print the factors and the state of each run, then the number of runs in each state."""
     names = [name for name in study.content["factors"] if any(name in r.factors for r in runs)]
     states = [state_of(run) for run in runs]
     rows = [
@@ -27,15 +27,15 @@ def show_plan(study: Study, runs: Sequence[Run]) -> None:
 
 
 def check_configs(study: Study, runs: Sequence[Run]) -> list[CfgNode]:
-    """Resolve the config of every run; no data is read.
+    """Resolve the config of every run without reading data.
 
     Raises:
-        InputError: naming the run whose config cannot be.
+        InputError: for a wrong config; the message names the run.
     """
-    found = []
+    configs = []
     for run in runs:
         try:
-            found.append(resolve_config(str(study.config), run.overrides))
+            configs.append(resolve_config(str(study.config), run.overrides))
         except InputError as error:
             raise InputError(f"{run.name}: {error}") from None
-    return found
+    return configs

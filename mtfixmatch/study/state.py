@@ -1,6 +1,7 @@
-"""What is there of a run: the files that train_net.py and the runner leave in its folder."""
+"""The state and the results of a run, from the files that train_net.py and the runner write."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,21 @@ from ..utils.errors import InputError
 from ..utils.files import write_atomically
 from .plan import Run
 
-STATUS_FILE = "status.json"  # by the runner, see write_status
-DONE_FILE = "report.md"  # by train_net.py, last of all
-BEST_FILE = "results_best.json"  # by train_net.py, beside model_best.pth
+STATUS_FILE = "status.json"  # written by write_status
+DONE_FILE = "report.md"  # the last file that train_net.py writes
+BEST_FILE = "results_best.json"  # written by train_net.py beside model_best.pth
+HISTORY_FILE = "metrics.json"  # one JSON object per line, written during training
 CHECKPOINT_FILE = "last_checkpoint"
 
 
 @dataclass(frozen=True)
 class State:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        name: "done", "failed", "submitted" (to SLURM), "interrupted", "missing", or "changed" (made
-            with other overrides).
-        message: why it failed, where it was submitted to.
+        name: "done", "failed", "submitted" (to SLURM), "unfinished" (it can be resumed), "missing",
+            or "changed" (trained with other overrides than the study's).
+        message: the reason of a failure, or the SLURM partition.
     """
 
     name: str
@@ -30,47 +32,61 @@ class State:
 
 
 def state_of(run: Run) -> State:
-    """Look into a run's folder."""
-    status = _read(run.folder / STATUS_FILE)
+    """Determine the state of a run from its folder or its archived files."""
+    status = _read_json(run, STATUS_FILE)
     if status is None:
         return State("missing")
     if status["overrides"] != run.overrides:
-        return State("changed", f"{run.folder} was made with other settings than the study's")
-    if (run.folder / DONE_FILE).is_file() and (run.folder / BEST_FILE).is_file():
+        return State("changed", f"{run.source} was made with other settings than the study's")
+    if run.read(DONE_FILE) is not None and run.read(BEST_FILE) is not None:
         return State("done")
     if status["error"]:
         return State("failed", status["error"])
     if status["job"]:
         return State("submitted", f"to {status['job']}")
-    resumable = (run.folder / CHECKPOINT_FILE).is_file()
-    return State("interrupted" if resumable else "missing")
+    return State("missing" if run.read(CHECKPOINT_FILE) is None else "unfinished")
 
 
-def results_of(run: Run, who: str = "teacher") -> dict[str, Any]:
-    """Results of the best teacher, or of the student then, as evaluation.evaluate gives them.
+def results_of(run: Run, network: str = "teacher") -> dict[str, Any]:
+    """Return the results of the best checkpoint, as `engine.evaluation.evaluate` gives them.
 
-    Empty if the run is not done, or has not evaluated its student (TEST.EVAL_STUDENT).
+    Args:
+        run: which.
+        network: "teacher" or "student".
+
+    Returns:
+        Empty if the run is not done or did not evaluate that network (TEST.EVAL_STUDENT).
     """
-    return _read(run.folder / BEST_FILE).get(who, {}) if state_of(run).name == "done" else {}
+    return _read_json(run, BEST_FILE).get(network, {}) if state_of(run).name == "done" else {}
+
+
+def history_of(run: Run) -> list[dict[str, Any]]:
+    """Return the lines of metrics.json, each a dict of scalars; empty without the file."""
+    lines = (run.read(HISTORY_FILE) or "").splitlines()
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def finished_folders(runs: Iterable[Run]) -> list[Path]:
+    """Return the folders of the runs that are done and still on disk."""
+    return [run.folder for run in runs if run.folder.is_dir() and state_of(run).name == "done"]
 
 
 def write_status(run: Run, error: str | None, job: str | None = None) -> None:
-    """Keep what a run was started with, how it failed, who has it.
+    """Record how a run was started and how it ended.
 
     Args:
-        run: whose folder it is written to.
-        error: why it failed.
-        job: the SLURM partition that has it.
+        run: the status goes into its folder.
+        error: the reason of a failure.
+        job: the SLURM partition that runs it.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     status = {"overrides": run.overrides, "error": error, "job": job}
     write_atomically(run.folder / STATUS_FILE, json.dumps(status, indent=2) + "\n")
 
 
-def _read(path: Path) -> Any:
+def _read_json(run: Run, name: str) -> Any:
+    text = run.read(name)
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{run.source}/{name}: cannot be read as JSON ({error})") from None

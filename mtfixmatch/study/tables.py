@@ -1,4 +1,4 @@
-"""Blocks as Markdown and CSV, in the paper's layout."""
+"""The tables of a report as Markdown and CSV, in the paper's layout."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -6,39 +6,44 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from .cells import Block, Cell, Label, Place
+from .cells import Block, Cell, Label, Position
 from .figures import OURS, PAPER
 
-Line = tuple[dict[str, str], dict[str, Place]]  # what names a row; heading -> place of its cell
+# A row: its factors, then the positions of its cells by heading.
+Line = tuple[dict[str, str], dict[str, Position]]
 
 
 def lines_of(block: Block) -> list[Line]:
-    """The rows of a block: one for each figure where factors are the columns, else with all."""
+    """Return the lines of a block, without empty ones.
+
+    Where factors name the columns, each metric has a line of its own, else a column.
+    """
+    layout = block.layout
     lines: list[Line] = []
     for row in block.rows:
-        names = {n: str(value) for n, value in zip(block.layout.rows, row, strict=True)}
-        if block.layout.columns:
-            lines += [
-                ({**names, "metric": key[0]}, {label(c): (row, c, key) for c in block.columns})
-                for key in block.keys
-            ]
+        names = {name: str(value) for name, value in zip(layout.rows, row, strict=True)}
+        if layout.columns:
+            for metric in layout.metrics:
+                positions = {label(c): Position(row, c, metric) for c in block.columns}
+                lines.append(({**names, "metric": metric.name}, positions))
         else:
-            lines.append((names, {key[1] or key[0]: (row, (), key) for key in block.keys}))
-    return [line for line in lines if any(place in block.cells for place in line[1].values())]
+            positions = {m.class_name or m.name: Position(row, (), m) for m in layout.metrics}
+            lines.append((names, positions))
+    return [line for line in lines if any(p in block.cells for p in line[1].values())]
 
 
 def label(values: Label) -> str:
-    """The heading of a column: 93 / 372."""
+    """Return the heading of a column, such as "93 / 372"."""
     return " / ".join(map(str, values))
 
 
 def axis_title(block: Block) -> str:
-    """What the headings of the columns are."""
+    """Return the names of the factors in the headings."""
     return " / ".join(block.layout.columns)
 
 
 def markdown(block: Block) -> str:
-    """A block as a table."""
+    """Write a block as Markdown."""
     lines = lines_of(block)
     if not lines:
         return "No runs, no figures."
@@ -46,11 +51,11 @@ def markdown(block: Block) -> str:
 
 
 def class_markdown(block: Block, shares: Mapping[str, str], title: str) -> str:
-    """A block of classes as a table, turned: twenty of them side by side are too wide for a page.
+    """Write a block of classes as Markdown, a line per class, because a page is not wide enough.
 
     Args:
-        block: with its cells.
-        shares: of the classes in the data, in percent; none if nobody gives them.
+        block: with the classes as metrics.
+        shares: class -> its share of the data in percent; may be empty.
         title: of the shares.
     """
     lines = lines_of(block)
@@ -64,18 +69,18 @@ def class_markdown(block: Block, shares: Mapping[str, str], title: str) -> str:
 
 
 def pipe_table(grid: Sequence[Sequence[str]]) -> str:
-    """Rows of text, the first one the headings, in Markdown."""
+    """Write rows of text as Markdown; the first row holds the headings."""
     return tabulate(grid[1:], headers=grid[0], tablefmt="pipe", disable_numparse=True)
 
 
 def _grid(block: Block, lines: Sequence[Line], digits: int) -> list[list[str]]:
-    write = _Writer(block, digits)
-    cells = [[*names.values(), *map(write, places.values())] for names, places in lines]
-    return [[*lines[0][0], *lines[0][1]], *cells]
+    write = _CellWriter(block, digits)
+    rows = [[*names.values(), *map(write, positions.values())] for names, positions in lines]
+    return [[*lines[0][0], *lines[0][1]], *rows]
 
 
-class _Writer:
-    """Writes cells of a block: ours, below it the paper's and the difference."""
+class _CellWriter:
+    """Write a cell as text: ours, and below it the paper's figure with the difference."""
 
     def __init__(self, block: Block, digits: int):
         self.block = block
@@ -83,36 +88,36 @@ class _Writer:
         self.best = {source: block.best(source) for source in (OURS, PAPER)}
         self.joint = {source: block.best_joint(source) for source in (OURS, PAPER)}
 
-    def __call__(self, place: Place) -> str:
-        cell = self.block.cells.get(place)
+    def __call__(self, position: Position) -> str:
+        cell = self.block.cells.get(position)
         if cell is None:
             return ""
-        ours = self._marked(place, cell, OURS) if cell.values else cell.word
+        ours = self._marked(position, cell, OURS) if cell.values else cell.placeholder
         if cell.paper is None:
             return ours
-        paper = self._marked(place, cell, PAPER)
+        paper = self._marked(position, cell, PAPER)
         difference = "" if cell.difference is None else f" ({cell.difference:+.{self.digits}f})"
         return f"{ours}<br>{paper}{difference}"
 
-    def _marked(self, place: Place, cell: Cell, source: str) -> str:
+    def _marked(self, position: Position, cell: Cell, source: str) -> str:
         text = f"{cell.value(source):.{self.digits}f}"
-        if place in self.best[source]:
+        if position in self.best[source]:
             text = f"**{text}**"
         if source == OURS and cell.spread is not None:
             text += f" ± {cell.spread:.{self.digits}f}"
         if source == OURS and len(cell.values) < len(cell.runs):
             text += f" ({len(cell.values)} of {len(cell.runs)})"
-        return f"{text} □" if place in self.joint[source] else text
+        return f"{text} □" if position in self.joint[source] else text
 
 
 def write_csv(blocks: Sequence[Block], path: Path) -> None:
-    """Write the blocks of a table, five columns for each of the table's."""
+    """Write the blocks of a table as CSV, five columns for each column of the table."""
     rows: list[dict[str, str | int]] = []
     for block in blocks:
-        for names, places in lines_of(block):
-            row: dict[str, str | int] = {"block": block.title, **names}
-            for heading, place in places.items():
-                row |= _csv_cells(heading, block.cells.get(place))
+        for names, positions in lines_of(block):
+            row: dict[str, str | int] = {"block": block.layout.title, **names}
+            for heading, position in positions.items():
+                row |= _csv_cells(heading, block.cells.get(position))
             rows.append(row)
     fields = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="") as file:
@@ -125,7 +130,7 @@ def _csv_cells(heading: str, cell: Cell | None) -> dict[str, str | int]:
     cell = cell or Cell()
     ours = cell.value(OURS)
     return {
-        heading: _number(ours) or (cell.word if cell.runs else ""),
+        heading: _number(ours) or (cell.placeholder if cell.runs else ""),
         f"{heading} spread": _number(cell.spread),
         f"{heading} seeds": len(cell.values),
         f"{heading} paper": _number(cell.value(PAPER)),

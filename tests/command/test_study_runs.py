@@ -1,4 +1,4 @@
-"""A short real run of each kind of cell, on generated data in both layouts, and the command."""
+"""Short real runs of each kind of experiment on generated data, and the command run_study.py."""
 
 import importlib.util
 import json
@@ -65,7 +65,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def train(study: str, root: Path, output: Path, labels=None, **only):
-    """Train the one run that the factors name; returns its trainer."""
+    """Train the one run that the factors select and return its trainer."""
     study = load_study(PROJECTS / study)
     (run,) = study.select({factor: [str(value)] for factor, value in only.items()})
     few = {f"TASKS.{name.upper()}.LABELS": count for name, count in (labels or {}).items()}
@@ -77,7 +77,7 @@ def train(study: str, root: Path, output: Path, labels=None, **only):
 
 
 def check(trainer, labels=None):
-    """It made its files, and its labels are as many as asked for."""
+    """Check the files of a run and its number of labels."""
     folder = Path(trainer.cfg.OUTPUT_DIR)
     best = json.loads((folder / "results_best.json").read_text())
     assert set(best["teacher"]) == {*trainer.cfg.MODEL.TASKS, "geometric_mean"}
@@ -151,7 +151,7 @@ def test_bdd100k(root, tmp_path, factors):
 
 @pytest.fixture
 def run_study(capfd):
-    """The command in this process; gives what it printed."""
+    """Run the command in this process and return its output."""
     spec = importlib.util.spec_from_file_location("run_study", PROJECTS / "run_study.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -168,7 +168,7 @@ def run_study(capfd):
 
 
 def test_the_command_runs_what_is_missing_names_what_fails_and_reports(root, tmp_path, run_study):
-    """One run works, one asks for more labels than there are; mended, only that one is run."""
+    """One run works, one asks for too many labels; a second call trains only the failed run."""
     folder = tmp_path / "study"
     folder.mkdir()
     content = yaml.safe_load((PROJECTS / "street" / "study.yaml").read_text())
@@ -199,6 +199,19 @@ def test_the_command_runs_what_is_missing_names_what_fails_and_reports(root, tmp
     path = run_study(*where, "--report", *given).strip().splitlines()[-1]
     report = Path(path).read_text()
     assert "only 8 images have it" in report and "mIoU" in report
+
+    line = run_study(*where, "--archive", *given, expect=1)
+    assert line == "--archive: only runs of the study's own output belong to its archive"
+    content["output"] = str(tmp_path / "out")
+    (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    printed = run_study(folder, "--archive", *given)
+    done = failed.replace("labels9", "labels3")
+    assert printed.splitlines() == [
+        f"{folder / 'runs.tar.xz'}: 1 runs added",
+        f"may be deleted: {tmp_path / 'out' / done}",
+    ]
+    shutil.rmtree(tmp_path / "out")
+    assert "1 done, 1 missing" in run_study(folder, "--dry-run", *given)
 
 
 def test_a_wrong_study_is_one_line(run_study):

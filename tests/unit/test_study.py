@@ -1,9 +1,11 @@
-"""Plan, state and runner of a study; the train_net.py of most tests is a small script."""
+"""Plan, state, archive and runner of a study; a small script stands in for train_net.py."""
 
 import json
 import math
 import os
+import shutil
 import sys
+import tarfile
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +15,26 @@ import pytest
 import yaml
 
 from mtfixmatch.data.partial_labels import hide_labels
+from mtfixmatch.study.archive import ARCHIVE_FILE, add_to_archive, read_archive
 from mtfixmatch.study.plan import load_study
 from mtfixmatch.study.runner import (
     Launcher,
-    Place,
-    core_places,
-    gpu_places,
+    Slot,
+    core_slots,
+    gpu_slots,
     pending,
     run_here,
     submit,
 )
 from mtfixmatch.study.show import check_configs
-from mtfixmatch.study.state import State, results_of, state_of, write_status
+from mtfixmatch.study.state import (
+    State,
+    finished_folders,
+    history_of,
+    results_of,
+    state_of,
+    write_status,
+)
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import REPOSITORY
 
@@ -186,7 +196,7 @@ def test_what_labeled_means_follows_the_paper():
 
 
 def test_label_subsets_of_the_low_data_regime():
-    """On as many images as Cityscapes has: exact sizes, nested or independent."""
+    """The subsets of 2,975 images have exact sizes and are nested or independent."""
     study = load_study(PROJECTS / "cityscapes_low_data")
     records = [
         {"file_name": f"{i}.png", "image_id": f"city_{i:06d}", DETECTION: [], SEGMENTATION: "x"}
@@ -226,19 +236,19 @@ def test_label_subsets_of_the_low_data_regime():
 
 
 def test_states_of_a_run(study):
-    missing, failed, interrupted, done, changed = study.runs
+    missing, failed, unfinished, done, changed = study.runs
     write_status(failed, "exit status 1: error: no")
-    write_status(interrupted, None)
-    (interrupted.folder / "last_checkpoint").write_text("model_0000001.pth")
+    write_status(unfinished, None)
+    (unfinished.folder / "last_checkpoint").write_text("model_0000001.pth")
     finish(done, a={"m": 1.0})
     finish(changed)
     object.__setattr__(changed, "overrides", ["OTHER", "1"])
     names = [state_of(run).name for run in study.runs]
-    assert names == ["missing", "failed", "interrupted", "done", "changed"]
+    assert names == ["missing", "failed", "unfinished", "done", "changed"]
     assert state_of(failed).message == "exit status 1: error: no"
     assert results_of(done) == {"a": {"m": 1.0}}
     assert results_of(failed) == results_of(done, "student") == {}
-    assert pending([missing, failed, interrupted, done]) == [missing, failed, interrupted]
+    assert pending([missing, failed, unfinished, done]) == [missing, failed, unfinished]
     with pytest.raises(InputError, match="one-on-seed0 was made with other settings"):
         pending(study.runs)
 
@@ -249,6 +259,93 @@ def test_a_submitted_run_is_not_submitted_again(study):
     assert state_of(run) == State("submitted", "to gpu")
     assert pending([run]) == []
     assert pending([run], again=True) == [run]
+
+
+# Archive
+
+
+@pytest.fixture
+def archived(tmp_path):
+    """A study whose first run is done and in the archive, and no longer on disk."""
+    output = str(tmp_path / "out")
+    folder = write_study(tmp_path / "study", output=output)
+    run = load_study(folder).runs[0]
+    finish(run, a={"m": 1.0})
+    (run.folder / "metrics.json").write_text('{"iteration": 1, "time": 2.0}\n')
+    (run.folder / "model_best.pth").write_bytes(b"weights")
+    add_to_archive(folder / ARCHIVE_FILE, finished_folders([run]))
+    shutil.rmtree(run.folder)
+    return load_study(folder)
+
+
+def test_an_archived_run_is_done(archived):
+    run = archived.runs[0]
+    assert [state_of(run).name for run in archived.runs] == ["done", *["missing"] * 4]
+    assert results_of(run) == {"a": {"m": 1.0}}
+    assert history_of(run) == [{"iteration": 1, "time": 2.0}]
+    assert pending(archived.runs) == archived.runs[1:]
+    assert finished_folders(archived.runs) == []
+
+
+def test_the_folder_of_a_run_precedes_the_archive(archived):
+    run = archived.runs[0]
+    write_status(run, "exit status 1: error: no")
+    assert state_of(run) == State("failed", "exit status 1: error: no")
+    assert results_of(run) == {} and history_of(run) == []
+
+
+def test_another_output_or_other_overrides_do_not_use_the_archive(archived, tmp_path):
+    other = load_study(archived.folder, output=str(tmp_path / "other"))
+    assert {state_of(run).name for run in other.runs} == {"missing"}
+    changed = load_study(archived.folder, opts=["C", "d"])
+    name = changed.runs[0].name
+    with pytest.raises(InputError, match=f"{ARCHIVE_FILE}/{name} was made with other settings"):
+        pending(changed.runs)
+
+
+def test_an_archive_keeps_its_runs_and_replaces_a_newer_one(archived):
+    first, second = archived.runs[:2]
+    finish(first, a={"m": 2.0})
+    finish(second, a={"m": 3.0})
+    add_to_archive(archived.archive, finished_folders([second]))
+    add_to_archive(archived.archive, finished_folders([first]))
+    for run in (first, second):
+        shutil.rmtree(run.folder)
+    runs = load_study(archived.folder).runs
+    assert [results_of(run) for run in runs[:2]] == [{"a": {"m": 2.0}}, {"a": {"m": 3.0}}]
+
+
+def test_the_same_runs_give_the_same_archive(archived, tmp_path):
+    folders = []
+    for run in reversed(archived.runs):
+        finish(run, a={})
+        os.utime(run.folder / "report.md", (0, 10**9))
+        folders.append(run.folder)
+    add_to_archive(tmp_path / "a.tar.xz", folders)
+    for folder in folders:
+        os.utime(folder / "report.md")
+        (folder / "report.md").chmod(0o600)
+    add_to_archive(tmp_path / "b.tar.xz", folders[::-1])
+    assert (tmp_path / "a.tar.xz").read_bytes() == (tmp_path / "b.tar.xz").read_bytes()
+    with tarfile.open(tmp_path / "a.tar.xz") as archive:
+        names = archive.getnames()
+        assert names == sorted(names) and len(names) == 3 * len(folders)
+        assert {(m.mtime, m.uid, m.gid, m.uname) for m in archive} == {(0, 0, 0, "")}
+
+
+def test_an_archive_made_by_tar_is_read(archived, tmp_path):
+    finish(archived.runs[1], b={})
+    with tarfile.open(tmp_path / "by_hand.tar.xz", "w:xz") as archive:
+        archive.add(archived.output, arcname=".")
+    assert set(read_archive(tmp_path / "by_hand.tar.xz")) == {archived.runs[1].name}
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", None])
+def test_a_broken_archive_is_named(archived, content):
+    content = archived.archive.read_bytes()[:200] if content is None else content
+    archived.archive.write_bytes(content)
+    with pytest.raises(InputError, match=f"{ARCHIVE_FILE}: cannot be read as an archive of runs"):
+        load_study(archived.folder)
 
 
 # Runner
@@ -274,7 +371,7 @@ def launcher(tmp_path):
 
 
 def test_a_failed_run_is_named_and_the_others_go_on(study, launcher):
-    failed = run_here(study.runs, launcher, [Place()])
+    failed = run_here(study.runs, launcher, [Slot()])
     reason = "exit status 1: error: no such thing"
     assert failed == {"two-labels20-seed0": reason, "two-labels20-seed1": reason}
     assert Counter(state_of(run).name for run in study.runs) == {"done": 3, "failed": 2}
@@ -291,7 +388,7 @@ def test_a_run_that_was_asked_to_stop_has_not_failed(study, launcher):
     launcher.train_net.write_text("import sys; sys.exit(75)")
     assert launcher(run) == "exit status 75"
     (run.folder / "last_checkpoint").write_text("model_0000001.pth")
-    assert state_of(run).name == "interrupted"
+    assert state_of(run).name == "unfinished"
 
 
 def test_the_command_is_that_of_the_readme(study, tmp_path):
@@ -304,49 +401,47 @@ def test_the_command_is_that_of_the_readme(study, tmp_path):
     ]
 
 
-def test_places_share_the_machine():
-    assert gpu_places(3, 1) == [Place(gpus=(0,)), Place(gpus=(1,)), Place(gpus=(2,))]
-    assert gpu_places(5, 2) == [Place(gpus=(0, 1)), Place(gpus=(2, 3))]
-    assert core_places(1) == [Place()]
+def test_slots_share_the_machine():
+    assert gpu_slots(3, 1) == [Slot(gpus=(0,)), Slot(gpus=(1,)), Slot(gpus=(2,))]
+    assert gpu_slots(5, 2) == [Slot(gpus=(0, 1)), Slot(gpus=(2, 3))]
+    assert core_slots(1) == [Slot()]
     cores = sorted(os.sched_getaffinity(0))
-    assert core_places(len(cores)) == (
-        [Place(cores=(c,)) for c in cores] if cores[1:] else [Place()]
-    )
+    assert core_slots(len(cores)) == ([Slot(cores=(c,)) for c in cores] if cores[1:] else [Slot()])
 
 
 def test_too_many_shares_are_refused():
     with pytest.raises(InputError, match="--gpus-per-run is 2, of --num-gpus 1"):
-        gpu_places(1, 2)
+        gpu_slots(1, 2)
     with pytest.raises(InputError, match="--jobs is 1000, expected 1 to"):
-        core_places(1000)
+        core_slots(1000)
 
 
 def test_runs_share_the_gpus_and_never_one_of_them(study):
-    """The first two wait for each other: they can only go on side by side."""
+    """The first two runs wait for each other, so they must run side by side."""
     together = threading.Barrier(2, timeout=20)
     lock, in_use, order = threading.Lock(), set(), []
 
-    def launch(run, place):
+    def launch(run, slot):
         with lock:
-            assert not in_use.intersection(place.gpus)
-            in_use.update(place.gpus)
-            order.append(place.gpus)
+            assert not in_use.intersection(slot.gpus)
+            in_use.update(slot.gpus)
+            order.append(slot.gpus)
             first = len(order) <= 2
         if first:
             together.wait()
         with lock:
-            in_use.difference_update(place.gpus)
+            in_use.difference_update(slot.gpus)
         return None
 
-    assert run_here(study.runs, launch, gpu_places(4, 2)) == {}
+    assert run_here(study.runs, launch, gpu_slots(4, 2)) == {}
     assert len(order) == 5 and set(order[:2]) == {(0, 1), (2, 3)}
 
 
-def test_a_run_sees_its_place_only(study, launcher):
+def test_a_run_sees_its_slot_only(study, launcher):
     core = min(os.sched_getaffinity(0))
-    place = Place(gpus=(2, 3), cores=(core,))
+    slot = Slot(gpus=(2, 3), cores=(core,))
     with ThreadPoolExecutor(1) as pool:  # a thread that may be bound to a core
-        assert pool.submit(launcher, study.runs[0], place).result() is None
+        assert pool.submit(launcher, study.runs[0], slot).result() is None
     log = (study.runs[0].folder / "run.log").read_text()
     assert f"devices 2,3 cores {{{core}}} threads 1" in log
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,28 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from mtfixmatch.engine.checkpoint import export_model
-from mtfixmatch.study.cells import Block, Material, collect_states
-from mtfixmatch.study.figures import our_figures, overlap_of, paper_figures, tasks_of
+from mtfixmatch.study.archive import add_to_archive
+from mtfixmatch.study.cells import Block
+from mtfixmatch.study.figures import (
+    collect_results,
+    our_figures,
+    overlap_of,
+    paper_figures,
+    primary_metrics,
+    tasks_of,
+)
 from mtfixmatch.study.layout import matches, read_filter, read_layout
-from mtfixmatch.study.overlap import expected
+from mtfixmatch.study.overlap import expected_overlap
 from mtfixmatch.study.plan import load_study
 from mtfixmatch.study.report import write_report
-from mtfixmatch.study.state import write_status
+from mtfixmatch.study.state import finished_folders, write_status
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import REPOSITORY, tiny_config
 
 BOTH = {"MODEL.TASKS": ["detection", "segmentation"]}
 STUDY = {
     "title": "Small",
-    "config": "unused.yaml",
+    "config": str(REPOSITORY / "configs" / "street" / "resnet18.yaml"),
     "output": "unused",
     "factors": {
         "setting": {"b": {}, "c": {}},
@@ -85,7 +94,7 @@ def runs_of(study, **factors):
 
 
 def finish(run, student=None, **results):
-    """Make a run look done; `detection=.2` is its main metric."""
+    """Make a run look done; a number is the primary metric of its task."""
     for task, metric in (("detection", "mAP"), ("segmentation", "mIoU")):
         if isinstance(results.get(task), float):
             results[task] = {metric: results[task]}
@@ -114,7 +123,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def study(tmp_path):
-    """Ours: supervised .1, .2, .3 / .2, .3, .4 on 10 / 10; fixmatch one seed; others in trouble."""
+    """Ours: supervised .1, .2, .3 / .2, .3, .4 on 10 / 10; fixmatch one seed; others failed."""
     study = make_study(tmp_path)
     supervised = runs_of(study, setting="b", tasks="both", method="supervised", detection_labels=10)
     for seed, run in enumerate(supervised):
@@ -130,33 +139,55 @@ def study(tmp_path):
 
 
 def test_the_time_of_the_runs_that_are_done(study):
-    """30 steps in each; all were resumed and have made their last 10 twice."""
+    """Each run has 30 steps; all were resumed and repeated their last 10 steps."""
     assert "minutes" not in write_report(study, study.runs).read_text()
     done = [run for run in study.runs if (run.folder / "report.md").is_file()]
     for run, minutes in zip(done, (2, 4, 3, 90), strict=True):
         lines = [{"iteration": i, "time": 2.0 * minutes} for i in (19, 29, 29)]
         (run.folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
     text = write_report(study, study.runs).read_text()
-    told = "The steps of a run took 2 to 90 minutes (4 in the median), those of the 4 that are done"
-    assert f"{told} 1.6 hours" in text  # 3.5 rounds to the even 4; 99 minutes are 1.65 hours
+    assert "Training took 2 to 90 minutes per run (median 4), without evaluations." in text
+    # 3.5 rounds to the even 4; 99 minutes are 1.65 hours.
+    assert "The 4 runs that are done took 1.6 hours." in text
 
 
-def test_a_readme_with_marks_shows_the_whole_report(study, tmp_path):
+def test_a_readme_with_marks_shows_the_whole_report(study):
     readme = study.folder / "README.md"
     readme.write_text("# Mine\n\n<!-- report -->\nstale\n<!-- end of report -->\n\nAfter.\n")
+    report = write_report(study, study.runs)
+    assert report == study.output / "report.md"  # another output than the study's own
+    own = dataclasses.replace(study, own_output=True)
+    assert write_report(own, study.runs[:1]) == report  # a part of it
+    assert "stale" in readme.read_text()
     write_report(study, study.runs)
-    assert "stale" in readme.read_text()  # another output than the study's own
-    own = dataclasses.replace(study, content={**study.content, "output": str(study.output)})
-    write_report(own, study.runs[:1])
-    assert "stale" in readme.read_text()  # a part of it
-    report = write_report(own, study.runs).read_text()
+    assert write_report(own, study.runs) == readme
     text = readme.read_text()
     assert text.startswith("# Mine\n\n<!-- report -->\n\n### Runs\n")
-    assert text.endswith("(../out/tables).\n\n<!-- end of report -->\n\nAfter.\n")
-    assert "](../out/curves/table_2_b.png)" in text and "stale" not in text
-    assert len(rows_of(text)) == len(rows_of(report)) > 5
+    assert text.endswith("[tables](tables) the tables.\n\n<!-- end of report -->\n\nAfter.\n")
+    assert rows_of(text) == rows_of(report.read_text()) and "stale" not in text
+    for name in ("figures.csv", "tables/table_2.csv", "curves/table_2_b.png"):
+        assert (study.folder / name).read_bytes() == (study.output / name).read_bytes()
+    assert "](curves/table_2_b.png)" in text
     write_report(own, study.runs)
     assert readme.read_text() == text
+
+
+def test_the_report_of_an_archive_is_that_of_the_folders(study):
+    content = {**study.content, "output": str(study.output)}
+    (study.folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    done = [run for run in study.runs if (run.folder / "report.md").is_file()]
+    write_subsets(done[0], detection=["a", "b"], segmentation=["b"])
+    (done[0].folder / "metrics.json").write_text('{"iteration": 9, "time": 60.0}\n')
+    report = write_report(study, done)
+    files = [report, *(report.parent / name for name in ("figures.csv", "curves/table_2_b.png"))]
+    before = [file.read_bytes() for file in files]
+    add_to_archive(study.archive, finished_folders(study.runs))
+    shutil.rmtree(study.output)
+    names = [run.name for run in done]
+    archived = load_study(study.folder)
+    write_report(archived, [run for run in archived.runs if run.name in names])
+    assert len(done) == 4 and "minutes" in before[0].decode()
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_mean_spread_difference_and_marks(study):
@@ -189,13 +220,13 @@ def test_differences_from_a_baseline_seed_by_seed(tmp_path):
             if run.factors["seed"] < len(values):
                 finish(run, detection=values[run.factors["seed"]])
     text = write_report(study, study.runs).read_text()
-    told = text[text.index("Less supervised, seed by seed") :]
+    differences = text[text.index("Difference from supervised, seed by seed") :]
     # +.2 and -.1: their mean is .05, their deviation .3 / sqrt(2).
     row = ["fixmatch", "detection/mAP", "+0.0500 ± 0.2121 (1 of 2)", "-"]
-    assert rows_of(told)[2:] == [row]
+    assert rows_of(differences)[2:] == [row]
     finish(runs[0], detection=0.1)
     with_one_seed = write_report(study, [run for run in study.runs if run.factors["seed"] == 0])
-    assert "Less supervised" not in with_one_seed.read_text()
+    assert "Difference from supervised" not in with_one_seed.read_text()
 
 
 def test_states_are_counted_and_failures_told(study):
@@ -292,7 +323,7 @@ def test_overlap_of_random_subsets(tmp_path):
         ["expected", "1.0", "2.0"],
         ["paper", "-", "3"],
     ]
-    assert expected((744,), 2975) == pytest.approx(744 * 744 / 2975)
+    assert expected_overlap((744,), 2975) == pytest.approx(744 * 744 / 2975)
 
 
 CLASS_TABLE = {"table": 6, "task": "detection", "rows": ["method"]}
@@ -363,7 +394,7 @@ def test_the_student_beside_the_teacher(tmp_path):
 
 
 def test_two_single_tasks_are_no_joint_result(tmp_path):
-    """Two runs in one place of the table, a task each: neither is a multi-task network."""
+    """Two single-task runs share a row of the table; neither is a multi-task network."""
     alone = {"segmentation": {"MODEL.TASKS": ["segmentation"]}}
     factors = STUDY["factors"] | {"tasks": STUDY["factors"]["tasks"] | alone}
     runs = [
@@ -373,10 +404,10 @@ def test_two_single_tasks_are_no_joint_result(tmp_path):
     table["metrics"] = STUDY["tables"][0]["metrics"]
     study = make_study(tmp_path, "", factors=factors, runs=runs, tables=[table])
     for value, run in enumerate(study.runs, start=1):
-        finish(run, **{tasks_of(run)[0]: value / 10})
+        finish(run, **{tasks_of(run, [])[0]: value / 10})
     text = write_report(study, study.runs).read_text()
     assert "**0.2000**" in text and "**0.4000**" in text
-    assert "□" not in text.replace("□: the network", "")
+    assert "□" not in text.replace("□ marks the network", "")
 
 
 def test_experiments_that_a_table_cannot_tell_apart(tmp_path):
@@ -416,11 +447,11 @@ def test_wrong_files_are_told(tmp_path):
         write_report(study, study.runs)
 
 
-def blocks_of(study, figures=()):
-    material = Material(study.runs, collect_states(study.runs), [], figures)
+def blocks_of(study):
+    results = collect_results(study, study.runs)
     return {
-        (table.name, layout.title): Block(layout, table.name, material)
-        for table in read_layout(study, figures)
+        (table.name, layout.title): Block(layout, table.name, results)
+        for table in read_layout(study, results)
         for layout in table.blocks
     }
 
@@ -431,14 +462,14 @@ def project(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["cityscapes_low_data", "cityscapes_full", "bdd100k", "street"])
 def test_the_studies_of_this_repository(tmp_path, name):
-    """Every cell of a table has its run, every run a cell, every figure of the paper its own."""
+    """Every cell has one run, every run a cell, every figure of the paper a cell."""
     study = project(name, tmp_path)
     paper = paper_figures(study)
-    placed = [cell for block in blocks_of(study, paper).values() for cell in block.cells.values()]
+    placed = [cell for block in blocks_of(study).values() for cell in block.cells.values()]
     assert all(len(cell.runs) == 1 for cell in placed)
     assert {run.name for cell in placed for run in cell.runs} == {run.name for run in study.runs}
     # Overlaps and the classes' shares in the data are no cells.
-    figures = [f for f in paper if "share_of" not in f.metric and f.metric != "overlap"]
+    figures = [f for f in paper if "share_of" not in f.metric.name and f.metric.name != "overlap"]
     assert sum(cell.paper is not None for cell in placed) == len(figures)
     assert (len(figures) > 0) == (name != "street")
     for wanted in study.content["figure"]["columns"]:
@@ -453,32 +484,55 @@ def joint_rows(block):
 
 def test_what_the_paper_says_about_its_best_networks(tmp_path):
     low_data = project("cityscapes_low_data", tmp_path)
-    d = joint_rows(blocks_of(low_data, paper_figures(low_data))["3", "(d)"])
+    d = joint_rows(blocks_of(low_data)["3", "(d)"])
     # "Dense FixMatch with explicit sampling gives the best joint performance for all cases."
     assert d == dict.fromkeys(
         [(93, 372), (93, 744), (93, 1488), (186, 744), (186, 1488), (372, 1488)],
         ("dense_fixmatch", "explicit"),
     )
     full = project("cityscapes_full", tmp_path)
-    table_4 = joint_rows(blocks_of(full, paper_figures(full))["4", ""])
+    table_4 = joint_rows(blocks_of(full)["4", ""])
     assert table_4["train_extra",] == ("fixmatch", "explicit", "all")
     bdd100k = project("bdd100k", tmp_path)
-    table_7 = joint_rows(blocks_of(bdd100k, paper_figures(bdd100k))["7", ""])
+    table_7 = joint_rows(blocks_of(bdd100k)["7", ""])
     assert table_7 == {(): ("both", "partial", "dense_fixmatch", "explicit", "all")}
 
 
+def values_of(run, study):
+    return {tuple(f.metric): f.value for f in our_figures(run, primary_metrics(study))}
+
+
 def test_figures_of_a_run(tmp_path):
-    run = make_study(tmp_path).runs[0]
-    assert our_figures(run) == []
+    study = make_study(tmp_path)
+    run = study.runs[0]
+    assert values_of(run, study) == {}
     found = {"mAP": 0.2, "AP50": 0.9, "per_class": {"car": 0.3, "bus": None}, "std": None}
     finish(run, detection=found, segmentation=0.5, geometric_mean=0.1)
-    values = {(f.metric, f.class_name): f.value for f in our_figures(run)}
-    assert values == {
+    assert values_of(run, study) == {
         ("geometric_mean", ""): 0.1,
         ("detection/mAP", ""): 0.2,
         ("detection/AP", "car"): 0.3,
         ("segmentation/mIoU", ""): 0.5,
     }
+
+
+@pytest.mark.parametrize("extra", [{}, {"per_class": None, "std": None, "losses": None}])
+def test_a_task_without_classes_and_losses(tmp_path, extra):
+    """Its table by class has the primary metric alone; other tables are as usual."""
+    study = make_study(tmp_path, "", per_class=[CLASS_TABLE])
+    run = runs_of(study, setting="b", method="fixmatch", detection_labels=10)[0]
+    finish(run, detection={"mAP": 0.25, **extra}, segmentation={"mIoU": 0.5, **extra})
+    assert values_of(run, study) == {("detection/mAP", ""): 0.25, ("segmentation/mIoU", ""): 0.5}
+    rows = rows_of(write_report(study, study.runs).read_text())
+    assert ["fixmatch", "detection/mAP", "0.2500 (1 of 3)", "-"] in rows
+    assert ["detection/mAP", "-", "0.250 (1 of 3)"] in rows
+    assert ["detection/AP_std", "-", "n/a"] in rows
+
+
+def test_results_without_a_task(tmp_path):
+    study = make_study(tmp_path)
+    finish(study.runs[0], detection=0.25)
+    assert values_of(study.runs[0], study) == {("detection/mAP", ""): 0.25}
 
 
 FIGURE = {"images": 2, "columns": [{"method": "supervised"}, {"method": "fixmatch"}]}
@@ -521,7 +575,7 @@ def test_no_grid_without_the_data(drawn):
     (study.output / "qualitative.jpg").write_bytes(b"of a report that had the data")
     text = write_report(study, study.runs).read_text()
     assert "![predictions](qualitative.jpg)" in text and "No picture" not in text
-    assert "From an earlier report: /nowhere/street" in text
+    assert "The picture is from an earlier report: /nowhere/street" in text
     assert (study.output / "qualitative.jpg").read_bytes() == b"of a report that had the data"
 
 
