@@ -276,8 +276,7 @@ def test_real_data(tmp_path, split, images, boxes, crowds):
         sem_seg_classes=json.loads((COCO_SMALL / "sem_seg_classes.json").read_text()),
         ignore_label=255,
         key=KEY,
-        scan=FileScanner(cache_dir=str(tmp_path)),
-        workers=2,
+        scan=FileScanner(cache_dir=str(tmp_path), workers=2),
     )
     annotations = [a for record in records for a in record["annotations"]]
     assert (len(records), len(annotations)) == (images, boxes)
