@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Look at the data of a config before training: tables, leaks, broken files, a contact sheet.
+"""Check the datasets of a training config: counts, leaks, broken files, a contact sheet.
 
-It takes the config of a training and prints a report. Into the output folder it writes the same as
-check_data.md, the pictures contact_sheet.png, and a cache that makes the next check faster. The
-exit status is 1 if there is an error, such as an image that is in training and in validation.
+The report is printed and written to the output folder as check_data.md, together with the images
+contact_sheet.png and a cache that makes the next check faster. The exit status is 1 if there is an
+error, such as an image that is both in training and in validation.
 """
 
 import argparse
@@ -11,21 +11,22 @@ import os
 import sys
 import warnings
 
-# PyTorch says at every import that a function which Detectron2 uses will go away.
+# At every import, PyTorch warns of a deprecated function that Detectron2 uses.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
-from mtfixmatch.check.files import ReaderMessages  # noqa: E402
-from mtfixmatch.check.findings import check_data, first_lines  # noqa: E402
+from mtfixmatch.check.dataset import check_data  # noqa: E402
+from mtfixmatch.check.findings import limit_lines  # noqa: E402
+from mtfixmatch.check.reader_log import ReaderWarnings  # noqa: E402
 from mtfixmatch.check.report import check_report  # noqa: E402
 from mtfixmatch.engine import load_config  # noqa: E402
-from mtfixmatch.utils.errors import InputError, InputErrors  # noqa: E402
+from mtfixmatch.utils.errors import InputError  # noqa: E402
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="of a training")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="training config")
     parser.add_argument("--output", metavar="FOLDER", help="default: <OUTPUT_DIR>/check_data")
     parser.add_argument(
         "--decode", action="store_true", help="decode every image instead of a sample of 200"
@@ -35,24 +36,23 @@ def parse_args():
 
 
 def main(args):
-    with ReaderMessages() as said:
+    with ReaderWarnings() as reader_warnings:
         cfg = load_config(args.config_file, args.opts)
         cfg.freeze()
         folder = args.output or os.path.join(cfg.OUTPUT_DIR, "check_data")
-        found = check_data(cfg, folder, decode_all=args.decode)
-    report = check_report(found, said.messages)
+        findings = check_data(cfg, folder, decode_all=args.decode)
+    report = check_report(findings, reader_warnings.messages)
     print(report)
     with open(os.path.join(folder, "check_data.md"), "w", encoding="utf-8") as file:
         file.write(report)
-    for kind, lines in (("warning", found.warnings), ("error", found.errors)):
+    for kind, lines in (("warning", findings.warnings), ("error", findings.errors)):
         for line in lines:
             print(f"{kind}: {line}", file=sys.stderr)
-    return 1 if found.errors else 0
+    return 1 if findings.errors else 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main(parse_args()))
-    except InputError as error:  # of the config, or of all files that a reader could not read
-        lines = error.messages if isinstance(error, InputErrors) else [str(error)]
-        sys.exit("\n".join(f"error: {line}" for line in first_lines(lines)))
+    except InputError as error:  # of the config, or one line for each broken file of a dataset
+        sys.exit("\n".join(f"error: {line}" for line in limit_lines(error.messages)))

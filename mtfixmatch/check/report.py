@@ -1,42 +1,41 @@
 """The findings of a data check as Markdown."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
 from ..tasks import Task
-from .findings import SHEET, Findings, Side
+from .findings import Findings, Split
+from .sheet import SHEET
 
-MOST_SIZES = 10  # image sizes that are listed
+MAX_SIZES = 10  # listed image sizes
 
 
-def check_report(found: Findings, said: Sequence[str]) -> str:
-    """The report of a check, ready for a file and for a terminal.
-
-    Args:
-        found: by the check.
-        said: warnings of the readers.
-    """
+def check_report(findings: Findings, reader_warnings: Sequence[str]) -> str:
+    """Return the report of a check as Markdown, for a file and for a terminal."""
+    splits = findings.splits
+    num_images = sum(split.images for split in splits)
     parts = [
         "# Data check",
-        _list(f"error: {text}" for text in found.errors),
-        _list(f"warning: {text}" for text in found.warnings),
-        f"Of {sum(side.images for side in found.sides)} images {found.decoded} were decoded.",
-        "## Images and labels\n\n" + _labels(found),
-        "## A batch\n\n" + _batch(found) if found.pools else "",
-        *(_classes(found.sides, task) for task in found.tasks),
-        _missing(found),
-        "## Image sizes\n\n" + _sizes(found.sides),
-        "## The readers ignored\n\n" + _ignored(found) if any(found.ignored.values()) else "",
-        "## The readers said\n\n" + _list(said) if said else "",
+        _list(f"error: {text}" for text in findings.errors),
+        _list(f"warning: {text}" for text in findings.warnings),
+        f"Of {num_images} images {findings.num_decoded} were decoded.",
+        "## Images and labels\n\n" + _labels(findings),
+        "## A batch\n\n" + _batch(findings) if findings.pools else "",
+        *(_statistics(splits, task) for task in findings.tasks),
+        _missing_classes(splits),
+        "## Image sizes\n\n" + _sizes(splits),
+        _ignored(findings.ignored),
+        "## Warnings of the readers\n\n" + _list(reader_warnings) if reader_warnings else "",
         f"## Samples\n\n![samples as the training draws them]({SHEET})",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _table(rows: Iterable[Sequence[Any]], headers: Sequence[str]) -> str:
-    # Shown as given: tabulate would write sizes and shares anew.
+    # Keep the cells as they are: tabulate would reformat numbers.
     right = ("left", *["right"] * (len(headers) - 1))
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=right)
 
@@ -45,22 +44,21 @@ def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _labels(found: Findings) -> str:
-    rows: list[list] = [["images", *(side.images for side in found.sides)]]
-    for task in found.tasks:
+def _labels(findings: Findings) -> str:
+    splits = findings.splits
+    rows: list[list] = [["images", *(split.images for split in splits)]]
+    for task in findings.tasks:
         key = task.label_key
-        rows.append([f"labeled for {task.name}", *(side.labels[key] for side in found.sides)])
-        if any(side.hidden[key] for side in found.sides):
-            rows.append(
-                [f"label hidden for {task.name}", *(side.hidden[key] for side in found.sides)]
-            )
+        rows.append([f"labeled for {task.name}", *(split.labels[key] for split in splits)])
+        if any(split.hidden[key] for split in splits):
+            rows.append([f"label hidden for {task.name}", *(split.hidden[key] for split in splits)])
     for key, text in (("all", "labeled for all tasks"), ("none", "labeled for no task")):
-        rows.append([text, *(side.labels[key] for side in found.sides)])
-    return _table(rows, ["", *(f"{s.name}: {', '.join(s.datasets)}" for s in found.sides)])
+        rows.append([text, *(split.labels[key] for split in splits)])
+    return _table(rows, ["", *(f"{s.name}: {', '.join(s.datasets)}" for s in splits)])
 
 
-def _batch(found: Findings) -> str:
-    keys = [task.label_key for task in found.tasks]
+def _batch(findings: Findings) -> str:
+    keys = [task.label_key for task in findings.tasks]
     rows = [
         [
             pool.name,
@@ -69,62 +67,70 @@ def _batch(found: Findings) -> str:
             f"{len(pool.indices) / pool.per_batch:.1f}",
             *(counts[key] for key in [*keys, "none"]),
         ]
-        for pool, counts in found.pools
+        for pool, counts in findings.pools
     ]
-    tasks = [f"labeled for {task.name}" for task in found.tasks]
+    tasks = [f"labeled for {task.name}" for task in findings.tasks]
     headers = ["drawn from", "in a batch", "images", "steps for all", *tasks, "for no task"]
     return _table(rows, headers)
 
 
-def _classes(sides: Sequence[Side], task: Task) -> str:
-    statistics = [side.statistics[task.name] for side in sides]
+def _statistics(splits: Sequence[Split], task: Task) -> str:
+    """Return the label statistics of a task; the class table only if the task has classes."""
+    tables = [_figures(splits, task)]
+    heading = f"## {task.name.capitalize()}: {task.counted}"
+    if task.class_names:
+        heading += " of each class"
+        tables.insert(0, _classes(splits, task))
+    return "\n\n".join(part for part in [heading, *tables] if part)
+
+
+def _classes(splits: Sequence[Split], task: Task) -> str:
+    counts = [split.statistics[task.name].counts for split in splits]
+    totals = [sum(x.values()) for x in counts]
     rows: list[list] = []
     for name in task.class_names:
         row: list = [name]
-        for found in statistics:
-            total = sum(found.counts.values())
-            row += [found.counts[name], f"{100 * found.counts[name] / max(total, 1):.2f}"]
+        for count, total in zip(counts, totals, strict=True):
+            row += [count[name], f"{100 * count[name] / max(total, 1):.2f}"]
         rows.append(row)
-    rows.append(["all", *(x for s in statistics for x in (sum(s.counts.values()), ""))])
-    headers = ["class", *(text for side in sides for text in (side.name, "%"))]
-    figures = [
-        [name, *(found.figures.get(name, "") for found in statistics)]
-        for name in dict.fromkeys(name for found in statistics for name in found.figures)
-    ]
-    return "\n\n".join(
-        [
-            f"## {task.name.capitalize()}: {task.counted} of each class",
-            _table(rows, headers),
-            _table(figures, ["", *(side.name for side in sides)]),
-        ]
-    )
+    rows.append(["all", *(x for total in totals for x in (total, ""))])
+    return _table(rows, ["class", *(text for split in splits for text in (split.name, "%"))])
 
 
-def _missing(found: Findings) -> str:
+def _figures(splits: Sequence[Split], task: Task) -> str:
+    figures = [split.statistics[task.name].figures for split in splits]
+    names = dict.fromkeys(name for x in figures for name in x)
+    rows = [[name, *(x.get(name, "") for x in figures)] for name in names]
+    return _table(rows, ["", *(split.name for split in splits)]) if rows else ""
+
+
+def _missing_classes(splits: Sequence[Split]) -> str:
     lines = []
-    for side in found.sides:
+    for split in splits:
         names = [
             f"{name} ({task})"
-            for task, statistics in side.statistics.items()
+            for task, statistics in split.statistics.items()
             for name, count in statistics.counts.items()
             if not count
         ]
         if names:
-            lines.append(f"never occurs in {side.name}: {', '.join(names)}")
+            lines.append(f"never occurs in {split.name}: {', '.join(names)}")
     return _list(lines)
 
 
-def _sizes(sides: Sequence[Side]) -> str:
-    total = sum((side.sizes for side in sides), start=type(sides[0].sizes)())
+def _sizes(splits: Sequence[Split]) -> str:
+    total = sum((split.sizes for split in splits), start=Counter())
     rows = [
-        [f"{width} x {height}", *(side.sizes[width, height] for side in sides)]
-        for (width, height), _ in total.most_common(MOST_SIZES)
+        [f"{width} x {height}", *(split.sizes[width, height] for split in splits)]
+        for (width, height), _ in total.most_common(MAX_SIZES)
     ]
-    rows.append([f"all (sizes: {len(total)})", *(side.images for side in sides)])
-    return _table(rows, ["width x height", *(side.name for side in sides)])
+    rows.append([f"all (sizes: {len(total)})", *(split.images for split in splits)])
+    return _table(rows, ["width x height", *(split.name for split in splits)])
 
 
-def _ignored(found: Findings) -> str:
-    reasons = dict.fromkeys(reason for counts in found.ignored.values() for reason in counts)
-    rows = [[reason, *(counts[reason] for counts in found.ignored.values())] for reason in reasons]
-    return _table(rows, ["", *found.ignored])
+def _ignored(ignored: dict[str, Counter]) -> str:
+    reasons = dict.fromkeys(reason for counts in ignored.values() for reason in counts)
+    if not reasons:
+        return ""
+    rows = [[reason, *(counts[reason] for counts in ignored.values())] for reason in reasons]
+    return "## Ignored by the readers\n\n" + _table(rows, ["", *ignored])

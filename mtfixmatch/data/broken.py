@@ -1,4 +1,4 @@
-"""The training files that DATALOADER.SKIP_BROKEN passes over."""
+"""Count the training files that DATALOADER.SKIP_BROKEN leaves out."""
 
 import logging
 from collections.abc import Mapping
@@ -8,26 +8,26 @@ from ..utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 3  # files that the error names
+MAX_SHOWN = 3  # files that the error names
 
 
 class BrokenFiles:
-    """Each file once, whoever meets it and however often.
+    """The broken files of a training set, each counted once.
 
     Attributes:
         messages: file -> what is wrong with it.
     """
 
     def __init__(self, messages: Mapping[str, str], num_images: int, limit: float):
-        """Start with those that the readers found.
+        """Start with the files that the readers left out.
 
         Args:
             messages: file -> what is wrong with it.
-            num_images: of the training set, the broken ones counted.
-            limit: share of them that may be broken (DATALOADER.MAX_BROKEN).
+            num_images: images of the training set, including broken ones.
+            limit: largest share of broken images (DATALOADER.MAX_BROKEN), 0-1.
 
         Raises:
-            InputError: if there are too many.
+            InputError: more files are broken than the limit allows.
         """
         self.messages = dict(messages)
         self._num_images = num_images
@@ -35,10 +35,10 @@ class BrokenFiles:
         self._check()
 
     def add(self, messages: Mapping[str, str]) -> None:
-        """Take in what was found and warn of what is new.
+        """Add broken files of the loader, and warn of each new one.
 
         Raises:
-            InputError: if there are too many by now.
+            InputError: more files are broken than the limit allows.
         """
         for file, message in messages.items():
             if file not in self.messages:
@@ -48,7 +48,7 @@ class BrokenFiles:
 
     def _check(self) -> None:
         if len(self.messages) > self._limit * self._num_images:
-            first = "; ".join(islice(self.messages.values(), SHOWN))
+            first = "; ".join(islice(self.messages.values(), MAX_SHOWN))
             raise InputError(
                 f"{len(self.messages)} of {self._num_images} training images are broken, more than "
                 f"DATALOADER.MAX_BROKEN {self._limit} allows, such as: {first}"

@@ -1,6 +1,6 @@
 """Hide labels, so that a fully labeled dataset becomes a partially labeled one.
 
-A label is a key of a record: present = labeled. What it means plays no part here.
+A label is a key of a record: present = labeled. The value of the key does not matter here.
 """
 
 import hashlib
@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..utils.errors import InputError
-from ..utils.files import write_atomically
-
-Record = dict[str, Any]
+from ..utils.files import read_json, write_atomically
+from .records import Record
 
 MODES = ("nested", "random")
 ALL = -1
@@ -20,20 +19,22 @@ ALL = -1
 def hide_labels(
     records: Sequence[Record], counts: dict[str, int], *, mode: str, seed: int
 ) -> list[Record]:
-    """Keep each label on a given number of the images that have it, and hide it on the others.
+    """Keep each label on a given number of its images, and hide it on the others.
 
-    The choice depends on the seed and the image ids alone: not on the order of the records, nor on
-    the machine.
+    The choice depends only on the seed and the image ids, not on the order of the records.
 
     Args:
         records: dataset records; they are not changed.
-        counts: label key -> on how many images to keep it; -1 = all.
-        mode: "nested" ranks the images once for all labels, so that the images that keep one label
-            also keep every label with a higher count; "random" ranks them anew for each label.
-        seed: another seed, another ranking.
+        counts: label key -> number of images that keep it; -1 = all.
+        mode: "nested" ranks the images once for all labels, so that an image that keeps one label
+            also keeps every label with a higher count; "random" ranks them for each label anew.
+        seed: seed of the ranking.
 
     Returns:
-        new records in the same order, with hidden labels moved to record["hidden"][key].
+        New records in the same order, with hidden labels moved to record["hidden"][key].
+
+    Raises:
+        InputError: the mode is unknown, a count is not possible, or an image id occurs twice.
     """
     _check(records, mode)
     hidden: dict[str, set[str]] = {}
@@ -47,13 +48,13 @@ def hide_labels(
 
 
 def write_manifest(records: Iterable[Record], keys: dict[str, str], path: str, **made: Any) -> None:
-    """Write down which images are labeled, so that another run can be given the same ones.
+    """Write a manifest of the labeled images, so that another run can use the same ones.
 
     Args:
-        records: after `hide_labels`.
-        keys: name -> label key.
-        path: of the JSON file.
-        made: what the choice was made with.
+        records: records after `hide_labels`.
+        keys: task name -> label key.
+        path: JSON file to write.
+        made: settings of the choice, which the manifest repeats.
     """
     records = list(records)
     labels = {}
@@ -64,11 +65,19 @@ def write_manifest(records: Iterable[Record], keys: dict[str, str], path: str, *
 
 
 def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str) -> list[Record]:
-    """Hide labels as in `hide_labels`, keeping those of the images that a manifest names.
+    """Keep the labels of the images that a manifest names, and hide the others.
+
+    Args:
+        records: dataset records; they are not changed.
+        keys: task name -> label key.
+        path: manifest of another run, see `write_manifest`.
+
+    Returns:
+        New records as `hide_labels` returns them.
 
     Raises:
-        InputError: for a manifest that cannot be read, was changed by hand, lacks a name of `keys`,
-            or names an image that has no such label here.
+        InputError: the manifest cannot be read, was changed by hand, lacks a task, or names an
+            image that has no such label in these records.
     """
     _check_ids(records)
     hidden: dict[str, set[str]] = {}
@@ -77,21 +86,21 @@ def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str)
         labeled = {record["image_id"] for record in records if key in record}
         if kept - labeled:
             raise InputError(
-                f"{path}: {len(kept - labeled)} images that it names for {name} have no such label "
-                f"in this data, such as {min(kept - labeled)!r}"
+                f"{path}: {len(kept - labeled)} of its images for {name} have no such label "
+                f"in this dataset, such as {min(kept - labeled)!r}"
             )
         hidden[key] = labeled - kept
     return [_hide(r, [key for key in hidden if r["image_id"] in hidden[key]]) for r in records]
 
 
 def _read_manifest(path: str, name: str) -> list[str]:
+    """Return the ids of the images that a manifest names for a task."""
     try:
-        with open(path) as file:
-            found = json.load(file)["labels"][name]
-        images, digest = found["images"], found["sha256"]
-    except OSError as error:
-        raise InputError(f"DATASETS.LABEL_MANIFEST {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+        labels = read_json(path)["labels"][name]
+        images, digest = labels["images"], labels["sha256"]
+    except InputError as error:
+        raise InputError(f"DATASETS.LABEL_MANIFEST {error}") from None
+    except (KeyError, TypeError) as error:
         raise InputError(
             f"DATASETS.LABEL_MANIFEST {path}: expected the label_subsets.json of a run with labels "
             f"for {name} ({type(error).__name__}: {error})"
@@ -106,7 +115,7 @@ def _digest(images: Sequence[str]) -> str:
 
 
 def count_labels(records: Iterable[Record], keys: Sequence[str]) -> dict[str, int]:
-    """Count the images that have each label, and those with "all" of them and with "none"."""
+    """Count the images with each label, with "all" of the labels and with "none" of them."""
     present = [[key in record for key in keys] for record in records]
     counts = {key: sum(row[i] for row in present) for i, key in enumerate(keys)}
     return counts | {"all": sum(map(all, present)), "none": sum(not any(row) for row in present)}

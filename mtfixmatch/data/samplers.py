@@ -1,4 +1,4 @@
-"""Which images make up the batch of a step."""
+"""Choose the images of each batch."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -13,19 +13,25 @@ SAMPLINGS = ("uniform", "implicit", "explicit")
 
 
 class Draw(NamedTuple):
-    """One image of a batch; step and position are what its random choices are keyed on."""
+    """One image of a batch; all its random choices are keyed on the step and the position.
 
-    index: int  # type: ignore[assignment]  # of the record; hides tuple.index
+    Attributes:
+        index: index of the record.
+        step: training step.
+        position: position in the global batch of all ranks.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index
     step: int
-    position: int  # in the global batch, all ranks together
+    position: int
 
 
 class MixedBatchSampler(Sampler[list[Draw]]):
     """Endless batches with a fixed number of images from each of several pools.
 
-    The batch of a step is a function of (seed, step), so that resuming takes nothing but the step.
-    Each pool is an endless stream of permutations of itself: each of its images is seen once before
-    any is seen again. A batch may reach over the end of a permutation.
+    The batch of a step is a function of (seed, step), so a resumed run needs only the step. Each
+    pool is an endless stream of its permutations: every image is drawn once before any is drawn
+    again. A batch may contain the end of one permutation and the beginning of the next.
     """
 
     def __init__(
@@ -43,10 +49,13 @@ class MixedBatchSampler(Sampler[list[Draw]]):
         Args:
             pools: record indices of each pool.
             counts: images per global batch from each pool.
-            seed: the same on all ranks.
+            seed: seed of the permutations, the same on all ranks.
             start_step: step of the first batch.
-            rank: this process.
+            rank: rank of this process.
             world_size: number of processes.
+
+        Raises:
+            InputError: a count is no multiple of the number of processes.
         """
         super().__init__()
         if any(count % world_size for count in counts):
@@ -69,7 +78,7 @@ class MixedBatchSampler(Sampler[list[Draw]]):
             step += 1
 
     def batch(self, step: int) -> list[Draw]:
-        """Return this rank's part of the batch of a step."""
+        """Return the draws of this rank for a step."""
         draws = []
         first = 0
         for pool, count in enumerate(self.counts):
@@ -85,7 +94,7 @@ class MixedBatchSampler(Sampler[list[Draw]]):
         return int(members[_permutation(len(members), self.seed, pool, epoch)[place]])
 
 
-# A few are in use at a time: one or two per pool.
+# Only one or two permutations per pool are in use at a time.
 @lru_cache(maxsize=16)
 def _permutation(size: int, seed: int, pool: int, epoch: int) -> np.ndarray:
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, pool, epoch])))
@@ -97,8 +106,11 @@ def labeled_indices(records: Sequence[dict[str, Any]], keys: dict[str, str], whi
 
     Args:
         records: dataset records.
-        keys: name -> the record key of its label.
-        which: "any" of the labels, "all" of them, or the one with this name.
+        keys: task name -> label key.
+        which: "any" label, "all" labels, or the name of one task.
+
+    Raises:
+        InputError: `which` is none of these.
     """
     choices = ["any", "all", *keys]
     if which not in choices:
@@ -117,16 +129,21 @@ def build_pools(
     batch_size: int,
     labeled_per_batch: int,
 ) -> tuple[list[list[int]], list[int]]:
-    """Return the pools to draw from and how many images of a batch come from each.
+    """Return the pools of record indices, and the number of images per batch from each pool.
+
+    Paper Sec. 3, "Mini-batch sampling".
 
     Args:
         records: dataset records.
-        keys: name -> the record key of its label.
+        keys: task name -> label key.
         sampling: "uniform" draws from the labeled images, "implicit" from all images, "explicit" a
-            fixed number of labeled images and the rest from the others.
-        labeled: which images count as labeled, see `labeled_indices`.
+            fixed number of labeled images and the rest from the other images.
+        labeled: images that count as labeled, see `labeled_indices`.
         batch_size: images per global batch.
-        labeled_per_batch: how many of these "explicit" takes from the labeled ones.
+        labeled_per_batch: number of labeled images in a batch if `sampling` is "explicit".
+
+    Raises:
+        InputError: a setting is unknown, or a pool would be empty.
     """
     if sampling not in SAMPLINGS:
         choices = ", ".join(SAMPLINGS)

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_mtfixmatch_config
-from ..data.datasets import DATASET_NAMES, get_records, register_datasets
+from ..data.datasets import DATASET_NAMES, check_class_lists, get_records, register_datasets
 from ..methods import build_method
 from ..modeling.timm_backbone import resolve_backbone
 from ..tasks.base import build_tasks, complete_task_config, set_classes, task_kinds
@@ -161,6 +161,9 @@ def prepare_config(cfg: CfgNode) -> None:
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if names:
         get_records(names)  # one pass over all datasets: bad files stop the run here
+        kinds = task_kinds(cfg).items()
+        keys = [kind.key_of(kind.metadata_field, x) for x, kind in kinds if kind.metadata_field]
+        check_class_lists(names, keys)
         take_classes(cfg, names[0])
 
 

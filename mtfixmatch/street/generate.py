@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ..data.datasets.scan import MARK
+from ..data.datasets.folders import MARK
 from ..utils.errors import InputError
 from .layouts import LAYOUTS, SPLITS, Frames, write_frames
 from .scene import draw_scene

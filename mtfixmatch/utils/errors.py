@@ -1,26 +1,37 @@
-"""The exception for bad input, which callers show as one line."""
+"""Errors that are caused by input, and how to show an error in one line."""
 
 from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message names the file, the key or the value."""
+    """Input from the user cannot be used; the message names the file, the key or the value."""
+
+    @property
+    def messages(self) -> list[str]:
+        """One line for each problem."""
+        return [str(self)]
 
 
 class InputErrors(InputError):
-    """Several of them, found in one pass.
-
-    Attributes:
-        messages: one for each.
-    """
+    """Several problems that were found in one pass; the text shows the first and their number."""
 
     def __init__(self, messages: Sequence[str]):
-        """Say the first, and how many there are."""
+        """Keep all messages.
+
+        Args:
+            messages: one line for each problem; at least one.
+        """
         more = f" (and {len(messages) - 1} more like this)" if len(messages) > 1 else ""
         super().__init__(messages[0] + more)
-        self.messages = list(messages)
+        self._messages = list(messages)
+
+    @property
+    def messages(self) -> list[str]:
+        """One line for each problem."""
+        return list(self._messages)
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's message, or its type's name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message, or the error's type if it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,25 +1,50 @@
-"""Files that are either whole or not there, whatever ends the process or the machine."""
+"""Read files with errors that name them, and write files that are never left half written."""
 
 import errno
 import hashlib
+import json
 import os
 import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp$")
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Give a file that takes the place of `path` once all of it is on the disk.
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """Turn an OSError into an InputError that names the file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
-    It is written aside, in the same folder, under a name of its own, so that several processes can
-    write at the same time. After an error the old file is there as it was.
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: the file cannot be read or is not valid JSON.
+    """
+    try:
+        with reading(path), open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON ({first_line(error)})") from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `path` when it is completely on the disk.
+
+    The temporary file is in the same folder and has a unique name, so several processes can write
+    at the same time. After an error the old file is unchanged.
     """
     target = os.fspath(path)
     temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
@@ -37,10 +62,10 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
-    """Write a whole file in the place of `path`; text as UTF-8.
+    """Write a file, text as UTF-8, that replaces `path` as a whole.
 
     Raises:
-        InputError: if it cannot be written; what was there before is unharmed.
+        InputError: the file cannot be written; an old file is unchanged.
     """
     try:
         with replacing(path) as file:
@@ -50,7 +75,11 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """The digest of a file, hexadecimal; OSError if it cannot be read."""
+    """Return the SHA-256 of a file in hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     sha256 = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -59,19 +88,19 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def remove_temporaries(folder: str) -> None:
-    """Delete what a process left that was killed in `replacing`; nobody may be writing there."""
+    """Delete the temporary files of killed processes; no process may be writing to the folder."""
     for name in os.listdir(folder):
         if _TEMPORARY.search(name):
             os.remove(os.path.join(folder, name))
 
 
 def _sync_folder(folder: str) -> None:
-    """Put a new name on the disk too."""
+    """Make the new file name in a folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot, and need not
+        if error.errno != errno.EINVAL:  # some network file systems do not support it
             raise
     finally:
         os.close(handle)

@@ -1,4 +1,4 @@
-"""Read pictures of unknown origin: what is wrong with one is an InputError that names its file."""
+"""Read images and label maps; a file that cannot be read is an InputError that names it."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,50 +8,56 @@ import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import Image
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-# A file of some kilobytes can say that it has billions of pixels, which would fill the memory. This
-# is where Pillow warns, without a name: 256 MiB as RGB.
+# A header can claim billions of pixels, which would fill the memory. This is Pillow's own limit
+# (256 MiB as RGB), but Pillow only warns and does not name the file.
 MAX_PIXELS = 89_478_485
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 PNG_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 EXIF_ORIENTATION = 0x0112
-# Where the orientation may be. Asking a PNG without any of them would decode the whole image.
+# Entries of `Image.info` that may hold the orientation; for a PNG that has none of them, `getexif`
+# would decode the whole image.
 EXIF_PLACES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
 
 def read_image_size(path: str) -> list[int]:
-    """Return [height, width] from the header, turned as the EXIF orientation says.
+    """Return the [height, width] of an image from its header, after its EXIF rotation.
 
     Raises:
-        InputError: if the header cannot be read, or tells of more than MAX_PIXELS.
+        InputError: the header cannot be read or claims more than MAX_PIXELS.
     """
-    with _opened(path) as image:
-        return _turned_size(image)
+    with _open_image(path) as image:
+        return _rotated_size(image)
 
 
 def read_rgb_pixels(path: str, size: list[int]) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8 RGB, turned as the EXIF orientation says.
+    """Return the pixels of an image, rotated as its EXIF orientation says.
 
     Args:
-        path: of the file; transparency is dropped, 16 bits become 8.
-        size: [height, width] that is expected.
+        path: image file; its transparency is dropped, 16 bits become 8.
+        size: expected [height, width].
+
+    Returns:
+        (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: if it cannot be read, has more than MAX_PIXELS, or another size.
+        InputError: the file cannot be read, has more than MAX_PIXELS or another size.
     """
-    with _opened(path, whole=True) as image:
-        found = _turned_size(image)
-        if found == size:  # else it is not worth to be decoded
+    with _open_image(path, decode=True) as image:
+        actual_size = _rotated_size(image)
+        if actual_size == size:  # do not decode an image of the wrong size
             image = _apply_exif_orientation(image)
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+            if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             pixels = convert_PIL_to_numpy(image, "RGB")
-            found = list(pixels.shape[:2])  # an orientation may come after the pixels
-    if found != size:
-        raise InputError(f"{path} is {tuple(found)}, not {tuple(size)} as its labels say (H, W)")
+            actual_size = list(pixels.shape[:2])  # the orientation may stand after the pixels
+    if actual_size != size:
+        raise InputError(
+            f"{path} is {tuple(actual_size)}, not {tuple(size)} as its labels say (H, W)"
+        )
     return pixels
 
 
@@ -59,9 +65,9 @@ def read_label_map(path: str) -> np.ndarray:
     """Return the ids in a semantic map as an (H, W) uint8 array.
 
     Raises:
-        InputError: if it cannot be read, or is no such map.
+        InputError: the file cannot be read or is not an 8-bit single-channel or palette PNG.
     """
-    # Grey images of 1, 2 or 4 bits are refused: Pillow would stretch their ids to 0-255.
+    # Grey images of 1, 2 or 4 bits are refused because Pillow would stretch their ids to 0-255.
     formats = [(8, 0), (8, 3), (4, 3), (2, 3), (1, 3)]
     return _read_png(path, formats, "an 8-bit single-channel or palette PNG").astype(np.uint8)
 
@@ -70,24 +76,24 @@ def read_instance_map(path: str) -> np.ndarray:
     """Return the ids in an instance map as an (H, W) int32 array.
 
     Raises:
-        InputError: if it cannot be read, or is no such map.
+        InputError: the file cannot be read or is not a single-channel PNG of 8 or 16 bits.
     """
     return _read_png(path, [(16, 0), (8, 0)], "a 16-bit single-channel PNG").astype(np.int32)
 
 
 @contextmanager
-def _opened(path: str, *, whole: bool = False) -> Iterator[Image.Image]:
-    """Give an image whose header is read; what fails while it is used is an InputError, too.
+def _open_image(path: str, *, decode: bool = False) -> Iterator[Image.Image]:
+    """Open an image and turn every error, also of the caller's decoding, into an InputError.
 
     Args:
-        path: of the file.
-        whole: its pixels will be read, so that the checksums of a PNG matter: the decoder stops
-            before the last of them.
+        path: image file.
+        decode: the caller decodes the pixels. The checksums of a PNG are verified then, because
+            the decoder stops before the last of them.
     """
     try:
         with open(path, "rb") as file:
             image = _read_header(path, file)
-            if whole and image.format == "PNG":
+            if decode and image.format == "PNG":
                 image.verify()
                 file.seek(0)
                 image = _read_header(path, file)
@@ -97,8 +103,8 @@ def _opened(path: str, *, whole: bool = False) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError:
         formats = ", ".join(FORMATS)
         raise InputError(f"cannot read the image {path}: it is none of {formats}") from None
-    except Exception as error:  # there is no end to what decoding foreign bytes raises
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    except Exception as error:  # Pillow's decoders raise errors of many types
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(f"cannot read the image {path}: {reason}") from None
 
 
@@ -106,29 +112,32 @@ def _read_header(path: str, file) -> Image.Image:
     image = Image.open(file, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise InputError(
-            f"cannot read the image {path}: it says that it has {image.width}x{image.height} "
-            f"pixels, at most {MAX_PIXELS} are read"
+            f"cannot read the image {path}: its header claims {image.width}x{image.height} "
+            f"pixels, more than the limit of {MAX_PIXELS}"
         )
     return image
 
 
-def _turned_size(image: Image.Image) -> list[int]:
+def _rotated_size(image: Image.Image) -> list[int]:
+    """Return [height, width] after the EXIF rotation."""
     width, height = image.size
     try:
         exif = image.getexif() if any(x in image.info for x in EXIF_PLACES) else {}
-        turned = exif.get(EXIF_ORIENTATION) in (5, 6, 7, 8)
-    except Exception:  # of broken EXIF, without which detectron2, too, takes the image as it is
-        turned = False
-    return [width, height] if turned else [height, width]
+        swapped = exif.get(EXIF_ORIENTATION) in (5, 6, 7, 8)
+    except Exception:  # Detectron2, too, does not rotate an image whose EXIF is broken
+        swapped = False
+    return [width, height] if swapped else [height, width]
 
 
 def _read_png(path: str, formats: list[tuple[int, int]], expected: str) -> np.ndarray:
-    with _opened(path, whole=True) as image:
+    """Read a PNG of one of the given (bits, color type) formats; `expected` describes them."""
+    with _open_image(path, decode=True) as image:
         if image.format != "PNG":
             raise InputError(f"{path}: expected {expected}, found another kind of file")
+        # Pillow does not tell the bit depth: it stands in the header's bytes 24 and 25.
         image.fp.seek(24)  # type: ignore[attr-defined]
         depth, color = image.fp.read(2)  # type: ignore[attr-defined]
         if (depth, color) not in formats:
-            found = f"{depth} bits, {PNG_COLOR_TYPES.get(color, color)}"
-            raise InputError(f"{path}: expected {expected}, found a PNG of {found}")
+            kind = PNG_COLOR_TYPES.get(color, color)
+            raise InputError(f"{path}: expected {expected}, found a PNG of {depth} bits, {kind}")
         return np.array(image)

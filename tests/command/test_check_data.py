@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +16,17 @@ from PIL import Image
 
 from mtfixmatch.augmentation.strong import StrongAugmentation
 from mtfixmatch.check import files as check
-from mtfixmatch.check.findings import SAMPLES, check_data, first_lines, take_snapshot
+from mtfixmatch.check.dataset import check_data, count_ignored
+from mtfixmatch.check.findings import Findings, Split, limit_lines
+from mtfixmatch.check.reader_log import READERS, ReaderWarnings
 from mtfixmatch.check.report import check_report
+from mtfixmatch.check.sheet import SAMPLES, pick_samples, take_snapshot
 from mtfixmatch.data.loader import train_records
 from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.data.samplers import Draw
 from mtfixmatch.engine.visualize import GAP, READABLE, TITLE
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.tasks.base import Statistics
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import CONFIGS, REPOSITORY, SMALL, tiny_config
 
@@ -130,11 +136,11 @@ def cells(report, first):
 
 def test_sound_data_has_no_errors_and_no_warnings(data):
     found = data.check()
-    assert (found.errors, found.warnings, found.decoded) == ([], [], 6)
+    assert (found.errors, found.warnings, found.num_decoded) == ([], [], 6)
 
 
 def test_labels(data):
-    train, val = data.check().sides
+    train, val = data.check().splits
     assert (train.name, train.datasets, train.images) == ("training", ["coco_style_train"], 4)
     assert train.labels == {"annotations": 2, "sem_seg_file_name": 2, "all": 1, "none": 1}
     assert (val.name, val.datasets, val.images) == ("validation", ["coco_style_val"], 2)
@@ -143,13 +149,13 @@ def test_labels(data):
 
 
 def test_hidden_labels_do_not_count(data):
-    train = data.check("TASKS.SEGMENTATION.LABELS", 1).sides[0]
+    train = data.check("TASKS.SEGMENTATION.LABELS", 1).splits[0]
     assert train.labels["sem_seg_file_name"] == train.hidden["sem_seg_file_name"] == 1
     assert sum(train.statistics["segmentation"].counts.values()) in (8000, 1000)
 
 
 def test_objects_of_each_class(data):
-    train, val = (side.statistics["detection"] for side in data.check().sides)
+    train, val = (side.statistics["detection"] for side in data.check().splits)
     assert train.counts == {"cat": 1, "dog": 2, "horse": 0}
     assert val.counts == {"cat": 0, "dog": 0, "horse": 2}
     assert train.figures == {
@@ -168,7 +174,7 @@ def test_objects_of_each_class(data):
 
 
 def test_pixels_of_each_class(data):
-    train, val = (side.statistics["segmentation"] for side in data.check().sides)
+    train, val = (side.statistics["segmentation"] for side in data.check().splits)
     assert train.counts == {"road": 5000, "sky": 4000, "sea": 0}
     assert val.counts == {"road": 0, "sky": 0, "sea": 12288}
     assert train.figures == {
@@ -181,7 +187,7 @@ def test_pixels_of_each_class(data):
 
 def test_a_map_may_hold_nothing_and_a_task_no_label(data):
     save(data.root / "maps" / "train" / "c.png", striped_map({}))
-    train = data.check().sides[0].statistics["segmentation"]
+    train = data.check().splits[0].statistics["segmentation"]
     assert train.figures["maps without a class"] == 1
     task = build_tasks(tiny_config(data.root, *(x for p in data.opts().items() for x in p)))[0]
     assert sum(task.statistics([], None).counts.values()) == 0
@@ -191,7 +197,7 @@ def test_only_what_a_training_draws_is_counted(data):
     opts = ("DATALOADER.SAMPLING", "uniform", "DATALOADER.LABELED", "segmentation")
     found = data.check(*opts)
     assert [len(pool.indices) for pool, _ in found.pools] == [2]  # a, c
-    assert found.sides[0].statistics["detection"].figures["images without objects"] == 0
+    assert found.splits[0].statistics["detection"].figures["images without objects"] == 0
 
 
 def test_the_composition_of_a_batch(data):
@@ -223,38 +229,56 @@ def test_the_report_sets_training_beside_validation(data):
     assert "Of 6 images 6 were decoded." in lines
 
 
+def test_a_task_without_classes_has_figures_alone():
+    depth = SimpleNamespace(
+        name="depth", label_key="depth_file_name", class_names=[], counted="maps"
+    )
+    labels = {depth.label_key: 1, "all": 1, "none": 0}
+    splits = [
+        Split(name, [name], 1, labels, {depth.label_key: 0}, Counter({(8, 4): 1}), statistics)
+        for name, statistics in (
+            ("training", {"depth": Statistics({}, {"median depth, m": "7.5"})}),
+            ("validation", {"depth": Statistics({})}),
+        )
+    ]
+    report = check_report(Findings([depth], splits), [])
+    assert "## Depth: maps\n\n|" in report and "| class" not in report
+    assert cells(report, "median depth, m") == ["7.5", ""]
+    assert "never occurs" not in report
+
+
 def test_the_ten_most_frequent_sizes_are_listed(data):
     for i in range(12):
         save(data.root / "images" / "train" / f"more{i}.png", noise(i + 50, (64, 64 + 8 * i)))
     found = data.check()
-    assert len(found.sides[0].sizes) == 14
+    assert len(found.splits[0].sizes) == 14
     rows = [x for x in check_report(found, []).splitlines() if " x " in x and x.startswith("| ")]
     assert len([row for row in rows if row[2].isdigit()]) == 10
 
 
 def test_what_the_readers_ignored_is_summed(data):
     records = [{"ignored": {"lane": 2, "no box": 1}}, {}, {"ignored": {"lane": 3}}]
-    counts = check.ignored_counts(records)
+    counts = count_ignored(records)
     assert counts == {"lane": 5, "no box": 1}
     found = data.check()
-    assert "## The readers ignored" not in check_report(found, [])
+    assert "## Ignored by the readers" not in check_report(found, [])
     found.ignored["coco_style_train"] = counts
     assert cells(check_report(found, []), "lane") == ["5", "0"]
 
 
 def test_what_the_readers_said_is_shown_once():
     reader = logging.getLogger("mtfixmatch.data.datasets.some_reader")
-    with check.ReaderMessages() as said:
+    with ReaderWarnings() as said:
         for _ in range(2):
             reader.warning("%d boxes were clipped", 3)
             reader.info("news")
     reader.warning("later")
     assert said.messages == ["3 boxes were clipped"]
-    assert logging.getLogger(check.READERS).propagate
+    assert logging.getLogger(READERS).propagate
 
 
 def test_warnings_of_the_readers_are_part_of_the_report(data):
-    assert "## The readers said\n\n- 3 boxes were clipped\n" in check_report(
+    assert "## Warnings of the readers\n\n- 3 boxes were clipped\n" in check_report(
         data.check(), ["3 boxes were clipped"]
     )
 
@@ -295,7 +319,7 @@ def test_a_copy_within_training_is_a_warning(data):
     found = data.check()
     assert found.errors == []
     assert found.warnings == [
-        f"training has one image 2 times: {data.image('b')}, {data.image('z')}"
+        f"training has the same image 2 times: {data.image('b')}, {data.image('z')}"
     ]
 
 
@@ -322,20 +346,20 @@ def test_each_broken_image_is_an_error(data):
     assert len(found.errors) == 2
     for error, name in zip(found.errors, ("a", "d"), strict=True):
         assert error.startswith(f"cannot read the image {data.image(name)}: ")
-    assert found.sides[0].statistics["detection"].counts["dog"] == 2  # the rest was checked
+    assert found.splits[0].statistics["detection"].counts["dog"] == 2  # the rest was checked
 
 
 def test_a_sample_is_decoded_unless_all_are_asked_for(data, monkeypatch):
-    monkeypatch.setattr("mtfixmatch.check.findings.DECODED", 3)
-    monkeypatch.setattr("mtfixmatch.check.findings.SAMPLES", 0)
-    assert data.check().decoded == 3
-    assert data.check(decode_all=True).decoded == 6
+    monkeypatch.setattr("mtfixmatch.check.dataset.MAX_DECODED", 3)
+    monkeypatch.setattr("mtfixmatch.check.sheet.SAMPLES", 0)
+    assert data.check().num_decoded == 3
+    assert data.check(decode_all=True).num_decoded == 6
 
 
 def test_many_lines_of_one_kind_are_cut():
     lines = [str(i) for i in range(25)]
-    assert first_lines(lines) == [*lines[:20], "and 5 more like the last one"]
-    assert first_lines(lines[:20]) == lines[:20]
+    assert limit_lines(lines) == [*lines[:20], "and 5 more like the last one"]
+    assert limit_lines(lines[:20]) == lines[:20]
 
 
 def test_a_config_that_cannot_train_is_an_error_beside_others(data):
@@ -346,7 +370,7 @@ def test_a_config_that_cannot_train_is_an_error_beside_others(data):
     assert "annotations = 3, but only 2 images have it" in found.errors[0]
     assert "LABELED_PER_BATCH is 4, expected 1 to 3" in found.errors[1]
     assert "is a copy of" in found.errors[2]
-    assert found.sides[0].images == 4 and found.pools == []
+    assert found.splits[0].images == 4 and found.pools == []
 
 
 def fail_beside(path):
@@ -374,11 +398,11 @@ def test_a_scan_collects_errors_and_tries_them_again(tmp_path):
 def test_samples_show_each_combination_of_labels_first():
     kinds = [(), ("x",), ("y",), ("x", "y")]
     records = [dict.fromkeys(kinds[min(i % 7, 3)], 0) | {"i": i} for i in range(70)]
-    picked = check.pick_samples(records, ["x", "y"], 10, seed=0)
+    picked = pick_samples(records, ["x", "y"], 10, seed=0)
     shown = [[key for key in "xy" if key in record] for record in picked]
     assert shown == [["x", "y"], ["x"], ["y"], []] * 2 + [["x", "y"], ["x"]]
     assert len({record["i"] for record in picked}) == 10
-    assert len(check.pick_samples(records, ["x", "y"], 1, seed=0)) == 4
+    assert len(pick_samples(records, ["x", "y"], 1, seed=0)) == 4
 
 
 def take_one(street_root, *opts):

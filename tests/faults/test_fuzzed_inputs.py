@@ -112,7 +112,7 @@ def test_the_limit_itself_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", HEIGHT * WIDTH)
     assert np.array_equal(read_label_map(str(path)), map_of("a"))
     monkeypatch.setattr(images, "MAX_PIXELS", HEIGHT * WIDTH - 1)
-    with pytest.raises(InputError, match=r"map\.png: it says that it has 64x48 pixels, at most"):
+    with pytest.raises(InputError, match=r"map\.png: its header claims 64x48 pixels, more than"):
         read_label_map(str(path))
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mtfixmatch.data.datasets import bdd100k
 from mtfixmatch.data.datasets.bdd100k import bdd100k_metadata, load_bdd100k
+from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.data.partial_labels import count_labels
 from mtfixmatch.utils.errors import InputError
 
@@ -67,7 +68,7 @@ def root(tmp_path):
 
 
 def load(root, split="train", **options):
-    return load_bdd100k(str(root), split, **{"cache_dir": None, **options})
+    return load_bdd100k(root=str(root), split=split, scan=FileScanner(**options))
 
 
 def message_of(root, split="train"):
@@ -336,8 +337,8 @@ def truncate(root):
         (delete("labels"), "give the folder that holds images and labels"),
         (empty("images/100k/train"), "100k/train: expected the images of the 100K part, found no"),
         (empty("labels/sem_seg/masks/train"), "expected the maps, found no file that ends in .png"),
-        (lambda root: (root / "leftImg8bit").mkdir(), "expected BDD100K alone, found leftImg8bit"),
-        (lambda root: (root / "gtFine").mkdir(), "found gtFine of Cityscapes; give each dataset"),
+        (lambda root: (root / "leftImg8bit").mkdir(), "expected BDD100K alone, but leftImg8bit"),
+        (lambda root: (root / "gtFine").mkdir(), "but gtFine belongs to Cityscapes; give each dat"),
         (truncate, "det_train.json: is truncated"),
         (
             delete("images/100k/train/a.jpg", "images/100k/train/b.jpg"),

@@ -15,6 +15,7 @@ from mtfixmatch.data.datasets.cityscapes import (
     mask_extents,
     scan_instances,
 )
+from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.utils.errors import InputError
 
 HEIGHT, WIDTH = 20, 30
@@ -76,7 +77,7 @@ def tree(tmp_path):
 
 
 def load(root, **options):
-    return load_cityscapes(str(root), "train", **{"cache_dir": None, **options})
+    return load_cityscapes(root=str(root), split="train", scan=FileScanner(**options))
 
 
 def test_records(tree):
@@ -183,7 +184,7 @@ def test_an_unknown_label_id_names_both_files(tree):
         load(tree)
     message = str(error.value)
     assert str(path) in message and "ulm_000001_000019_leftImg8bit.png" in message
-    assert "label id 99" in message
+    assert "id 99 is no label id of Cityscapes" in message
 
 
 @pytest.mark.parametrize("kind", ["instances", "labels"])
@@ -218,10 +219,10 @@ def test_the_wrong_level_is_explained(tree):
 
 def test_a_missing_split_is_named(tree):
     with pytest.raises(InputError, match=r"there is no folder .*leftImg8bit/val"):
-        load_cityscapes(str(tree), "val", cache_dir=None)
+        load_cityscapes(root=str(tree), split="val", scan=FileScanner())
 
 
 def test_a_split_without_images_is_named(tree):
     (tree / "leftImg8bit/val/ulm").mkdir(parents=True)
     with pytest.raises(InputError, match=r"there is no image leftImg8bit/val/\*/\*_leftImg8bit"):
-        load_cityscapes(str(tree), "val", cache_dir=None)
+        load_cityscapes(root=str(tree), split="val", scan=FileScanner())

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtfixmatch.data.datasets import cityscapes_files, scan
+from mtfixmatch.data.datasets import cityscapes_files, folders
 from mtfixmatch.data.datasets.cityscapes import load_cityscapes
+from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.utils.errors import InputError
 
 TRAIN = ("aachen_000000_000019", "hamburg_000000_000042", "ulm_000001_000019")
@@ -53,7 +54,7 @@ def official(monkeypatch):
 
 
 def load(root, split="train"):
-    return load_cityscapes(str(root), split, cache_dir=None)
+    return load_cityscapes(root=str(root), split=split, scan=FileScanner())
 
 
 def message(root, split="train"):
@@ -107,7 +108,7 @@ def test_sequence_needs_train(tree):
     shutil.rmtree(tree / "leftImg8bit/train")
     text = message(tree, "sequence")
     assert f"there is no folder {tree}/leftImg8bit/train;" in text
-    assert "the annotated frames, which the sequences go without" in text
+    assert "the annotated frames, which the sequences exclude" in text
     assert "leftImg8bit_trainvaltest.zip" in text
 
 
@@ -182,7 +183,7 @@ def test_labels_of_most_cities_are_enough(tree):
 
 def test_generated_data_may_lack_all_labels(tree, caplog):
     shutil.rmtree(tree / "gtFine")
-    (tree / scan.MARK).touch()
+    (tree / folders.MARK).touch()
     assert [set(r) for r in load(tree)] == [{"file_name", "image_id", "height", "width"}] * 3
     assert [text.split(": ")[1][:25] for text in warnings(caplog)] == [
         "3 of 3 images of train ha"
@@ -227,8 +228,8 @@ def test_a_zip_file_of_the_labels_is_named(tree):
 def test_two_layouts_in_one_folder_are_refused(tree, folder):
     (tree / folder).mkdir(parents=True)
     assert message(tree) == (
-        f"{tree}: expected Cityscapes alone, but {folder} is a folder of BDD100K; "
-        "give each data set a folder of its own"
+        f"{tree}: expected Cityscapes alone, but {folder} belongs to BDD100K; "
+        "give each dataset a folder of its own"
     )
 
 

@@ -7,6 +7,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from mtfixmatch.data.datasets.coco_style import load_coco_style
+from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import REPOSITORY
 
@@ -62,7 +63,7 @@ class Dataset:
             "sem_seg_classes": ["road", "sky"],
             "ignore_label": 255,
             "key": KEY,
-            "cache_dir": None,
+            "scan": FileScanner(),
         }
         return load_coco_style(**{**defaults, **options})
 
@@ -139,7 +140,7 @@ def test_another_ignore_label(data):
 
 
 def test_the_cache_gives_the_same_records_and_sees_changes(data, tmp_path):
-    options = {"cache_dir": str(tmp_path / "cache"), "workers": 2}
+    options = {"scan": FileScanner(cache_dir=str(tmp_path / "cache"), workers=2)}
     first = data.load(**options)
     assert data.load(**options) == first == data.load()
     data.content["annotations"].pop()
@@ -181,8 +182,8 @@ def test_thing_classes_named_twice(data):
     ("fields", "expected"),
     [
         ({"file_name": "b.png"}, "image 'b.png' is not in the folder"),
-        ({"width": 31}, "image 'sub/b.png' is said to be 31x20 pixels, but"),
-        ({"height": 30, "width": 20}, "image 'sub/b.png' is said to be 20x30 pixels, but"),
+        ({"width": 31}, "image 'sub/b.png' has 31x20 pixels there, but"),
+        ({"height": 30, "width": 20}, "image 'sub/b.png' has 20x30 pixels there, but"),
     ],
 )
 def test_an_image_entry_that_does_not_fit_the_folder(data, fields, expected):
@@ -275,8 +276,7 @@ def test_real_data(tmp_path, split, images, boxes, crowds):
         sem_seg_classes=json.loads((COCO_SMALL / "sem_seg_classes.json").read_text()),
         ignore_label=255,
         key=KEY,
-        cache_dir=str(tmp_path),
-        workers=2,
+        scan=FileScanner(cache_dir=str(tmp_path), workers=2),
     )
     annotations = [a for record in records for a in record["annotations"]]
     assert (len(records), len(annotations)) == (images, boxes)

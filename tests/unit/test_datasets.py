@@ -4,12 +4,17 @@ import os
 import numpy as np
 import pytest
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from PIL import Image
 
-from mtfixmatch.data import datasets
-from mtfixmatch.data.datasets import check_class_lists, get_records, register_datasets
+from mtfixmatch.data.datasets import (
+    broken_files,
+    catalog,
+    check_class_lists,
+    get_records,
+    register_datasets,
+)
 from mtfixmatch.street.generate import MARK
 from mtfixmatch.utils.errors import InputError
 
@@ -103,7 +108,7 @@ def test_classes_are_those_of_the_training_file(tmp_path):
     assert metadata.thing_classes == ["cat", "dog"] and metadata.stuff_classes == ["road"]
     assert len(metadata.thing_colors) == 2 and len(metadata.stuff_colors[0]) == 3
     assert metadata.ignore_label == 255
-    check_class_lists(["coco_style_train", "coco_style_val"])
+    check_class_lists(["coco_style_train", "coco_style_val"], ["thing_classes"])
 
 
 def test_given_classes_are_known_at_once(tmp_path):
@@ -117,8 +122,55 @@ def test_other_classes_cannot_be_mixed(tmp_path):
     add_street(tmp_path)
     train = add_boxes(tmp_path, "train", {1: "cat"})
     register_datasets(make_cfg(tmp_path, TRAIN=train))
+    names = ["street_train", "coco_style_train"]
+    get_records(names)
+    with pytest.raises(InputError, match=r"their stuff_classes are \['road', .*\] and \[\]"):
+        check_class_lists(names, ["stuff_classes", "thing_classes"])
     with pytest.raises(InputError, match=r"street_train and coco_style_train cannot .*\['cat'\]"):
-        get_records(["street_train", "coco_style_train"])
+        check_class_lists(names, ["thing_classes"])
+
+
+@pytest.fixture
+def own_dataset():
+    """Register a dataset as a user's own code does."""
+    name = "my_own_train"
+
+    def register(records, **metadata):
+        DatasetCatalog.pop(name, None)
+        MetadataCatalog.pop(name, None)
+        DatasetCatalog.register(name, lambda: records)
+        MetadataCatalog.get(name).set(**metadata)
+        return name
+
+    yield register
+    DatasetCatalog.pop(name, None)
+    MetadataCatalog.pop(name, None)
+
+
+OWN_RECORD = {"file_name": "a.png", "image_id": "a", "height": 4, "width": 6}
+
+
+def test_a_dataset_that_own_code_registers(own_dataset, tmp_path):
+    labels = {"drivable_sem_seg_file_name": "a_map.png", "drivable_sem_seg_lut": bytes(256)}
+    name = own_dataset([OWN_RECORD | labels], drivable_classes=["direct", "alternative"])
+    add_street(tmp_path)
+    register_datasets(make_cfg(tmp_path))
+    own, street = get_records([name, "street_train"])
+    assert own == OWN_RECORD | labels and street["image_id"] == "town_1"
+    assert broken_files([name]) == {}
+    with pytest.raises(InputError, match=r"their drivable_classes are \['direct', .* and None"):
+        check_class_lists([name, "street_train"], ["drivable_classes"])
+
+
+def test_a_dataset_that_is_registered_again_is_read_again(own_dataset):
+    assert get_records([own_dataset([])]) == []
+    assert get_records([own_dataset([OWN_RECORD])]) == [OWN_RECORD]
+
+
+def test_a_record_without_a_required_key_is_an_error(own_dataset):
+    record = {key: value for key, value in OWN_RECORD.items() if key != "height"}
+    with pytest.raises(InputError, match=r"^my_own_train: record 1 needs the key 'height'"):
+        get_records([own_dataset([OWN_RECORD, record])])
 
 
 def test_the_other_processes_wait_and_hear_of_failures(tmp_path, monkeypatch):
@@ -126,10 +178,10 @@ def test_the_other_processes_wait_and_hear_of_failures(tmp_path, monkeypatch):
     add_street(tmp_path)
     register_datasets(make_cfg(tmp_path))
     events = []
-    load = datasets._load
+    load = catalog._load
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     monkeypatch.setattr(comm, "all_gather", lambda mine: events.append("wait") or [[], mine])
-    monkeypatch.setattr(datasets, "_load", lambda names: events.append("load") or load(names))
+    monkeypatch.setattr(catalog, "_load", lambda names: events.append("load") or load(names))
     assert len(get_records(["street_train"])) == 1
     assert events == ["wait", "load"]
     monkeypatch.setattr(comm, "all_gather", lambda mine: [["x.png: bad"], mine])

@@ -195,10 +195,11 @@ def test_a_spoilt_manifest_is_named(tmp_path, change, message):
 def test_a_manifest_of_other_data_or_no_manifest_is_named(tmp_path):
     path = tmp_path / "m.json"
     write_subset(path, make_records(10), **{A: 10})
-    with pytest.raises(InputError, match="5 images that it names for first .*'city_000005'"):
+    with pytest.raises(InputError, match="5 of its images for first .*'city_000005'"):
         hide_by_manifest(make_records(10, unlabeled=range(5, 10)), NAMES, str(path))
-    with pytest.raises(InputError, match="LABEL_MANIFEST no.json: No such file"):
+    with pytest.raises(InputError, match="LABEL_MANIFEST no.json: cannot be read .No such file"):
         hide_by_manifest(make_records(10), NAMES, "no.json")
-    path.write_text("{")
-    with pytest.raises(InputError, match="m.json: expected the label_subsets.json"):
-        hide_by_manifest(make_records(10), NAMES, str(path))
+    for text, message in (("{", "is not valid JSON"), ("{}", "expected the label_subsets.json")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"m.json: {message}"):
+            hide_by_manifest(make_records(10), NAMES, str(path))

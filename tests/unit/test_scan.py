@@ -12,10 +12,10 @@ from PIL import Image
 from mtfixmatch.data.datasets import scan
 from mtfixmatch.data.datasets.scan import (
     cache_path,
-    check_map_size,
     scan_files,
     scan_label_map,
 )
+from mtfixmatch.data.records import check_map_size, make_record
 from mtfixmatch.utils.errors import InputError, InputErrors
 from mtfixmatch.utils.images import read_image_size, read_instance_map, read_label_map
 
@@ -247,9 +247,10 @@ def test_an_unreadable_image_is_named():
 
 
 def test_check_map_size_names_both_files():
-    check_map_size("i.png", [2, 3], "m.png", [2, 3])
+    record = make_record("i.png", "i", [2, 3])
+    check_map_size(record, "m.png", [2, 3])
     with pytest.raises(InputError, match=r"m\.png is 4x2 pixels, but its image i\.png is 3x2"):
-        check_map_size("i.png", [2, 3], "m.png", [2, 4])
+        check_map_size(record, "m.png", [2, 4])
 
 
 @pytest.mark.parametrize("workers", [1, 2])

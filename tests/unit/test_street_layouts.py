@@ -8,6 +8,7 @@ from PIL import Image
 
 from mtfixmatch.data.datasets.bdd100k import load_bdd100k
 from mtfixmatch.data.datasets.cityscapes import load_cityscapes
+from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.data.partial_labels import count_labels
 from mtfixmatch.street import generate as street
 from mtfixmatch.street.layouts import bdd100k_splits
@@ -40,12 +41,12 @@ def pairs(top):
     city = {
         (split, number(r["image_id"])): r
         for split in street.SPLITS
-        for r in load_cityscapes(str(top / "cityscapes"), split, cache_dir=None)
+        for r in load_cityscapes(root=str(top / "cityscapes"), split=split, scan=FileScanner())
     }
     return {
         (split, r["image_id"]): (r, city[drawn_for, int(index)])
         for split in street.SPLITS
-        for r in load_bdd100k(str(top / "bdd100k"), split, cache_dir=None)
+        for r in load_bdd100k(root=str(top / "bdd100k"), split=split, scan=FileScanner())
         for drawn_for, index in [r["image_id"].split("-")]
     }
 
@@ -187,7 +188,7 @@ def test_command(tmp_path, capsys, caplog):
     arguments = ["--root", str(root), "--layout", "bdd100k", "--train", "6", "--val", "2"]
     assert street.main([*arguments, "--size", "64x32", "--workers", "1"]) == 0
     assert json.loads((root / street.MARK).read_text())["layout"] == "bdd100k"
-    assert len(load_bdd100k(str(root), "train", cache_dir=None)) == 6
+    assert len(load_bdd100k(root=str(root), split="train", scan=FileScanner())) == 6
     assert caplog.messages == []
     assert street.main(["--root", str(tmp_path / "x"), "--layout", "coco"]) == 2
     assert "coco" in capsys.readouterr().err

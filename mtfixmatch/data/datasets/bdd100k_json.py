@@ -1,4 +1,4 @@
-"""Read the part of BDD100K's detection JSON that is needed here, and check its form.
+"""Read the boxes in BDD100K's detection JSON and check its form.
 
 The file of 2020 (det_20) and the older one, which also holds lanes and drivable areas, are lists:
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...utils.errors import InputError
-from .scan import is_number, shown_json
+from .json_values import is_number, shown_json
 
 CLASSES = (
     "pedestrian",
@@ -27,7 +27,7 @@ CLASSES = (
     "traffic light",
     "traffic sign",
 )
-# Other names of a class, as in BDD100K's own tools.
+# Other names of the classes, as in BDD100K's own tools.
 ALIASES = {
     "person": "pedestrian",
     "bike": "bicycle",
@@ -35,34 +35,35 @@ ALIASES = {
     "van": "car",
     "caravan": "car",
 }
-# What looks much like a class but is none, and the class that the same tools ignore it for.
+# Categories that resemble a class, and that class: the same tools ignore their boxes for it.
 UNCERTAIN = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
-# Lines and areas, also with a kind as in "lane/road curb": they have no boxes.
+# Lines and areas, which have no boxes; also with a kind as in "lane/road curb".
 NO_OBJECTS = frozenset(("lane", "area", "drivable area"))
-# A category: its class, and why it is ignored ("" = it is not).
+# Category -> class, and the reason to ignore the box ("" = none).
 CATEGORIES = (
     {name: (i, "") for i, name in enumerate(CLASSES)}
     | {alias: (CLASSES.index(name), "") for alias, name in ALIASES.items()}
     | {other: (CLASSES.index(name), other) for other, name in UNCERTAIN.items()}
 )
 
-CHUNK = 1 << 24  # characters read at once
+CHUNK = 1 << 24  # characters per read
 SEPARATORS = re.compile(r"[\s,]*")
-# What ends inside a token fails at most this far from its end, or as an unterminated string.
+# If a chunk ends inside a token, the decoder fails at most this many characters before the end, or
+# says that a string is unterminated.
 LONGEST_LITERAL = len("-Infinity")
 
 
 def read_frames(path: str) -> list[list]:
-    """Return what a detection JSON says about boxes, in short, for `scan_files`.
+    """Return the boxes in a detection JSON, in a compact form for `scan_files`.
 
     Returns:
-        [name of the image, boxes, {why ignored: count}] for each frame. The boxes are None for a
+        [image name, boxes, {reason to ignore: count}] for each frame. The boxes are None for a
         frame whose "labels" are null or absent, else [[class, iscrowd, x1, y1, x2, y2], ...] in
-        pixel indices, both ends inclusive. Ignored are UNCERTAIN objects and those with the
-        attribute "crowd", as boxes with "iscrowd" 1, and NO_OBJECTS, which are left out.
+        pixel indices, both ends inclusive. UNCERTAIN objects and those with the attribute "crowd"
+        are ignored: their "iscrowd" is 1. NO_OBJECTS are left out.
 
     Raises:
-        InputError: the file is truncated, no JSON, or not of the form above.
+        InputError: the file is truncated, is no JSON, or has another form than the one above.
     """
     frames: list[list] = []
     names: set[str] = set()
@@ -78,7 +79,7 @@ def read_frames(path: str) -> list[list]:
 
 
 def _decode_frames(path: str) -> Iterator[Any]:
-    """Decode one frame after the other: all at once take several gigabytes."""
+    """Decode one frame after the other, because all at once take several gigabytes."""
     decode = json.JSONDecoder().raw_decode
     try:
         with open(path, encoding="utf-8") as file:
@@ -101,7 +102,11 @@ def _decode_frames(path: str) -> Iterator[Any]:
                     yield frame
     except InputError:
         raise
-    except (OSError, ValueError, RecursionError) as error:  # no text, endless numbers, too deep
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # not UTF-8, a number too long, nested too deep
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
@@ -111,7 +116,7 @@ def _skip_separators(text: str, at: int) -> int:
 
 
 def _check_at_end(path: str, text: str, error: json.JSONDecodeError) -> None:
-    """Raise InputError unless the text is right as far as it goes."""
+    """Raise InputError unless the error is only that the text ends too early."""
     if error.msg.startswith("Unterminated") or len(text) - error.pos <= LONGEST_LITERAL:
         return
     shown = text[max(error.pos - 30, 0) : error.pos + 30]
@@ -119,12 +124,13 @@ def _check_at_end(path: str, text: str, error: json.JSONDecodeError) -> None:
 
 
 def _read_labels(labels: Any, where: str) -> tuple[list[list] | None, dict[str, int]]:
-    """Return boxes and counts as in `read_frames`."""
+    """Return boxes and counts of ignored labels as in `read_frames`."""
     if labels is None:
         return None, {}
     if not isinstance(labels, list):
         raise InputError(f"{where} needs 'labels', a list or null")
-    boxes, ignored = [], Counter[str]()
+    boxes: list[list] = []
+    ignored: Counter[str] = Counter()
     for label in labels:
         category, reason = _read_category(label, where)
         if reason:
@@ -136,13 +142,13 @@ def _read_labels(labels: Any, where: str) -> tuple[list[list] | None, dict[str, 
 
 
 def _read_category(label: Any, where: str) -> tuple[int | None, str]:
-    """Return the class of a label, None for no object, and why it is ignored."""
+    """Return the class of a label (None = no object) and the reason to ignore it ("" = none)."""
     name = label.get("category") if isinstance(label, dict) else None
     if not isinstance(name, str):
         raise InputError(f"{where} has a label without 'category' (str)")
-    group = name.split("/")[0]
-    if group in NO_OBJECTS:
-        return None, group
+    kind = name.split("/")[0]
+    if kind in NO_OBJECTS:
+        return None, kind
     if name not in CATEGORIES:
         raise InputError(
             f"{where} has the unknown category {name!r}, expected {', '.join(CATEGORIES)}"

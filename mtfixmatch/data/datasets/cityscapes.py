@@ -1,7 +1,8 @@
-"""Cityscapes, and anything else in its folders, as records.
+"""Read Cityscapes, or a dataset in its folders, as records.
 
-Where the files are says cityscapes_files.py. A missing instance map = not labeled for boxes, a
-missing label map = not labeled for segmentation. "train_extra" and "sequence" have no labels.
+An image without an instance map is not labeled for boxes, and one without a label map is not
+labeled for segmentation. The splits "train_extra" and "sequence" have no labels.
+`cityscapes_files` says where the files are.
 """
 
 from functools import cache
@@ -10,37 +11,29 @@ from typing import Any
 import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import labels
-from detectron2.structures import BoxMode
 
 from ...utils.errors import InputError
 from ...utils.images import read_image_size, read_instance_map
+from ...utils.labels import IGNORE_LABEL, INVALID_LABEL
+from ..records import Record, add_labels, add_map, check_map_size, make_annotation, make_record
 from .cityscapes_files import INSTANCES_SUFFIX, LABELS_SUFFIX, find_images, find_maps, image_id
-from .scan import (
-    IGNORE_LABEL,
-    INVALID_LABEL,
-    cache_path,
-    check_map_size,
-    scan_files,
-    scan_label_map,
-)
+from .scan import FileScanner, scan_label_map
 
-# The license plate has id -1, which an 8-bit map holds as 255; it and the void classes are ignored.
+# The license plate has id -1, which is 255 in an 8-bit map. It and the void classes are ignored.
 STUFF_LABELS = sorted((x for x in labels if 0 <= x.trainId < 255), key=lambda x: x.trainId)
 THING_LABELS = [x for x in STUFF_LABELS if x.hasInstances]
 CATEGORY_OF_LABEL_ID = {x.id: category for category, x in enumerate(THING_LABELS)}
 LABEL_IDS = frozenset(x.id % 256 for x in labels)
 INSTANCE_LABEL_IDS = frozenset(x.id for x in labels if x.hasInstances)
 
-# A value in an instance map is a bare label id, or label id * 1000 + number of the instance.
+# The ids of an instance map are bare label ids, or label id * 1000 + number of the instance.
 INSTANCES_PER_CLASS = 1000
-# Specks of a group region up to this many pixels are left out.
+# Components of a group region up to this many pixels are left out.
 MAX_SPECK_PIXELS = 10
-
-Record = dict[str, Any]
 
 
 def cityscapes_metadata() -> dict[str, Any]:
-    """Return the classes and colours under detectron2's metadata keys."""
+    """Return the classes and colors under the keys of Detectron2's metadata."""
     return {
         "thing_classes": [x.name for x in THING_LABELS],
         "thing_colors": [list(x.color) for x in THING_LABELS],
@@ -50,56 +43,33 @@ def cityscapes_metadata() -> dict[str, Any]:
     }
 
 
-def load_cityscapes(
-    root: str,
-    split: str,
-    *,
-    cache_dir: str | None,
-    workers: int = 1,
-    broken: dict[str, str] | None = None,
-) -> list[Record]:
+def load_cityscapes(*, root: str, split: str, scan: FileScanner) -> list[Record]:
     """Return the records of one split, sorted by image id.
 
     Args:
-        root: the folder that holds leftImg8bit and gtFine.
+        root: folder that holds leftImg8bit and gtFine.
         split: "train", "val", "train_extra" or "sequence".
-        cache_dir: where to remember what the files hold; None = nowhere.
-        workers: number of processes that read files which are not in the cache.
-        broken: takes file -> message for images and maps that cannot be read, whose records are
-            left out; without it they are errors.
-
-    Returns:
-        records whose key "ignored", reason -> count, tells what the labels leave out, if anything.
+        scan: reads the files.
 
     Raises:
-        InputError: files are missing, misplaced or not what they should be.
+        InputError: files are missing, misplaced or of the wrong form.
     """
     images = find_images(root, split)
-
-    def scan(paths: list[str], function: Any, what: str) -> list[Any]:
-        name = f"cityscapes_{split}_{what}"
-        cache_file = cache_path(cache_dir, name, root) if cache_dir else None
-        return scan_files(paths, function, cache_file, workers, broken)
-
-    sizes = scan(images, read_image_size, "sizes")
-    records = {x: _make_record(x, size) for x, size in zip(images, sizes, strict=True) if size}
-    for suffix, function, what, add in (
+    sizes = scan(images, read_image_size, name=f"cityscapes_{split}_sizes", source=root)
+    records = {x: make_record(x, image_id(x), sizes[x]) for x in images if x in sizes}
+    for suffix, function, name, add in (
         (INSTANCES_SUFFIX, scan_instances, "boxes", _add_boxes),
         (LABELS_SUFFIX, scan_label_map, "maps", _add_map),
     ):
         maps = find_maps(root, split, list(records), suffix)
-        scans = scan(list(maps.values()), function, what)
-        for (image, path), found in zip(maps.items(), scans, strict=True):
-            if found:
-                add(records[image], path, found)
-            else:
-                del records[image]
+        scans = scan(maps.values(), function, name=f"cityscapes_{split}_{name}", source=root)
+        add_labels(records, maps, scans, add)
     return sorted(records.values(), key=lambda record: record["image_id"])
 
 
 @cache
 def label_id_lut() -> bytes:
-    """Return the table of 256 train ids that translates the label ids in a map."""
+    """Return the look-up table of 256 bytes, label id -> train id."""
     lut = np.full(256, INVALID_LABEL, np.uint8)
     lut[sorted(LABEL_IDS)] = IGNORE_LABEL
     lut[[x.id for x in STUFF_LABELS]] = [x.trainId for x in STUFF_LABELS]
@@ -107,13 +77,16 @@ def label_id_lut() -> bytes:
 
 
 def scan_instances(path: str) -> list:
-    """Return what an instance map says of boxes.
+    """Return the boxes of an instance map.
 
-    An instance gives the extent of its mask. A region with a bare class id is a group that was not
-    told apart: it gives one crowd box for each of its connected components.
+    The box of an instance is the extent of its mask. A region with a bare class id is a group of
+    objects without instance ids: each of its connected components becomes a box with "iscrowd" 1.
 
     Returns:
         [height, width, [[category id, iscrowd, x0, y0, x1, y1], ...], {reason to ignore: count}]
+
+    Raises:
+        InputError: the file cannot be read or holds an unknown id.
     """
     ids = read_instance_map(path)
     present = np.unique(ids.ravel()[_run_begins(ids)]).tolist()
@@ -137,30 +110,30 @@ def scan_instances(path: str) -> list:
 
 
 def mask_extents(ids: np.ndarray, wanted: np.ndarray) -> list[list[int]]:
-    """Return [x0, y0, x1, y1], ends exclusive, of the pixels that hold each of the wanted ids.
+    """Return the extents [x0, y0, x1, y1], ends exclusive, of the wanted ids in a map.
 
     Args:
-        ids: (H, W) of non-negative integers.
-        wanted: (N,) different ids, all of which occur.
+        ids: (H, W) non-negative integers.
+        wanted: (N,) distinct ids, all of which occur in the map.
     """
     begins = _run_begins(ids)
-    index = np.full(int(ids.max()) + 1, -1)
-    index[wanted] = np.arange(len(wanted))
-    found = index[ids.ravel()[begins]]
-    kept = found >= 0
+    index_of_id = np.full(int(ids.max()) + 1, -1)
+    index_of_id[wanted] = np.arange(len(wanted))
+    indices = index_of_id[ids.ravel()[begins]]
+    kept = indices >= 0
     y0, x0 = np.divmod(begins, ids.shape[1])
     x1 = x0 + np.diff(begins, append=ids.size)
     low = np.full((len(wanted), 2), max(ids.shape))
     high = np.zeros((len(wanted), 2), int)
-    np.minimum.at(low, found[kept], np.stack([x0, y0], axis=1)[kept])
-    np.maximum.at(high, found[kept], np.stack([x1, y0 + 1], axis=1)[kept])
+    np.minimum.at(low, indices[kept], np.stack([x0, y0], axis=1)[kept])
+    np.maximum.at(high, indices[kept], np.stack([x1, y0 + 1], axis=1)[kept])
     return np.hstack([low, high]).tolist()
 
 
 def _run_begins(ids: np.ndarray) -> np.ndarray:
-    """Return where, in `ids.ravel()`, a row begins or its id changes.
+    """Return the positions in `ids.ravel()` where a run of one id begins in its row.
 
-    A map has a hundred times fewer of these places than pixels.
+    A map has a hundred times fewer runs than pixels.
     """
     begins = np.ones(ids.shape, bool)
     begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
@@ -172,8 +145,8 @@ def _component_boxes(ids: np.ndarray, group: int, extent: list[int]) -> tuple[li
 
     Args:
         ids: (H, W) instance map.
-        group: the id of the region.
-        extent: its [x0, y0, x1, y1]; components are sought there alone, which is much faster.
+        group: id of the region.
+        extent: [x0, y0, x1, y1] of the region; searching it alone is much faster.
     """
     x0, y0, x1, y1 = extent
     mask = (ids[y0:y1, x0:x1] == group).astype(np.uint8)
@@ -199,47 +172,16 @@ def _label_id(instance_id: int) -> int:
     return instance_id if bare else instance_id // INSTANCES_PER_CLASS
 
 
-def _make_record(image: str, size: list[int]) -> Record:
-    return {
-        "file_name": image,
-        "image_id": image_id(image),
-        "height": size[0],
-        "width": size[1],
-    }
-
-
-def _add_boxes(record: Record, path: str, found: list) -> None:
-    *size, boxes, ignored = found
-    _check_size(record, path, size)
-    record["annotations"] = [_make_annotation(*box) for box in boxes]
+def _add_boxes(record: Record, path: str, scan: list) -> None:
+    """Add the boxes of an instance map as `scan_instances` returns them."""
+    *size, boxes, ignored = scan
+    check_map_size(record, path, size)
+    record["annotations"] = [
+        make_annotation(box, category, iscrowd) for category, iscrowd, *box in boxes
+    ]
     if ignored:
         record["ignored"] = ignored
 
 
-def _add_map(record: Record, path: str, found: list) -> None:
-    *size, ids = found
-    _check_size(record, path, size)
-    _check_label_ids(record["file_name"], path, ids)
-    record["sem_seg_file_name"] = path
-    record["sem_seg_lut"] = label_id_lut()
-
-
-def _check_size(record: Record, path: str, size: list[int]) -> None:
-    check_map_size(record["file_name"], [record["height"], record["width"]], path, size)
-
-
-def _make_annotation(category: int, iscrowd: int, *box: int) -> dict[str, Any]:
-    return {
-        "bbox": [float(x) for x in box],
-        "bbox_mode": BoxMode.XYXY_ABS,
-        "category_id": category,
-        "iscrowd": iscrowd,
-    }
-
-
-def _check_label_ids(image: str, label_map: str, ids: list[int]) -> None:
-    unknown = sorted(set(ids).difference(LABEL_IDS))
-    if unknown:
-        raise InputError(
-            f"{label_map}, the map of {image}: label id {unknown[0]} belongs to no Cityscapes label"
-        )
+def _add_map(record: Record, path: str, scan: list) -> None:
+    add_map(record, path, scan, lut=label_id_lut(), expected="no label id of Cityscapes")

@@ -1,4 +1,4 @@
-"""Find the files of Cityscapes as downloaded, and say what is missing or misplaced.
+"""Find the files of Cityscapes as downloaded, and explain what is missing or misplaced.
 
 leftImg8bit/<train | val | train_extra>/<city>/<image_id>_leftImg8bit.png
 leftImg8bit_sequence/train/<city>/<image_id>_leftImg8bit.png                 (split "sequence")
@@ -10,7 +10,7 @@ import logging
 import os
 
 from ...utils.errors import InputError
-from .scan import MARK
+from .folders import check_unmixed, is_generated
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,8 @@ LABELS_SUFFIX = "_gtFine_labelIds.png"
 
 SEQUENCE = "sequence"
 UNLABELED_SPLITS = ("train_extra", SEQUENCE)
-# Images in the official download. Of the 30 frames of each snippet the annotated one is in "train".
+# Numbers of images in the official download. A snippet has 30 frames; the annotated one is in
+# "train".
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "train_extra": 19998, SEQUENCE: 29 * 2975}
 IMAGE_PACKAGES = {
     "train_extra": "leftImg8bit_trainextra.zip",
@@ -30,59 +31,45 @@ BDD100K_FOLDERS = ("images/100k", "images/10k", "labels/det_20")
 
 
 def find_images(root: str, split: str) -> list[str]:
-    """Return the images of a split, sorted; "sequence" lacks the frames that are in "train".
+    """Return the images of a split, sorted; "sequence" excludes the frames that are in "train".
 
     Raises:
-        InputError: there are none, they are elsewhere, or `root` holds another data set as well.
+        InputError: images are missing or misplaced, or `root` holds another dataset as well.
     """
-    for folder in BDD100K_FOLDERS:
-        if os.path.isdir(os.path.join(root, folder)):
-            raise InputError(
-                f"{root}: expected Cityscapes alone, but {folder} is a folder of BDD100K; "
-                "give each data set a folder of its own"
-            )
+    check_unmixed(root, "Cityscapes", "BDD100K", BDD100K_FOLDERS)
     images = _list_images(root, split)
     if split == SEQUENCE:
-        why = " (the annotated frames, which the sequences go without)"
+        why = " (the annotated frames, which the sequences exclude)"
         annotated = set(map(image_id, _list_images(root, "train", why)))
         images = [image for image in images if image_id(image) not in annotated]
-    if _is_official(root):
+    if not is_generated(root):
         _check_cities(root, split, images)
         _check_count(root, split, len(images))
     return images
 
 
 def find_maps(root: str, split: str, images: list[str], suffix: str) -> dict[str, str]:
-    """Return image -> its map for the images that have one, and warn of the others."""
+    """Return image -> map for the images that have one, and warn of the others."""
     if split in UNLABELED_SPLITS:
         return {}
     paths = {image: _map_path(root, split, image, suffix) for image in images}
-    found = {image: path for image, path in paths.items() if os.path.isfile(path)}
-    if len(found) < len(paths):
-        first = next(path for image, path in paths.items() if image not in found)
+    existing = {image: path for image, path in paths.items() if os.path.isfile(path)}
+    missing = [path for image, path in paths.items() if image not in existing]
+    if missing:
         logger.warning(
             "%s: %d of %d images of %s have no *%s and count as unlabeled (the first: %s)",
-            root,
-            len(paths) - len(found),
-            len(paths),
-            split,
-            suffix,
-            first,
+            *(root, len(missing), len(paths), split, suffix, missing[0]),
         )
-    return found
+    return existing
 
 
 def image_id(image: str) -> str:
-    """Return <city>_<sequence>_<frame>, which names a frame in all splits."""
+    """Return the id of an image, <city>_<sequence>_<frame>, which is the same in all splits."""
     return os.path.basename(image).removesuffix(IMAGE_SUFFIX)
 
 
-def _is_official(root: str) -> bool:
-    """Whether a folder has to be complete: it was not made by `street`."""
-    return not os.path.isfile(os.path.join(root, MARK))
-
-
 def _list_images(root: str, split: str, why: str = "") -> list[str]:
+    """Return the images of a split, sorted; `why` explains in an error what they are for."""
     top, folder = _image_folders(split)
     pattern = _image_pattern(split)
     for place in (root, os.path.join(root, top), os.path.join(root, top, folder)):
@@ -117,16 +104,12 @@ def _check_count(root: str, split: str, count: int) -> None:
         rest = " without the images of leftImg8bit/train" if split == SEQUENCE else ""
         logger.warning(
             "%s: found %d images in %s%s, the official Cityscapes has %d",
-            root,
-            count,
-            _image_pattern(split),
-            rest,
-            expected,
+            *(root, count, _image_pattern(split), rest, expected),
         )
 
 
 def _check_cities(root: str, split: str, images: list[str]) -> None:
-    """Refuse an unfinished download; what few cities lack means unlabeled images."""
+    """Raise InputError if most cities have no maps: the download is unfinished."""
     if split in UNLABELED_SPLITS:
         return
     folder = os.path.join(root, "gtFine", split)
@@ -141,7 +124,7 @@ def _check_cities(root: str, split: str, images: list[str]) -> None:
 
 
 def _explain(root: str, package: str) -> str:
-    """Say where something that `root` lacks is, or which package of the download brings it."""
+    """Return advice on files that `root` lacks: where they are, or which package holds them."""
     advice = "expected the folder that holds leftImg8bit and gtFine"
     holders = [x for x in (root, *_folders_near(root)) if _holds_images(x)]
     if holders and holders[0] != root:
@@ -152,12 +135,12 @@ def _explain(root: str, package: str) -> str:
         for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.zip")))
         if os.path.basename(path).startswith(("leftImg8bit", "gtFine"))
     ]
-    found = f" (found as zip files: {', '.join(zips)})" if zips else ""
-    return f"{advice}, with {package} unzipped in it{found}"
+    packed = f" (found as zip files: {', '.join(zips)})" if zips else ""
+    return f"{advice}, with {package} unzipped in it{packed}"
 
 
 def _folders_near(root: str) -> list[str]:
-    """Return the folders in `root` and those above it, for which it may have been mistaken."""
+    """Return the folders in `root` and above it, one of which may be the right root."""
     path = os.path.abspath(root)
     above = [os.path.normpath(os.path.join(path, *[os.pardir] * n)) for n in (1, 2, 3)]
     return sorted(glob.glob(os.path.join(glob.escape(path), "*"))) + above

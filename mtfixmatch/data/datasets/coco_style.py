@@ -1,34 +1,34 @@
-"""Bring your own data: a folder of images, a COCO instances JSON, a folder of semantic PNGs."""
+"""Read your own data: a folder of images, a COCO instances JSON and a folder of semantic maps."""
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 
 from ...utils.errors import InputError
 from ...utils.images import read_image_size
-from .instances_json import read_instances
-from .scan import (
-    IGNORE_LABEL,
-    INVALID_LABEL,
-    cache_path,
-    check_map_size,
-    scan_files,
-    scan_label_map,
+from ...utils.labels import IGNORE_LABEL, INVALID_LABEL
+from ..records import (
+    Record,
+    add_labels,
+    add_map,
+    clip_box,
+    make_annotation,
+    make_record,
+    outside_error,
 )
+from .instances_json import read_instances
+from .scan import FileScanner, scan_label_map
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MAP_SUFFIXES = (".png",)
-# COCO's own boxes reach over the border by a fraction of a pixel.
-MAX_OVERSHOOT = 1.0
 
 CLASSES_KEY = "DATASETS.COCO_STYLE.THING_CLASSES"
 SEM_SEG_KEY = "DATASETS.COCO_STYLE.SEM_SEG_CLASSES"
 IGNORE_KEY = "DATASETS.COCO_STYLE.IGNORE_LABEL"
-
-Record = dict[str, Any]
 
 
 def load_coco_style(
@@ -40,103 +40,82 @@ def load_coco_style(
     sem_seg_classes: Sequence[str],
     ignore_label: int,
     key: str,
-    cache_dir: str | None,
-    workers: int = 1,
-    broken: dict[str, str] | None = None,
+    scan: FileScanner,
 ) -> tuple[list[Record], list[str]]:
     """Return the records of one split, sorted by image id, and the classes of its boxes.
 
-    Every image of the folder is a record. It is labeled for boxes when the JSON lists it, and for
-    segmentation when there is a PNG of its name; so each split needs an image folder of its own.
+    Each image of the folder is a record. The image is labeled for boxes if the JSON lists it, and
+    for segmentation if there is a map of the same name. So each split needs its own image folder.
 
     Args:
         images: folder of images, searched with its subfolders.
         boxes: COCO instances JSON; "" = no boxes.
         maps: folder of 8-bit PNGs named and placed like the images; "" = no segmentation.
-        thing_classes: order of the classes; empty = the file's, by category id.
-        sem_seg_classes: names of the ids 0, 1, ... in the maps.
+        thing_classes: classes of the boxes in order; empty = those of the file, by category id.
+        sem_seg_classes: classes of the ids 0, 1, ... in the maps.
         ignore_label: id in the maps that is no class.
-        key: the config key above IMAGES, BOXES and MAPS, for messages.
-        cache_dir: where to remember what the files hold; None = nowhere.
-        workers: number of processes that read files which are not in the cache.
-        broken: takes file -> message for images and maps that cannot be read, whose records are
-            left out; without it they are errors.
+        key: config key above IMAGES, BOXES and MAPS, for error messages.
+        scan: reads the files. Its `broken` takes images and maps; a bad JSON is always an error.
+
+    Raises:
+        InputError: files are missing or of the wrong form, or do not fit each other or the config.
     """
-    files = _find(images, IMAGE_SUFFIXES, f"{key}.IMAGES")
-    sizes = _scan(list(files.values()), read_image_size, images, cache_dir, workers, broken)
-    names = [os.path.relpath(path, images).replace(os.sep, "/") for path in files.values()]
-    records = {
-        name: _make_record(path, name, size)
-        for name, path, size in zip(names, files.values(), sizes, strict=True)
-        if size
-    }
+    files = _find_files(images, IMAGE_SUFFIXES, f"{key}.IMAGES")
+    names = {os.path.relpath(path, images).replace(os.sep, "/"): path for path in files.values()}
+    sizes = scan(names.values(), read_image_size, name="coco_style_read_image_size", source=images)
+    records = {x: make_record(path, x, sizes[path]) for x, path in names.items() if path in sizes}
     classes = list(thing_classes)
     if boxes:
-        content = load_instances(boxes, cache_dir)
-        classes = classes or [name for _, name in content["categories"]]
+        content = load_instances(boxes, scan)
+        classes = classes or class_names(content)
         _check_classes(classes, content, boxes, f"{key}.BOXES")
-        _check_images(names, content, boxes, images)
+        for _, name, *_ in content["images"]:
+            if name not in names:
+                raise InputError(f"{boxes}: image {name!r} is not in the folder {images}")
         _add_boxes(records, content, classes, boxes)
     if maps:
         lut = _make_lut(sem_seg_classes, ignore_label, f"{key}.MAPS")
-        found = _find(maps, MAP_SUFFIXES, f"{key}.MAPS")
-        scans = _scan(list(found.values()), scan_label_map, maps, cache_dir, workers, broken)
-        checked = {stem: (found[stem], scan) for stem, scan in zip(found, scans, strict=True)}
-        _add_maps(records, checked, lut, maps, f"{key}.MAPS")
+        _add_maps(records, maps, lut, f"{key}.MAPS", scan)
     return [records[name] for name in sorted(records)], classes
 
 
-def load_instances(boxes: str, cache_dir: str | None) -> dict[str, Any]:
-    """Return `read_instances` of a file, from the cache where it did not change."""
-    return _scan([boxes], read_instances, boxes, cache_dir, 1)[0]
+def load_instances(boxes: str, scan: FileScanner) -> dict[str, Any]:
+    """Return the content of a COCO instances JSON, see `read_instances`.
+
+    Raises:
+        InputError: the file cannot be read or has a wrong form.
+    """
+    strict = replace(scan, broken=None)
+    return strict([boxes], read_instances, name="coco_style_read_instances", source=boxes)[boxes]
 
 
-def _scan(
-    paths: list[str],
-    function: Any,
-    source: str,
-    cache_dir: str | None,
-    workers: int,
-    broken: dict[str, str] | None = None,
-) -> list[Any]:
-    name = f"coco_style_{function.__name__}"
-    cache_file = cache_path(cache_dir, name, source) if cache_dir else None
-    return scan_files(paths, function, cache_file, workers, broken)
+def class_names(content: dict[str, Any]) -> list[str]:
+    """Return the classes in the content of a COCO instances JSON, by category id."""
+    return [name for _, name in content["categories"]]
 
 
-def _find(folder: str, suffixes: tuple[str, ...], key: str) -> dict[str, str]:
-    """Map the path below the folder, without suffix, to the file."""
+def _find_files(folder: str, suffixes: tuple[str, ...], key: str) -> dict[str, str]:
+    """Return path relative to the folder, without suffix -> file."""
     if not os.path.isdir(folder):
         raise InputError(f"{key}: there is no folder {folder!r}")
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for parent, _, names in sorted(os.walk(folder, followlinks=True)):
         for path in sorted(os.path.join(parent, x) for x in names if not x.startswith(".")):
             stem, suffix = os.path.splitext(os.path.relpath(path, folder))
             if suffix.lower() not in suffixes:
                 continue
-            if stem in found:
-                raise InputError(
-                    f"{key}: {found[stem]} and {path} differ in nothing but the suffix"
-                )
-            found[stem] = path
-    if not found:
+            if stem in files:
+                raise InputError(f"{key}: {files[stem]} and {path} differ only in the suffix")
+            files[stem] = path
+    if not files:
         raise InputError(f"{key}: no file in {folder} ends in {', '.join(suffixes)}")
-    return found
-
-
-def _make_record(path: str, name: str, size: list[int]) -> Record:
-    return {
-        "file_name": path,
-        "image_id": name,
-        "height": size[0],
-        "width": size[1],
-    }
+    return files
 
 
 def _check_classes(classes: list[str], content: dict[str, Any], boxes: str, key: str) -> None:
-    categories = [name for _, name in content["categories"]]
     if len(set(classes)) < len(classes):
         raise InputError(f"{CLASSES_KEY} names a class twice: {classes}")
+    categories = class_names(content)
     missing = [name for name in classes if name not in categories]
     extra = [name for name in categories if name not in classes]
     if missing or extra:
@@ -146,59 +125,44 @@ def _check_classes(classes: list[str], content: dict[str, Any], boxes: str, key:
         )
 
 
-def _check_images(names: list[str], content: dict[str, Any], boxes: str, images: str) -> None:
-    there = set(names)
-    for _, name, *_ in content["images"]:
-        if name not in there:
-            raise InputError(f"{boxes}: image {name!r} is not in the folder {images}")
-
-
 def _add_boxes(
     records: dict[str, Record], content: dict[str, Any], classes: list[str], boxes: str
 ) -> None:
-    category_of_id = {i: classes.index(name) for i, name in content["categories"]}
+    """Label the listed images; an image without a record is broken and is left out."""
     record_of_id = {}
     for image_id, name, height, width in content["images"]:
-        if name not in records:
-            continue  # it cannot be read
-        record = record_of_id[image_id] = records[name]
-        if (height, width) != (record["height"], record["width"]):
-            raise InputError(
-                f"{boxes}: image {name!r} is said to be {width}x{height} pixels, "
-                f"but {record['file_name']} is {record['width']}x{record['height']}"
-            )
-        record["annotations"] = []
-    for annotation, image_id, category, iscrowd, box in content["annotations"]:
-        if image_id not in record_of_id:
-            continue
-        record = record_of_id[image_id]
-        record["annotations"].append(
-            {
-                "bbox": _to_corners(box, record, f"{boxes}: annotation {annotation}"),
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": category_of_id[category],
-                "iscrowd": iscrowd,
-            }
-        )
+        if name in records:
+            record = record_of_id[image_id] = records[name]
+            _check_image_size(record, name, (height, width), boxes)
+            record["annotations"] = []
+    category_of_id = {i: classes.index(name) for i, name in content["categories"]}
+    for annotation, image_id, category, iscrowd, bbox in content["annotations"]:
+        if image_id in record_of_id:
+            record = record_of_id[image_id]
+            box = _convert_box(bbox, record, f"{boxes}: annotation {annotation}")
+            record["annotations"].append(make_annotation(box, category_of_id[category], iscrowd))
 
 
-def _to_corners(box: list[float], record: Record, what: str) -> list[float]:
-    x, y, w, h = box
-    limits = [record["width"], record["height"]] * 2
-    corners = [x, y, x + w, y + h]
-    clipped = [
-        min(max(value, 0.0), float(limit)) for value, limit in zip(corners, limits, strict=True)
-    ]
-    overshoot = max(abs(a - b) for a, b in zip(corners, clipped, strict=True))
-    if overshoot > MAX_OVERSHOOT or clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+def _check_image_size(record: Record, name: str, size: tuple[int, int], boxes: str) -> None:
+    if size != (record["height"], record["width"]):
         raise InputError(
-            f"{what} has bbox {box}, which is not inside its image {record['file_name']} of "
-            f"{record['width']}x{record['height']} pixels"
+            f"{boxes}: image {name!r} has {size[1]}x{size[0]} pixels there, "
+            f"but {record['file_name']} is {record['width']}x{record['height']}"
         )
-    return clipped
 
 
-def _make_lut(classes: Sequence[str], ignore_label: int, key: str) -> np.ndarray:
+def _convert_box(bbox: list[float], record: Record, annotation: str) -> list[float]:
+    """Return the [x0, y0, x1, y1] of a COCO box [x, y, width, height], clipped to the image."""
+    x, y, w, h = bbox
+    problem = f"{annotation} has bbox {bbox}"
+    box = clip_box([x, y, x + w, y + h], record, problem)
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise outside_error(record, problem)
+    return box
+
+
+def _make_lut(classes: Sequence[str], ignore_label: int, key: str) -> bytes:
+    """Return the look-up table of the maps, id -> class, `IGNORE_LABEL` or `INVALID_LABEL`."""
     if not classes:
         raise InputError(f"{SEM_SEG_KEY} is empty: name the classes of the maps in {key}")
     if len(classes) > INVALID_LABEL or len(set(classes)) < len(classes):
@@ -214,35 +178,18 @@ def _make_lut(classes: Sequence[str], ignore_label: int, key: str) -> np.ndarray
     lut = np.full(256, INVALID_LABEL, np.uint8)
     lut[: len(classes)] = np.arange(len(classes))
     lut[ignore_label] = IGNORE_LABEL
-    return lut
+    return lut.tobytes()
 
 
 def _add_maps(
-    records: dict[str, Record],
-    scans: dict[str, tuple[str, list]],
-    lut: np.ndarray,
-    maps: str,
-    key: str,
+    records: dict[str, Record], folder: str, lut: bytes, key: str, scan: FileScanner
 ) -> None:
-    labeled = 0
-    for name, record in list(records.items()):
-        path, scan = scans.get(os.path.splitext(name)[0].replace("/", os.sep), ("", []))
-        if not path:
-            continue
-        if not scan:  # it cannot be read
-            del records[name]
-            continue
-        *map_size, ids = scan
-        size = [record["height"], record["width"]]
-        check_map_size(record["file_name"], size, path, map_size)
-        unknown = [i for i in ids if lut[i] == INVALID_LABEL]
-        if unknown:
-            raise InputError(
-                f"{path}: id {unknown[0]} is neither one of the "
-                f"{int((lut < INVALID_LABEL).sum())} classes of {SEM_SEG_KEY} nor {IGNORE_KEY}"
-            )
-        record["sem_seg_file_name"] = path
-        record["sem_seg_lut"] = lut.tobytes()
-        labeled += 1
-    if not labeled:
-        raise InputError(f"{key}: no map in {maps} is named and placed like an image")
+    files = _find_files(folder, MAP_SUFFIXES, key)
+    scans = scan(files.values(), scan_label_map, name="coco_style_scan_label_map", source=folder)
+    stems = {name: os.path.splitext(name)[0].replace("/", os.sep) for name in records}
+    maps = {name: files[stem] for name, stem in stems.items() if stem in files}
+    if not any(path in scans for path in maps.values()):
+        raise InputError(f"{key}: no map in {folder} is named and placed like an image")
+    num_classes = sum(x < INVALID_LABEL for x in lut)
+    expected = f"neither one of the {num_classes} classes of {SEM_SEG_KEY} nor {IGNORE_KEY}"
+    add_labels(records, maps, scans, partial(add_map, lut=lut, expected=expected))

@@ -1,67 +1,62 @@
-"""Read the part of a COCO instances JSON that is needed here, and check its form."""
+"""Read the boxes in a COCO instances JSON and check its form."""
 
-import json
 import posixpath
 from typing import Any
 
 from ...utils.errors import InputError
-from .scan import is_number, shown_json
+from ...utils.files import read_json
+from .json_values import is_number, shown_json
+
+# Section -> the fields that each of its entries needs, and their types.
+FIELDS: dict[str, dict[str, type]] = {
+    "categories": {"id": int, "name": str},
+    "images": {"id": int, "file_name": str, "height": int, "width": int},
+    "annotations": {"id": int, "image_id": int, "category_id": int},
+}
+# Section, column and name of the values that must not occur twice.
+UNIQUE = (
+    ("categories", 0, "category id"),
+    ("categories", 1, "category name"),
+    ("images", 0, "image id"),
+    ("images", 1, "image file_name"),
+    ("annotations", 0, "annotation id"),
+)
 
 
 def read_instances(path: str) -> dict[str, Any]:
-    """Return what a COCO instances JSON says about boxes, in short, for `scan_files`.
+    """Return the boxes in a COCO instances JSON, in a compact form for `scan_files`.
 
     Returns:
         "categories": [[id, name], ...] by id;
         "images": [[id, file_name, height, width], ...];
         "annotations": [[id, image id, category id, iscrowd, [x, y, width, height]], ...].
+
+    Raises:
+        InputError: the file cannot be read or has a wrong form.
     """
-    content = _load(path)
-    result: dict[str, Any] = {
-        "categories": sorted(_rows(path, content, "categories", {"id": int, "name": str})),
-        "images": _rows(
-            path, content, "images", {"id": int, "file_name": str, "height": int, "width": int}
-        ),
-        "annotations": _rows(
-            path, content, "annotations", {"id": int, "image_id": int, "category_id": int}
-        ),
-    }
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a COCO instances file, a JSON object")
+    result = {name: _rows(path, content, name, fields) for name, fields in FIELDS.items()}
+    result["categories"].sort()
     for row, entry in zip(result["annotations"], content["annotations"], strict=True):
-        row += [_crowd(path, entry), _box(path, entry)]
+        row += [_read_crowd(path, entry), _read_box(path, entry)]
     for row in result["images"]:
         row[1] = posixpath.normpath(row[1])
-    for section, column, what in (
-        ("categories", 0, "category id"),
-        ("categories", 1, "category name"),
-        ("images", 0, "image id"),
-        ("images", 1, "image file_name"),
-        ("annotations", 0, "annotation id"),
-    ):
+    for section, column, what in UNIQUE:
         _check_unique(path, [row[column] for row in result[section]], what)
     _check_references(path, result)
     return result
 
 
-def _load(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a COCO instances file, a JSON object")
-    return content
-
-
 def _rows(path: str, content: dict, section: str, fields: dict[str, type]) -> list[list]:
+    """Return the given fields of each entry of a section."""
     entries = content.get(section)
     if not isinstance(entries, list):
         raise InputError(f"{path}: expected a COCO instances file with a list {section!r}")
     for entry in entries:
         for field, kind in fields.items():
-            # Of that very type: to Python true and false are integers, too.
+            # Not `isinstance`: in Python, true and false are integers, too.
             if not isinstance(entry, dict) or type(entry.get(field)) is not kind:
                 shown = shown_json(entry)
                 raise InputError(
@@ -70,7 +65,7 @@ def _rows(path: str, content: dict, section: str, fields: dict[str, type]) -> li
     return [[entry[field] for field in fields] for entry in entries]
 
 
-def _crowd(path: str, entry: dict) -> int:
+def _read_crowd(path: str, entry: dict) -> int:
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
         shown = shown_json(crowd)
@@ -78,7 +73,7 @@ def _crowd(path: str, entry: dict) -> int:
     return int(crowd)
 
 
-def _box(path: str, entry: dict) -> list[float]:
+def _read_box(path: str, entry: dict) -> list[float]:
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         shown = shown_json(box)

@@ -1,4 +1,4 @@
-"""Look into every file of a dataset once, in parallel, and remember what was found."""
+"""Scan every file of a dataset once, in parallel, and cache the results."""
 
 import functools
 import gzip
@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import cv2
@@ -16,26 +17,53 @@ import numpy as np
 from tqdm import tqdm
 
 from ...utils.errors import InputError, InputErrors
-from ...utils.files import write_atomically
+from ...utils.files import reading, write_atomically
 from ...utils.images import read_label_map
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Contiguous ids in a record's `sem_seg_lut` that are no class.
-IGNORE_LABEL = 255
-INVALID_LABEL = 254
-
-# A folder of generated data has this file, which is written last: such data are whole, and no
-# official download.
-MARK = "street.json"
-
-MAX_NUMBER = 1e9
-
-# Raise this when what a scanned function returns changes its meaning.
+# Raise this when the results of a scanned function change their meaning.
 CACHE_VERSION = 2
-# Below this many files a pool of processes takes longer to start than it saves.
+# For fewer files, starting a pool of processes takes longer than it saves.
 MIN_FILES_FOR_PROCESSES = 32
+
+
+@dataclass(frozen=True)
+class FileScanner:
+    """Scans the files of a dataset for its reader.
+
+    Attributes:
+        cache_dir: folder of the caches; None = no cache.
+        workers: number of processes that scan files which are not in the cache.
+        broken: takes file -> message for files that cannot be used; None = they are errors.
+    """
+
+    cache_dir: str | None = None
+    workers: int = 1
+    broken: dict[str, str] | None = None
+
+    def __call__(
+        self, paths: Iterable[str], function: Callable[[str], Any], *, name: str, source: str
+    ) -> dict[str, Any]:
+        """Run a function on every file, or recall its result from the cache.
+
+        Args:
+            paths: files.
+            function: see `scan_files`.
+            name: kind of the scan; with `source` it names the cache file.
+            source: file or folder of the dataset.
+
+        Returns:
+            file -> result; broken files are absent.
+
+        Raises:
+            InputErrors: files cannot be used, and `broken` is None.
+        """
+        paths = list(paths)
+        cache_file = self.cache_dir and cache_path(self.cache_dir, name, source)
+        results = scan_files(paths, function, cache_file, self.workers, self.broken)
+        return {path: x for path, x in zip(paths, results, strict=True) if x is not None}
 
 
 def scan_files(
@@ -45,51 +73,51 @@ def scan_files(
     workers: int,
     broken: dict[str, str] | None = None,
 ) -> list[Any]:
-    """Run `function` on every file, or recall its result for files that did not change.
+    """Run a function on every file, or recall its result for files that did not change.
 
     Args:
-        paths: the files.
-        function: picklable; its result consists of what JSON holds (lists, not tuples).
-        cache_file: a .json.gz file with the results under (path, size, modification time);
+        paths: files.
+        function: picklable function of a path. Its result, never None, must survive JSON (lists,
+            not tuples). It raises InputError for a file that cannot be used.
+        cache_file: .json.gz file that maps a path to its size, modification time and result;
             None = no cache.
         workers: number of processes.
-        broken: takes file -> message for files of which `function` raised InputError, whose result
-            is then None; without it they are errors.
+        broken: takes file -> message for files that cannot be used; None = they are errors.
 
     Returns:
-        one result per path, in the same order.
+        One result per path, in the same order; None for a broken file.
 
     Raises:
-        InputErrors: for all files of which `function` raised InputError; the others are remembered.
+        InputErrors: files cannot be used, and `broken` is None. The results of the other files are
+            in the cache nevertheless.
     """
     name = f"{function.__module__}.{function.__qualname__}"
     cache = _load_cache(cache_file, name)
-    errors: dict[str, str] = {}
-    stamps = {}
-    for path in paths:
-        stamps[path], errors[path] = Guarded(_stamp)(path)
-    known = {path: cache[path] for path in stamps if cache.get(path, [])[:2] == stamps[path]}
-    todo = [path for path in stamps if path not in known and not errors[path]]
-    for path, (result, errors[path]) in zip(
-        todo, _run(Guarded(function), todo, workers), strict=True
-    ):
-        if not errors[path]:
-            known[path] = [*stamps[path], result]
-    if cache_file and (todo or len(known) != len(cache)):
-        _save_cache(cache_file, name, known)
-    errors = {path: error for path, error in errors.items() if error}
+    stamps, errors = _stamp_files(paths)
+    current = {path: cache[path] for path in stamps if cache.get(path, [])[:2] == stamps[path]}
+    todo = [path for path in stamps if path not in current]
+    for path, (result, error) in zip(todo, _run(_Guarded(function), todo, workers), strict=True):
+        if error:
+            errors[path] = error
+        else:
+            current[path] = [*stamps[path], result]
+    if cache_file and (todo or len(current) != len(cache)):
+        _save_cache(cache_file, name, current)
+    if errors and broken is None:
+        raise InputErrors([errors[path] for path in dict.fromkeys(paths) if path in errors])
     if broken is not None:
         broken |= errors
-    elif errors:
-        raise InputErrors(list(errors.values()))
-    return [known[path][2] if path in known else None for path in paths]
+    return [current[path][2] if path in current else None for path in paths]
 
 
-class Guarded:
-    """Gives [result, ""] or [None, message]: a bad file must not hide the next one."""
+class _Guarded:
+    """Makes a function return [result, ""] or [None, message], so that one bad file stops no other.
+
+    An instance is picklable and can run in other processes.
+    """
 
     def __init__(self, function: Callable[[str], Any]):
-        """Wrap a function of a path; it keeps its name, which caches ask for."""
+        """Wrap a function of a path."""
         functools.update_wrapper(self, function)
         self.function = function
 
@@ -101,10 +129,10 @@ class Guarded:
             return [None, str(error)]
 
 
-def cache_path(cache_dir: str, what: str, source: str) -> str:
-    """Name the cache file for `what` was found in the file or folder `source`."""
+def cache_path(cache_dir: str, name: str, source: str) -> str:
+    """Return the cache file for a kind of scan of the file or folder `source`."""
     digest = hashlib.sha256(os.path.abspath(source).encode()).hexdigest()[:12]
-    return os.path.join(cache_dir, f"{what}_{digest}.json.gz")
+    return os.path.join(cache_dir, f"{name}_{digest}.json.gz")
 
 
 def scan_label_map(path: str) -> list:
@@ -113,41 +141,28 @@ def scan_label_map(path: str) -> list:
     return [*ids.shape, np.flatnonzero(np.bincount(ids.ravel())).tolist()]
 
 
-def is_number(value: Any) -> bool:
-    """Whether what JSON held is a finite number; neither true nor false is one.
-
-    Larger than any picture, it is refused like infinity, which JSON may say in many ways.
-    """
-    return type(value) in (int, float) and -MAX_NUMBER < value < MAX_NUMBER
-
-
-def shown_json(value: Any) -> str:
-    """A value as it stands in a JSON file, its beginning if it is long."""
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def check_map_size(image: str, size: list[int], label_map: str, map_size: list[int]) -> None:
-    """Raise InputError unless a map has the [height, width] of its image."""
-    if size != map_size:
-        raise InputError(
-            f"{label_map} is {map_size[1]}x{map_size[0]} pixels, "
-            f"but its image {image} is {size[1]}x{size[0]}"
-        )
+def _stamp_files(paths: Sequence[str]) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Return file -> [size, modification time], and file -> message for unreadable files."""
+    stamps, errors = {}, {}
+    for path in paths:
+        stamp, error = _Guarded(_stamp)(path)
+        if error:
+            errors[path] = error
+        else:
+            stamps[path] = stamp
+    return stamps, errors
 
 
 def _stamp(path: str) -> list[int]:
-    try:
+    with reading(path):
         status = os.stat(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     return [status.st_size, status.st_mtime_ns]
 
 
 def _run(function: Callable[[str], T], paths: list[str], workers: int) -> Iterator[T]:
     if len(paths) >= MIN_FILES_FOR_PROCESSES:
         logger.info("Scanning %d files, from %s on", len(paths), paths[0])
-    # On a terminal a bar appears after two seconds.
+    # On a terminal, a progress bar appears after two seconds.
     progress = {"total": len(paths), "delay": 2, "disable": None, "desc": "scanning"}
     if workers <= 1 or len(paths) < MIN_FILES_FOR_PROCESSES:
         yield from tqdm(map(function, paths), **progress)
@@ -158,7 +173,7 @@ def _run(function: Callable[[str], T], paths: list[str], workers: int) -> Iterat
 
 
 def _use_one_thread() -> None:
-    # OpenCV's own threads neither survive a fork nor help beside other processes.
+    # OpenCV's threads do not survive a fork, and the pool already uses all cores.
     cv2.setNumThreads(0)
 
 
@@ -171,7 +186,7 @@ def _load_cache(cache_file: str | None, name: str) -> dict[str, list]:
         if [content["version"], content["function"]] == [CACHE_VERSION, name]:
             return dict(content["files"])
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s: cannot be used (%s) and is made anew", cache_file, error)
+        logger.warning("%s: the cache cannot be used (%s) and is built again", cache_file, error)
     return {}
 
 
@@ -180,7 +195,6 @@ def _save_cache(cache_file: str, name: str, files: dict[str, list[Any]]) -> None
     content = {"version": CACHE_VERSION, "function": name, "files": files}
     try:
         os.makedirs(folder, exist_ok=True)
-        # A reader sees the old file or the new one, never a part of it.
         write_atomically(cache_file, gzip.compress(json.dumps(content).encode(), compresslevel=1))
     except (OSError, InputError) as error:
-        logger.warning("%s: cannot be written (%s), so nothing is kept", cache_file, error)
+        logger.warning("%s: the cache cannot be written (%s)", cache_file, error)

@@ -19,6 +19,7 @@ from mtfixmatch.data.datasets import register_datasets
 from mtfixmatch.data.datasets.bdd100k import load_bdd100k
 from mtfixmatch.data.datasets.cityscapes import load_cityscapes
 from mtfixmatch.data.datasets.coco_style import load_coco_style
+from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.data.mapper import EvalMapper, TrainMapper
 from mtfixmatch.data.samplers import Draw
 from mtfixmatch.tasks import build_tasks
@@ -130,18 +131,20 @@ def read_coco(root: Path, **options) -> list[dict]:
         sem_seg_classes=classes,
         ignore_label=255,
         key="DATASETS.COCO_STYLE.TRAIN",
-        cache_dir=None,
-        **options,
+        scan=FileScanner(**options),
     )
     return records
 
 
 LAYOUTS: dict[str, tuple[Callable[[], Tree], Callable[..., list[dict]]]] = {
     "coco_style": (coco_tree, read_coco),
-    "bdd100k": (bdd_tree, lambda root, **x: load_bdd100k(str(root), "train", cache_dir=None, **x)),
+    "bdd100k": (
+        bdd_tree,
+        lambda root, **x: load_bdd100k(root=str(root), split="train", scan=FileScanner(**x)),
+    ),
     "cityscapes": (
         cityscapes_tree,
-        lambda root, **x: load_cityscapes(str(root), "train", cache_dir=None, **x),
+        lambda root, **x: load_cityscapes(root=str(root), split="train", scan=FileScanner(**x)),
     ),
 }
 

@@ -1,0 +1,87 @@
+"""The contact sheet: samples as a training sees them."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+
+from ..augmentation.strong import StrongAugmentation
+from ..data.mapper import TrainMapper
+from ..data.records import Record
+from ..data.samplers import Draw
+from ..engine.samples import moved_target, stack_images
+from ..engine.visualize import Snapshot, as_uint8, draw_samples
+from ..methods import build_method
+from ..tasks import Task
+from .findings import Findings
+
+SAMPLES = 8  # rows of the sheet, or more if there are more combinations of labels
+SHEET = "contact_sheet.png"
+
+
+def draw_sheet(cfg: CfgNode, records: Sequence[Record], found: Findings, path: str) -> None:
+    """Draw samples as the training will see them; one that cannot be read is an error."""
+    keys = [task.label_key for task in found.tasks]
+    method = build_method(cfg)
+    mapper = TrainMapper(cfg, found.tasks, method.weak_flip_prob)
+    items, captions = [], []
+    picked = pick_samples(records, keys, SAMPLES, max(cfg.SEED, 0))
+    for step, record in enumerate(picked):
+        # Each is the first image of a step of its own, because all images of a step share their
+        # strong operations.
+        item = found.attempt(mapper, record, Draw(index=0, step=step, position=0))
+        if item is not None:
+            items.append(item)
+            names = [task.name for task in found.tasks if task.label_key in record]
+            captions.append(f"{record['image_id']}: {', '.join(names) or 'no label'}")
+    if items:
+        snapshot = take_snapshot(items, found.tasks, method.strong_augmentation)
+        draw_samples(snapshot, found.tasks, captions, path)
+
+
+def take_snapshot(
+    items: Sequence[dict], tasks: Sequence[Task], augmentation: StrongAugmentation | None
+) -> Snapshot:
+    """Views and labels of items of the mapper, with strong views where there is an augmentation."""
+    weak = stack_images(items, torch.device("cpu"))
+    draws = [item["draw"] for item in items]
+    views = [
+        augmentation(image[None], step=draw.step, positions=[draw.position])
+        for image, draw in zip(weak, draws, strict=True)
+        if augmentation is not None
+    ]
+    strong = torch.cat([view.images for view in views]) if views else weak[:0]
+    moved = [
+        {
+            t.name: moved_target(t, x, view, 0)
+            for t in tasks
+            if (x := item["targets"][t.name]) is not None
+        }
+        for item, view in zip(items, views, strict=False)
+    ]
+    labels = [item["targets"] for item in items]
+    return Snapshot(weak=as_uint8(weak), strong=as_uint8(strong), labels=labels, moved=moved)
+
+
+def pick_samples(
+    records: Sequence[Record], keys: Sequence[str], count: int, seed: int
+) -> list[Record]:
+    """Pick images at random so that each combination of labels occurs in turn.
+
+    Args:
+        records: records to pick from.
+        keys: label keys.
+        count: number of images; the number of label combinations if that is larger.
+        seed: seed of the choice.
+    """
+    kinds: dict[tuple[bool, ...], list[Record]] = defaultdict(list)
+    for i in np.random.default_rng(seed).permutation(len(records)):
+        kinds[tuple(key in records[i] for key in keys)].append(records[i])
+    # Images with most labels first, then in the order of the tasks.
+    order = sorted(kinds, key=lambda kind: (sum(kind), kind), reverse=True)
+    turns = zip_longest(*(kinds[kind] for kind in order))
+    picked = [record for turn in turns for record in turn if record is not None]
+    return picked[: max(count, len(kinds))]

@@ -1,0 +1,127 @@
+"""Find the files of BDD100K, under their names of today and of older downloads.
+
+images/100k/<split>/<image_id>.jpg
+labels/det_20/det_<split>.json                    (see `bdd100k_json`)
+images/10k/<split>/<image_id>.jpg
+labels/sem_seg/masks/<split>/<image_id>.png       (8 bits: 0-18 as in Cityscapes, 255 = ignore)
+
+Older names are in PLACES. All of it may be in a folder `bdd100k`, as the archives are packed.
+"""
+
+import logging
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ...utils.errors import InputError
+from ...utils.files import reading
+from .folders import check_unmixed
+
+logger = logging.getLogger(__name__)
+
+LARGE, SMALL = "images of the 100K part", "images of the 10K part"
+BOXES, MAPS = "boxes", "maps"
+# Candidates for each kind of file, the newest names first: folder and suffix, or a file and "".
+PLACES = {
+    LARGE: (("images/100k/{}", ".jpg"),),
+    BOXES: (
+        ("labels/det_20/det_{}.json", ""),
+        ("labels/bdd100k_labels_images_{}.json", ""),
+        ("bdd100k_labels_images_{}.json", ""),
+    ),
+    SMALL: (("images/10k/{}", ".jpg"), ("seg/images/{}", ".jpg")),
+    MAPS: (("labels/sem_seg/masks/{}", ".png"), ("seg/labels/{}", "_train_id.png")),
+}
+PARENTS = ("", "bdd100k")
+CITYSCAPES_FOLDERS = ("leftImg8bit", "gtFine")
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of one split.
+
+    Attributes:
+        root: folder that holds images and labels.
+        split: "train" or "val".
+        large: image id -> image of the 100K part.
+        small: image id -> image of the 10K part; for "train", without the images that the 100K part
+            holds for validation.
+        maps: image id -> label map of the 10K part.
+        boxes: JSON with the boxes of the 100K part.
+    """
+
+    root: str
+    split: str
+    large: dict[str, str]
+    small: dict[str, str]
+    maps: dict[str, str]
+    boxes: str
+
+
+def find_files(root: str, split: str) -> SplitFiles:
+    """Find the files of a split.
+
+    Raises:
+        InputError: files are missing, or `root` holds another dataset as well.
+    """
+    check_unmixed(root, "BDD100K", "Cityscapes", CITYSCAPES_FOLDERS)
+    large, small = _list_files(root, LARGE, split), _list_files(root, SMALL, split)
+    maps, boxes = _list_files(root, MAPS, split), _find(root, BOXES, split)[0]
+    check_images(list(maps), small, os.path.dirname(next(iter(maps.values()))))
+    if split == "train":
+        held_out = _list_files(root, LARGE, "val")
+        small = {name: path for name, path in small.items() if name not in held_out}
+    return SplitFiles(root=root, split=split, large=large, small=small, maps=maps, boxes=boxes)
+
+
+def check_images(labeled: Collection[str], images: dict[str, str], source: str) -> None:
+    """Warn of labels without an image, and raise InputError if most labels have none.
+
+    Args:
+        labeled: ids of the labeled images.
+        images: image id -> file.
+        source: file or folder of the labels.
+    """
+    missing = [image_id for image_id in labeled if image_id not in images]
+    folder = os.path.dirname(next(iter(images.values())))
+    if 2 * len(missing) > len(labeled):
+        raise InputError(
+            f"{folder}: holds {len(labeled) - len(missing)} of the {len(labeled)} images that are "
+            f"labeled in {source}; unpack the rest, or labels and images of the same split"
+        )
+    if missing:
+        logger.warning(
+            "%s: %d of the %d labeled images are not in %s, the first is %s",
+            *(source, len(missing), len(labeled), folder, missing[0]),
+        )
+
+
+def _find(root: str, kind: str, split: str) -> tuple[str, str]:
+    """Return the file or folder of a kind, and the suffix of the files in it."""
+    candidates = [
+        (os.path.join(parent, place.format(split)), suffix)
+        for place, suffix in PLACES[kind]
+        for parent in PARENTS
+    ]
+    paths = [(os.path.join(root, place), suffix) for place, suffix in candidates]
+    existing = [(path, suffix) for path, suffix in paths if os.path.exists(path)]
+    if not existing:
+        raise InputError(
+            f"{root}: looked for the {kind} in {' and '.join(place for place, _ in candidates)}, "
+            "but there is none; give the folder that holds images and labels"
+        )
+    if len(existing) > 1:
+        others = ", ".join(path for path, _ in existing[1:])
+        logger.info("The %s are read from %s, not from %s", kind, existing[0][0], others)
+    return existing[0]
+
+
+def _list_files(root: str, kind: str, split: str) -> dict[str, str]:
+    """Return image id -> file."""
+    folder, suffix = _find(root, kind, split)
+    with reading(folder):
+        names = [x for x in sorted(os.listdir(folder)) if not x.startswith(".")]
+    files = {x.removesuffix(suffix): os.path.join(folder, x) for x in names if x.endswith(suffix)}
+    if not files:
+        raise InputError(f"{folder}: expected the {kind}, found no file that ends in {suffix}")
+    return files

@@ -1,0 +1,106 @@
+"""Register the datasets of this package in Detectron2's catalogs."""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils.colormap import colormap
+
+from ...utils.labels import IGNORE_LABEL
+from ..records import Record
+from . import catalog
+from .bdd100k import bdd100k_metadata, load_bdd100k
+from .cityscapes import cityscapes_metadata, load_cityscapes
+from .coco_style import class_names, load_coco_style, load_instances
+from .scan import FileScanner
+
+SPLITS = ("train", "val")
+# The last two have no labels: images of the coarse set, and frames around the images of "train".
+CITYSCAPES_SPLITS = (*SPLITS, "train_extra", "sequence")
+# Folder below DATASETS.ROOT -> its splits, its reader, its classes and colors.
+LAYOUTS: dict[str, tuple[Sequence[str], Callable[..., list[Record]], Callable[[], dict]]] = {
+    "cityscapes": (CITYSCAPES_SPLITS, load_cityscapes, cityscapes_metadata),
+    "street": (SPLITS, load_cityscapes, cityscapes_metadata),
+    "bdd100k": (SPLITS, load_bdd100k, bdd100k_metadata),
+    "street_bdd100k": (SPLITS, load_bdd100k, bdd100k_metadata),
+}
+DATASET_NAMES = [f"{name}_{split}" for name, (splits, *_) in LAYOUTS.items() for split in splits]
+DATASET_NAMES += [f"coco_style_{split}" for split in SPLITS]
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Register all datasets with the folders of a config; their files are read on demand.
+
+    Datasets of the same names are replaced, so that a process can use several configs in turn.
+    """
+    root = cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")
+    for folder, (splits, read, metadata) in LAYOUTS.items():
+        for split in splits:
+            load = partial(read, root=os.path.join(root, folder), split=split)
+            _register(cfg, f"{folder}_{split}", load, metadata())
+    for split in SPLITS:
+        name = f"coco_style_{split}"
+        load = partial(_load_coco_style, cfg.DATASETS.COCO_STYLE.clone(), split, name)
+        _register(cfg, name, load, _coco_style_metadata(cfg.DATASETS.COCO_STYLE))
+
+
+def _register(
+    cfg: CfgNode, name: str, read: Callable[..., list[Record]], metadata: dict[str, Any]
+) -> None:
+    """Register a dataset whose reader takes a `FileScanner`."""
+    broken: dict[str, str] = {}
+    # Evaluation needs whole datasets, so broken files are left out of pure training sets alone.
+    skip = cfg.DATALOADER.SKIP_BROKEN and name in cfg.DATASETS.TRAIN
+    scan = FileScanner(
+        cache_dir=os.path.expanduser(
+            cfg.DATASETS.CACHE_DIR or os.path.join("~", ".cache", "mtfixmatch")
+        ),
+        workers=cfg.DATALOADER.NUM_WORKERS,
+        broken=broken if skip and name not in cfg.DATASETS.TEST else None,
+    )
+    catalog.register(name, partial(read, scan=scan), metadata, broken)
+
+
+def _load_coco_style(coco_style: CfgNode, split: str, name: str, scan: FileScanner) -> list[Record]:
+    """Read a split of the user's own data; `coco_style` is the node DATASETS.COCO_STYLE."""
+    files = coco_style[split.upper()]
+    classes = list(coco_style.THING_CLASSES)
+    if not classes and coco_style.TRAIN.BOXES:
+        # Both splits take the order of the training file, whatever ids the other file uses.
+        classes = class_names(load_instances(coco_style.TRAIN.BOXES, scan))
+    records, classes = load_coco_style(
+        images=files.IMAGES,
+        boxes=files.BOXES,
+        maps=files.MAPS,
+        thing_classes=classes,
+        sem_seg_classes=coco_style.SEM_SEG_CLASSES,
+        ignore_label=coco_style.IGNORE_LABEL,
+        key=f"DATASETS.COCO_STYLE.{split.upper()}",
+        scan=scan,
+    )
+    MetadataCatalog.get(name).set(**_thing_metadata(classes))
+    return records
+
+
+def _coco_style_metadata(coco_style: CfgNode) -> dict[str, Any]:
+    metadata = {
+        "stuff_classes": list(coco_style.SEM_SEG_CLASSES),
+        "stuff_colors": _colors(len(coco_style.SEM_SEG_CLASSES)),
+        "ignore_label": IGNORE_LABEL,
+    }
+    # Without a list in the config, the classes are known when the JSON has been read.
+    if coco_style.THING_CLASSES:
+        metadata |= _thing_metadata(coco_style.THING_CLASSES)
+    return metadata
+
+
+def _thing_metadata(classes: Sequence[str]) -> dict[str, Any]:
+    return {"thing_classes": list(classes), "thing_colors": _colors(len(classes))}
+
+
+def _colors(count: int) -> list[list[int]]:
+    palette = colormap(rgb=True, maximum=255).astype(int).tolist()
+    return [palette[i % len(palette)] for i in range(count)]

@@ -1,0 +1,119 @@
+"""Records by the name of a dataset in Detectron2's catalogs.
+
+Datasets that your own code registers work here, too: give DatasetCatalog a function that returns
+records (see `mtfixmatch.data.records`), and MetadataCatalog the classes of the tasks.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+from ...utils.errors import InputError, InputErrors
+from ..records import Record
+
+logger = logging.getLogger(__name__)
+
+MAX_SHOWN = 3  # broken files that the log names
+REQUIRED_KEYS = ("file_name", "image_id", "height", "width")
+
+# Dataset -> its load function and the records: a million boxes take seconds even from the cache.
+_loaded: dict[str, tuple[Callable, list[Record]]] = {}
+# Dataset -> file -> message, for files that its reader left out (DATALOADER.SKIP_BROKEN).
+_broken: dict[str, dict[str, str]] = {}
+
+
+def register(
+    name: str, load: Callable[[], list[Record]], metadata: dict[str, Any], broken: dict[str, str]
+) -> None:
+    """Register a dataset, or replace the one of the same name.
+
+    Args:
+        name: name of the dataset.
+        load: function that returns the records.
+        metadata: classes and colors, under Detectron2's keys.
+        broken: where `load` collects file -> message for files that it leaves out.
+    """
+    # Both catalogs refuse to change an entry.
+    DatasetCatalog.pop(name, None)
+    MetadataCatalog.pop(name, None)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(**metadata)
+    _broken[name] = broken
+
+
+def broken_files(names: Iterable[str]) -> dict[str, str]:
+    """Return file -> message for the files that `get_records` left out of the named datasets."""
+    return {file: text for name in names for file, text in _broken.get(name, {}).items()}
+
+
+def get_records(names: Sequence[str]) -> list[Record]:
+    """Return the records of the named datasets together; they are shared and must not be changed.
+
+    All processes must call this function at the same time: the main process goes first, so that
+    only it reads files that are not in the cache yet.
+
+    Raises:
+        InputError: a name is unknown, or files of a dataset cannot be used.
+    """
+    for name in names:
+        if name not in DatasetCatalog:
+            raise InputError(
+                f"DATASETS: there is no dataset {name!r}, expected one of "
+                f"{', '.join(_broken)} or one that your code registers"
+            )
+    messages: list[str] = []
+    records: list[Record] = []
+    if comm.is_main_process():
+        try:
+            records = _load(names)
+        except InputError as error:
+            messages = error.messages
+    # An error of the main process stops all processes, so that none waits for another.
+    messages = comm.all_gather(messages)[0]
+    if messages:
+        raise InputErrors(messages)
+    return records if comm.is_main_process() else _load(names)
+
+
+def check_class_lists(names: Sequence[str], keys: Iterable[str]) -> None:
+    """Raise InputError unless the datasets, which must be loaded, have the same classes.
+
+    Args:
+        names: datasets.
+        keys: keys of the class lists in the metadata, such as "thing_classes".
+    """
+    for key in keys:
+        first = MetadataCatalog.get(names[0]).get(key) if names else None
+        for name in names:
+            classes = MetadataCatalog.get(name).get(key)
+            if classes != first:
+                raise InputError(
+                    f"DATASETS: {names[0]} and {name} cannot be used together, "
+                    f"their {key} are {first} and {classes}"
+                )
+
+
+def _load(names: Sequence[str]) -> list[Record]:
+    records = []
+    for name in names:
+        load = DatasetCatalog[name]
+        if name not in _loaded or _loaded[name][0] is not load:
+            _loaded[name] = (load, _load_dataset(name))
+        records += _loaded[name][1]
+    return records
+
+
+def _load_dataset(name: str) -> list[Record]:
+    records = DatasetCatalog.get(name)
+    logger.info("%s: %d images", name, len(records))
+    messages = list(broken_files([name]).values())
+    for message in messages[:MAX_SHOWN]:
+        logger.warning("%s: one of %d files left out: %s", name, len(messages), message)
+    for i, record in enumerate(records):
+        missing = [key for key in REQUIRED_KEYS if key not in record]
+        if missing:
+            raise InputError(f"{name}: record {i} needs the key {missing[0]!r}")
+    return records

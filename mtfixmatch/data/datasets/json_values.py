@@ -1,0 +1,20 @@
+"""Check and show the values in a JSON file."""
+
+import json
+from typing import Any
+
+MAX_NUMBER = 1e9
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a JSON value is a finite number below MAX_NUMBER; booleans are none.
+
+    A number beyond any image size is as wrong as infinity, which JSON can write in many ways.
+    """
+    return type(value) in (int, float) and -MAX_NUMBER < value < MAX_NUMBER
+
+
+def shown_json(value: Any) -> str:
+    """Return a value as JSON text, cut off after 80 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

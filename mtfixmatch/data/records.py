@@ -1,0 +1,131 @@
+"""The record of an image, which all readers of datasets make.
+
+A record is a dict with the keys of Detectron2's dataset dicts:
+
+    file_name                    path of the image
+    image_id                     name of the image, unique in the training set
+    height, width                size of the image in pixels, after its EXIF rotation
+    <label key of a task>        label; absent = the image is not labeled for the task
+    ignored                      optional: reason -> number of objects that are ignored or left out
+    hidden                       optional: label key -> label that `partial_labels` hides
+
+The readers of this package write two labels:
+
+    annotations                  boxes: "bbox", "bbox_mode" XYXY_ABS, "category_id" and "iscrowd";
+                                 an empty list = labeled, but the image has no object
+    sem_seg_file_name            path of an 8-bit label map
+    sem_seg_lut                  256 bytes: id in that file -> class, IGNORE_LABEL or INVALID_LABEL
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from ..utils.errors import InputError
+from ..utils.labels import INVALID_LABEL
+
+Record = dict[str, Any]
+
+# Boxes of real datasets reach over the border of the image by up to a pixel.
+MAX_OVERSHOOT = 1.0
+
+
+def make_record(path: str, image_id: str, size: Sequence[int]) -> Record:
+    """Return the record of an unlabeled image of `size` [height, width]."""
+    return {"file_name": path, "image_id": image_id, "height": size[0], "width": size[1]}
+
+
+def make_annotation(box: Sequence[float], category_id: int, iscrowd: int) -> dict[str, Any]:
+    """Return the annotation of a box [x0, y0, x1, y1] in pixels, ends exclusive."""
+    return {
+        "bbox": [float(x) for x in box],
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "category_id": category_id,
+        "iscrowd": iscrowd,
+    }
+
+
+def clip_box(
+    box: Sequence[float], record: Record, problem: str, *, tolerance: float = 0.0
+) -> list[float]:
+    """Clip a box to its image.
+
+    Args:
+        box: [x0, y0, x1, y1] in pixels, ends exclusive.
+        record: record of the image.
+        problem: first words of the error; it names the file and the box as it stands there.
+        tolerance: pixels that the box may reach over the border beyond MAX_OVERSHOOT.
+
+    Returns:
+        [x0, y0, x1, y1] inside the image; the box may be empty.
+
+    Raises:
+        InputError: the box reaches too far over the border, or its ends are in the wrong order.
+    """
+    limits = [record["width"], record["height"]] * 2
+    clipped = [min(max(x, 0.0), float(limit)) for x, limit in zip(box, limits, strict=True)]
+    overshoot = max(abs(a - b) for a, b in zip(box, clipped, strict=True))
+    if overshoot > MAX_OVERSHOOT + tolerance or box[2] < box[0] or box[3] < box[1]:
+        raise outside_error(record, problem)
+    return clipped
+
+
+def outside_error(record: Record, problem: str) -> InputError:
+    """Return the error for a box that is not inside its image, see `clip_box`."""
+    return InputError(
+        f"{problem}, which is not inside its image {record['file_name']} of "
+        f"{record['width']}x{record['height']} pixels"
+    )
+
+
+def check_map_size(record: Record, path: str, size: Sequence[int]) -> None:
+    """Raise InputError unless the label map at `path` has the [height, width] of its image."""
+    if [record["height"], record["width"]] != list(size):
+        raise InputError(
+            f"{path} is {size[1]}x{size[0]} pixels, "
+            f"but its image {record['file_name']} is {record['width']}x{record['height']}"
+        )
+
+
+def add_map(record: Record, path: str, scan: Sequence, *, lut: bytes, expected: str) -> None:
+    """Label an image with a semantic map.
+
+    Args:
+        record: record of the image, which is changed.
+        path: file of the map.
+        scan: [height, width, ids] of the map, see `scan_label_map`.
+        lut: look-up table of 256 bytes, see `sem_seg_lut` above.
+        expected: words for the error after "id 99 is ", such as "no class of BDD100K".
+
+    Raises:
+        InputError: the map has another size than its image, or an id that the table lacks.
+    """
+    *size, ids = scan
+    check_map_size(record, path, size)
+    unknown = [i for i in ids if lut[i] == INVALID_LABEL]
+    if unknown:
+        raise InputError(f"{path}: id {unknown[0]} is {expected} (image: {record['file_name']})")
+    record["sem_seg_file_name"] = path
+    record["sem_seg_lut"] = lut
+
+
+def add_labels(
+    records: dict[str, Record],
+    paths: Mapping[str, str],
+    scans: Mapping[str, Any],
+    add: Callable[[Record, str, Any], None],
+) -> None:
+    """Add the label of each scanned file to its record, and drop records with a broken file.
+
+    Args:
+        records: name -> record; changed.
+        paths: name -> file of its label.
+        scans: file -> what its scan returned; broken files are absent.
+        add: function of (record, file, scan) that adds the label.
+    """
+    for name, path in paths.items():
+        if path in scans:
+            add(records[name], path, scans[path])
+        else:
+            del records[name]
