@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from PIL import Image
 
@@ -188,3 +189,13 @@ def test_the_other_processes_wait_and_hear_of_failures(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"^x\.png: bad$"):
         get_records(["street_train"])
     assert events == ["wait", "load"]
+
+
+def test_boxes_of_an_own_dataset_may_be_in_any_mode(own_dataset):
+    box = {"bbox": [10, 20, 30, 40], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    record = {"file_name": "a.png", "image_id": "a", "height": 80, "width": 80}
+    name = own_dataset([record | {"annotations": [box], "far_annotations": []}])
+    (found,) = get_records([name])
+    assert found["annotations"][0]["bbox"] == [10, 20, 40, 60]
+    assert found["annotations"][0]["bbox_mode"] == BoxMode.XYXY_ABS
+    assert box["bbox"] == [10, 20, 30, 40]

@@ -231,18 +231,18 @@ def test_hidden_labels_are_read_at_measured_steps_alone(record, tasks):
     for step in (0, 20, 40):
         item = build(tasks)(record, Draw(0, step, 0))
         assert item["targets"] == nothing
-        assert all(item["known"][name] is not None for name in nothing)
-    known = item["known"]
+        assert all(item["hidden_targets"][name] is not None for name in nothing)
+    known = item["hidden_targets"]
     assert torch.equal(known["segmentation"], full["segmentation"])
     assert torch.equal(known["detection"].gt_boxes.tensor, full["detection"].gt_boxes.tensor)
     for step in (1, 19, 21):
-        assert build(tasks)(record, Draw(0, step, 0))["known"] == nothing
-    assert build(tasks, diagnostics_period=0)(record, Draw(0, 40, 0))["known"] == nothing
+        assert build(tasks)(record, Draw(0, step, 0))["hidden_targets"] == nothing
+    assert build(tasks, diagnostics_period=0)(record, Draw(0, 40, 0))["hidden_targets"] == nothing
 
 
 def test_what_is_not_hidden_is_not_known(record, tasks):
     nothing = {"detection": None, "segmentation": None}
-    assert build(tasks)(record, Draw(0, 0, 0))["known"] == nothing
+    assert build(tasks)(record, Draw(0, 0, 0))["hidden_targets"] == nothing
 
 
 @pytest.mark.parametrize("content", ["missing", "empty", "text", "truncated"])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from ...utils.errors import InputError, InputErrors
@@ -116,4 +117,25 @@ def _load_dataset(name: str) -> list[Record]:
         missing = [key for key in REQUIRED_KEYS if key not in record]
         if missing:
             raise InputError(f"{name}: record {i} needs the key {missing[0]!r}")
-    return records
+    return records if name in _broken else [_with_corners(record) for record in records]
+
+
+def _with_corners(record: Record) -> Record:
+    """Return a record of a user's own code with XYXY_ABS boxes, whatever mode they have."""
+    labels = {}
+    for key, value in record.items():
+        if isinstance(value, list) and any(_is_other_mode(x) for x in value):
+            labels[key] = [{**x, **_corners(x)} for x in value]
+    return {**record, **labels}
+
+
+def _is_other_mode(annotation: Any) -> bool:
+    mode = annotation.get("bbox_mode") if isinstance(annotation, dict) else None
+    return mode not in (None, BoxMode.XYXY_ABS)
+
+
+def _corners(annotation: dict[str, Any]) -> dict[str, Any]:
+    corners = BoxMode.convert(
+        annotation["bbox"], BoxMode(annotation["bbox_mode"]), BoxMode.XYXY_ABS
+    )
+    return {"bbox": corners, "bbox_mode": BoxMode.XYXY_ABS}
