@@ -57,7 +57,7 @@ def test_memory_holds_the_newest_scalars_only():
         keep.trainer = SimpleNamespace(storage=storage)
         keep.before_train()
         for step in range(history.KEPT + 5):
-            storage.iter = hook.trainer.iter = step
+            storage.iter = step
             storage.put_scalar("loss", float(step))
         assert [value for value, _ in storage.history("loss").values()[:2]] == [5.0, 6.0]
         assert len(storage.history("loss").values()) == history.KEPT
