@@ -1,4 +1,8 @@
-"""Checkpoints: everything a resumed run needs, and plain ones of the teacher."""
+"""Checkpoints: full ones to resume from, and plain ones of the teacher.
+
+A full checkpoint holds the teacher as "model" and the student as "student", so that Detectron2's
+DetectionCheckpointer loads the teacher from either kind.
+"""
 
 import logging
 import os
@@ -12,14 +16,14 @@ from torch import Tensor, nn
 
 from ..runtime.checkpoint_files import LAST, damage_of, full_checkpoints, write_checkpoint
 from ..runtime.safe_load import read_pickle, read_tensors
-from ..utils.errors import InputError
+from ..utils.errors import InputError, first_line
 from ..utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
 
 class MultiTaskCheckpointer(DetectionCheckpointer):
-    """Reads Detectron2's and torchvision's files; a file of another shape is an error."""
+    """A checkpointer that also reads torchvision's files; weights of other shapes are an error."""
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, trust: bool = False, **parts):
         """See the base class.
@@ -28,7 +32,7 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
             model: whose weights are read and written.
             save_dir: folder of full checkpoints.
             trust: load files that can run code (MODEL.TRUST_PICKLE).
-            parts: what else has a state.
+            parts: other objects with a state.
         """
         super().__init__(model, save_dir, **parts)
         self.trust = trust
@@ -53,24 +57,24 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
             raise _unreadable(path, error) from None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """Go on from the newest checkpoint that is whole; without one, load the weights of a file.
+        """Resume from the newest complete checkpoint; without one, load the weights of a file.
 
         Raises:
-            InputError: if there are checkpoints, but none is whole; else as for `load`.
+            InputError: if there are checkpoints, but none is complete; else as for `load`.
         """
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
         name, damage = comm.all_gather(self._newest() if comm.is_main_process() else ("", ""))[0]
         if not name:
             raise InputError(
-                f"no checkpoint to go on from: {damage}. Without --resume it starts anew"
+                f"no checkpoint to resume from: {damage}. Without --resume the run starts anew"
             )
         if damage and comm.is_main_process():
-            logger.warning("Going on from %s, because %s", name, damage)
+            logger.warning("Resuming from %s, because %s", name, damage)
         return self._load(os.path.join(self.save_dir, name))
 
     def _newest(self) -> tuple[str, str]:
-        """The newest whole checkpoint, "" if there is none, and what is wrong with newer ones."""
+        """Return the newest complete checkpoint, "" for none, and the damage of newer ones."""
         last = os.path.basename(self.get_checkpoint_file())
         older = [name for name in full_checkpoints(self.save_dir) if name != last]
         bad: list[str] = []
@@ -83,7 +87,7 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
         return "", "; ".join(bad)
 
     def save(self, name: str, **kwargs) -> None:
-        """Write a full checkpoint and point `last_checkpoint` to it, once it is whole.
+        """Write a full checkpoint, then point `last_checkpoint` to it.
 
         Raises:
             InputError: if it cannot be written.
@@ -95,7 +99,7 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Name the checkpoint that a run goes on from."""
+        """Name the checkpoint that a run resumes from."""
         write_atomically(os.path.join(self.save_dir, LAST), last_filename_basename)
 
     def _load_file(self, filename: str) -> dict:
@@ -104,7 +108,7 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
             names = loaded["model"].keys()
         except InputError:
             raise
-        except Exception as error:  # there is no end to what reading foreign bytes raises
+        except Exception as error:  # unpickling unknown bytes can raise anything
             raise _unreadable(filename, error) from None
         if "layer1.0.conv1.weight" in names:
             loaded["model"] = from_torchvision(loaded["model"])
@@ -123,21 +127,20 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict):
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes:
-            key, found, expected = incompatible.incorrect_shapes[0]
+            key, shape, expected = incompatible.incorrect_shapes[0]
             raise InputError(
-                f"the checkpoint's {key} is {tuple(found)}, the network's {tuple(expected)}: it "
+                f"the checkpoint's {key} is {tuple(shape)}, the network's {tuple(expected)}: it "
                 "was made for other classes or another architecture"
             )
         return incompatible
 
 
 def _unreadable(path: str, error: Exception) -> InputError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"the checkpoint {path} cannot be read: {reason}")
+    return InputError(f"the checkpoint {path} cannot be read: {first_line(error)}")
 
 
 def _local(path: str) -> str:
-    """Fetch what is not on this machine (detectron2://, https://); other paths are files."""
+    """Return a local path; addresses (detectron2://, https://) are downloaded."""
     try:
         local = PathManager.get_local_path(urlparse(path)._replace(query="").geturl())
     except OSError as error:
@@ -149,7 +152,7 @@ def _local(path: str) -> str:
 
 
 def _from_zoo(content: dict) -> dict:
-    """Bring both kinds of the model zoo into one form: Detectron2's own, and Caffe2's."""
+    """Bring the model zoo's two formats, Detectron2's and Caffe2's, into one."""
     if "model" in content and "__author__" in content:
         return content
     weights = content.get("blobs", content)
@@ -164,7 +167,7 @@ def export_model(model: nn.Module, path: str, **facts: Any) -> None:
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of a torchvision ResNet's weights as MultiTaskNet has them; its classifier is left."""
+    """Rename a torchvision ResNet's weights to MultiTaskNet's names, without the classifier."""
     renamed = {}
     for name, value in state.items():
         if name.startswith("fc."):

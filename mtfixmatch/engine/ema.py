@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of the student (paper Sec. 3, Table 10)."""
+"""The teacher, an exponential moving average of the student (paper Sec. 3, Table 10)."""
 
 import copy
 from typing import TypeVar
@@ -10,7 +10,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_teacher(student: Network) -> Network:
-    """A copy of the student in evaluation mode, without gradients."""
+    """Copy the student, in evaluation mode and without gradients."""
     teacher = copy.deepcopy(student)
     teacher.requires_grad_(False)
     return teacher.eval()

@@ -1,4 +1,4 @@
-"""All tasks' evaluators in one pass, their geometric mean, per-class tables (paper Sec. 4)."""
+"""Evaluation of all tasks in one pass: geometric mean and per-class tables (paper Sec. 4)."""
 
 import logging
 import math
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Named(DatasetEvaluators):
-    """Evaluators side by side, whose results stand under their tasks' names."""
+    """Several evaluators whose results are stored by the name of their task."""
 
     def __init__(self, evaluators: Mapping[str, object]):
         super().__init__(list(evaluators.values()))
@@ -33,7 +33,7 @@ class _Named(DatasetEvaluators):
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """The geometric mean of metrics in [0, 1]; nan if one is nan."""
+    """Return the geometric mean of metrics in [0, 1]; nan if one is nan."""
     return math.prod(values) ** (1 / len(values))
 
 
@@ -47,9 +47,9 @@ def evaluate(
     """Evaluate a model on whole images, in a single pass.
 
     Args:
-        model: a MultiTaskNet, in whatever mode; it comes back in the same.
+        model: a MultiTaskNet; its mode is restored.
         loader: of the images, split over the ranks.
-        records: of all of them; a task measures those labeled for it.
+        records: of all images; a task is measured on those labeled for it.
         tasks: to evaluate.
         callbacks: see Detectron2's `inference_on_dataset`.
 
@@ -74,17 +74,17 @@ def evaluate(
 def evaluate_losses(
     model: MultiTaskNet, loader: WatchedLoader, records: Sequence[dict], tasks: Sequence[Task]
 ) -> dict[str, dict[str, float]]:
-    """The supervised losses on whole images (Table 7), from the model in evaluation mode.
+    """Compute the supervised losses on whole images (Table 7), with the model in evaluation mode.
 
     Args:
-        model: to measure.
-        loader: as in `evaluate`.
-        records: likewise.
-        tasks: likewise.
+        model: a MultiTaskNet; its mode is restored.
+        loader: see `evaluate`.
+        records: see `evaluate`.
+        tasks: see `evaluate`.
 
     Returns:
-        {task: {part: mean over all elements of all images}} on all processes, elements being what
-        the training loss is a mean over: positive anchors, valid pixels.
+        {task: {part: mean over the elements of all images}} on all processes; elements are those
+        of the training loss: positive anchors, valid pixels.
     """
     by_id = {record["image_id"]: record for record in records}
     names = {task.name: ["count", *task.loss_parts] for task in tasks}
@@ -108,11 +108,11 @@ def evaluate_losses(
 def _image_losses(
     model: MultiTaskNet, image: Tensor, record: dict, tasks: Sequence[Task]
 ) -> dict[str, dict[str, float]]:
-    """By labeled task, each part of the loss summed over the image, and the count of elements."""
+    """Return by labeled task each part of the loss, summed, and the count of elements."""
     divisor = model.backbone.size_divisibility
     height, width = image.shape[1:]
     size = (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
-    # Padded as in inference, with what normalisation turns into 0.
+    # Padding as in inference: normalization turns the mean into 0.
     padded = (model.pixel_mean / 255).repeat(1, *size)[None]
     padded[0, :, :height, :width] = image.to(model.device) / 255
     labeled = [task for task in tasks if task.label_key in record]
@@ -130,7 +130,7 @@ def _image_losses(
 
 
 def flat_results(results: Mapping, prefix: str) -> dict[str, float]:
-    """Results as scalars under names such as teacher/detection/per_class/car, no nan."""
+    """Return results by names such as teacher/detection/per_class/car, without nan."""
     flat: dict[str, float] = {}
     for key, value in results.items():
         if isinstance(value, Mapping):
@@ -157,11 +157,11 @@ def metric_names(tasks: Sequence[Task]) -> list[str]:
     return [t.metric if metrics.count(t.metric) == 1 else f"{t.name} {t.metric}" for t in tasks]
 
 
-def log_results(results: Mapping, tasks: Sequence[Task], who: str) -> None:
+def log_results(results: Mapping, tasks: Sequence[Task], network: str) -> None:
     """Log the figures of the student or the teacher."""
     values = [results[task.name][task.metric] for task in tasks]
     figures = dict(zip(metric_names(tasks), values, strict=True))
     figures["geometric mean"] = results["geometric_mean"]
-    logger.info("Evaluation of the %s:\n%s", who, create_small_table(figures))
+    logger.info("Evaluation of the %s:\n%s", network, create_small_table(figures))
     for task in tasks:
-        logger.info("%s of the %s:\n%s", task.name, who, per_class_table(results, task))
+        logger.info("%s of the %s:\n%s", task.name, network, per_class_table(results, task))

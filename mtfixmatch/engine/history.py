@@ -1,4 +1,4 @@
-"""What is told of the steps: each once, and alike however often the run was interrupted."""
+"""Logs of the steps that do not show how often a run was interrupted."""
 
 import json
 import math
@@ -15,29 +15,29 @@ from ..utils.errors import InputError
 from ..utils.files import write_atomically
 
 WINDOW = 20  # steps over which writers and TeacherWatch take their medians
-# Steps that stay in memory: of so many the printer takes a median for the time that is left.
+# Steps that stay in memory: the printer takes the median time of 1,000 steps for its estimate.
 KEPT = 1000
 
 
 class KeepHistories(HookBase):
-    """Keeps the newest scalars in the checkpoint, so that medians over them go on.
+    """Keep the newest scalars in the checkpoint, so that medians do not restart with a resume.
 
-    In memory it keeps KEPT of each; Detectron2 would let them grow for a million steps.
+    In memory it keeps KEPT values of each; Detectron2 lets them grow for a million steps.
     """
 
     def __init__(self) -> None:
         self._loaded: dict[str, dict] = {}
 
     def before_train(self) -> None:
-        """Bound the new storage, and put into it what the checkpoint brought."""
+        """Bound the new storage, and fill in the scalars of the checkpoint."""
         self.trainer.storage.histories().default_factory = partial(HistoryBuffer, KEPT)
-        for name, found in self._loaded.items():
-            for value, step in found["values"]:
-                hint = found["smoothing"]
+        for name, history in self._loaded.items():
+            for value, step in history["values"]:
+                hint = history["smoothing"]
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=hint, cur_iter=step)
 
     def state_dict(self) -> dict:
-        """By name, the newest values with their steps, and whether writers smooth them."""
+        """Return by name the newest values with their steps, and whether writers smooth them."""
         hints = self.trainer.storage.smoothing_hints()
         return {
             name: {"smoothing": hints[name], "values": history.values()[-WINDOW:]}
@@ -50,9 +50,9 @@ class KeepHistories(HookBase):
 
 
 class WriteMetrics(hooks.PeriodicWriter):
-    """Writes scalars to the log, metrics.json and TensorBoard; does nothing but on the main rank.
+    """Write scalars to the log, metrics.json and TensorBoard, on the main process only.
 
-    A run that is interrupted writes nothing that one without the interruption would not.
+    An interrupted run ends with the same metrics.json as one without the interruption.
     """
 
     def __init__(self, period: int = 20):
@@ -61,7 +61,7 @@ class WriteMetrics(hooks.PeriodicWriter):
         self._last: int | None = None
 
     def before_train(self) -> None:
-        """Open the files and take back what they hold of steps that are taken again."""
+        """Open the files and remove the entries of steps that will be repeated."""
         if not comm.is_main_process():
             return
         folder = self.trainer.cfg.OUTPUT_DIR
@@ -69,13 +69,13 @@ class WriteMetrics(hooks.PeriodicWriter):
         last = self.trainer.start_iter - 1 if self._last is None else self._last
         cut_metrics(path, last)
         lines = JSONWriter(path, WINDOW)
-        # TensorBoard itself leaves out events from this step on, in the files that are there.
+        # TensorBoard ignores events from this step on in the older files.
         events = TensorboardXWriter(folder, WINDOW, purge_step=self.trainer.start_iter)
         lines._last_write = events._last_write = last
         self._writers = [CommonMetricPrinter(self.trainer.max_iter, WINDOW), lines, events]
 
     def after_step(self) -> None:
-        """Write if it is time.
+        """Write if it is due.
 
         Raises:
             InputError: if the files cannot be written.
@@ -92,11 +92,11 @@ class WriteMetrics(hooks.PeriodicWriter):
     def after_train(self) -> None:
         """Close the files."""
         for writer in self._writers:
-            with suppress(OSError):  # of a write that failed before, and stopped the run
+            with suppress(OSError):  # a write failed before and stopped the run
                 writer.close()
 
     def state_dict(self) -> dict:
-        """Up to which step the scalars are written."""
+        """Return the last step whose scalars are written."""
         return {"last": self._last}
 
     def load_state_dict(self, state: dict) -> None:
@@ -105,7 +105,7 @@ class WriteMetrics(hooks.PeriodicWriter):
 
 
 def cut_metrics(path: str, last: int) -> None:
-    """Take the lines of steps after `last` out of metrics.json, and one that is not whole."""
+    """Remove the lines of steps after `last` from metrics.json, and an incomplete line."""
     if not os.path.isfile(path):
         return
     with open(path, errors="replace") as file:

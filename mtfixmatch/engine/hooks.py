@@ -1,4 +1,4 @@
-"""What happens around the step: evaluation, checkpoints, measurements, pictures, the report."""
+"""Hooks around the step: evaluation, checkpoints, diagnostics, pictures."""
 
 import logging
 import math
@@ -27,12 +27,12 @@ def _is_last(trainer) -> bool:
 
 
 def _is_due(trainer, period: int) -> bool:
-    """After every `period` steps and after the last one."""
+    """Whether it is after a multiple of `period` steps or after the last step."""
     return _is_last(trainer) or (period > 0 and (trainer.iter + 1) % period == 0)
 
 
 def _saves(trainer) -> bool:
-    """At steps that leave a full checkpoint."""
+    """Whether a full checkpoint is written after this step."""
     return _is_due(trainer, trainer.cfg.SOLVER.CHECKPOINT_PERIOD) or bool(trainer.stop_signal)
 
 
@@ -42,10 +42,10 @@ def class_names(tasks: Sequence[Task]) -> dict[str, list[str]]:
 
 
 class EvaluateTeacher(HookBase):
-    """Evaluates, keeps the best teacher as model_best.pth and the last as model_final.pth.
+    """Evaluate; write the best teacher as model_best.pth and the last one as model_final.pth.
 
-    The best has the highest geometric mean of the tasks' metrics (paper Sec. 4). Its figures are in
-    results_best.json, its value is part of the checkpoint.
+    The best teacher has the highest geometric mean of the tasks' metrics (paper Sec. 4). Its
+    results are in results_best.json, and its value is part of the checkpoint.
     """
 
     def __init__(self, period: int):
@@ -55,7 +55,7 @@ class EvaluateTeacher(HookBase):
         self.best_iteration = -1
 
     def after_step(self) -> None:
-        """Evaluate if it is time."""
+        """Evaluate if it is due."""
         trainer = self.trainer
         if not _is_due(trainer, self.period):
             return
@@ -63,8 +63,8 @@ class EvaluateTeacher(HookBase):
         comm.synchronize()
         if not comm.is_main_process():
             return
-        for who, found in results.items():
-            trainer.storage.put_scalars(**flat_results(found, who), smoothing_hint=False)
+        for network, figures in results.items():
+            trainer.storage.put_scalars(**flat_results(figures, network), smoothing_hint=False)
         self._keep_best(results)
         if _is_last(trainer):
             self._export("model_final.pth")
@@ -85,7 +85,7 @@ class EvaluateTeacher(HookBase):
         export_model(trainer.teacher, os.path.join(trainer.cfg.OUTPUT_DIR, name), **facts)
 
     def state_dict(self) -> dict:
-        """The best value and its step."""
+        """Return the best value and its step."""
         return {"best": self.best, "best_iteration": self.best_iteration}
 
     def load_state_dict(self, state: dict) -> None:
@@ -94,20 +94,20 @@ class EvaluateTeacher(HookBase):
 
 
 class KeepBrokenFiles(HookBase):
-    """Puts together what all ranks found broken, for the checkpoint and the report."""
+    """Collect the broken files of all ranks, for the checkpoint and the report."""
 
     def __init__(self, broken: BrokenFiles):
-        """Take what this rank's loader adds to."""
+        """Use the list that this rank's loader adds to."""
         self._broken = broken
 
     def after_step(self) -> None:
-        """With each checkpoint, tell each other."""
+        """Exchange the lists of all ranks with each checkpoint."""
         if _saves(self.trainer):
             for messages in comm.all_gather(self._broken.messages):
                 self._broken.add(messages)
 
     def state_dict(self) -> dict:
-        """File -> message."""
+        """Return {"messages": {file: message}}."""
         return {"messages": self._broken.messages}
 
     def load_state_dict(self, state: dict) -> None:
@@ -116,7 +116,7 @@ class KeepBrokenFiles(HookBase):
 
 
 class SaveCheckpoints(HookBase):
-    """Full checkpoints, model_<step>.pth: the newest few are kept, and the last healthy one."""
+    """Write full checkpoints model_<step>.pth; keep the newest few and the last healthy one."""
 
     def __init__(self, keep: int, watch: TeacherWatch):
         """Save every SOLVER.CHECKPOINT_PERIOD steps, at a stop signal, and after the last step."""
@@ -124,7 +124,7 @@ class SaveCheckpoints(HookBase):
         self.watch = watch
 
     def after_step(self) -> None:
-        """Save if it is time, then delete older ones."""
+        """Save if it is due, then delete older checkpoints."""
         if not _saves(self.trainer):
             return
         iteration = self.trainer.iter
@@ -136,10 +136,10 @@ class SaveCheckpoints(HookBase):
 
 
 class Diagnostics(HookBase):
-    """Measures pseudo-labels: how many, how right where labels are hidden but known, agreement."""
+    """Measure pseudo-labels: their number, their accuracy against hidden labels, agreement."""
 
     def after_step(self) -> None:
-        """Write lambda/<task> at every step, [metric]<task>/<figure> at those that measure."""
+        """Log lambda/<task> at every step and [metric]<task>/<figure> at measured steps."""
         trainer = self.trainer
         if trainer.method.is_semi_supervised:
             for task in trainer.tasks:
@@ -173,9 +173,9 @@ def _true_target(item: dict, task: str):
 
 
 class Pictures(HookBase):
-    """Draws predictions.png at the end, pseudo_labels.png with each checkpoint.
+    """Draw predictions.png at the end and pseudo_labels.png with each checkpoint.
 
-    So the last pseudo-labels that were measured are drawn even if none are after the checkpoint.
+    The last measured pseudo-labels are kept, because the step of a checkpoint may have none.
     """
 
     def __init__(self, count: int, threshold: float):
@@ -185,7 +185,7 @@ class Pictures(HookBase):
         self._snapshot: Snapshot | None = None
 
     def after_step(self) -> None:
-        """Keep the last pseudo-labels that were measured; draw if it is time."""
+        """Keep the last measured pseudo-labels, and draw if it is due."""
         trainer, record = self.trainer, self.trainer.step_record
         if self.count and record is not None and any(record.strong):
             self._snapshot = Snapshot.of(record, self.count)

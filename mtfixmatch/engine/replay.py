@@ -1,7 +1,7 @@
-"""Take a step that was not finite again, and say where its first such value appears.
+"""Repeat a step with non-finite values and name the place of the first one.
 
-The file is one that the training left (see runtime/nonfinite.py). No data set is needed. On several
-processes a rank's images are replayed alone, so that losses are divided by its own counts.
+The file of the step was written by the training (see runtime/nonfinite.py); no dataset is needed.
+Of several processes, one rank's images are replayed alone: losses are divided by its own counts.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,29 +19,29 @@ from ..data.samplers import Draw
 from ..methods import build_method
 from ..runtime.nonfinite import NonFiniteError
 from ..tasks import TASK_REGISTRY, build_tasks
-from ..utils.errors import InputError
+from ..utils.errors import InputError, first_line
 from .ema import build_teacher
 from .step import MultiTaskStep
 from .trainer import build_step
 
 
 class FirstNonFinite:
-    """Notes the first place at which a value that is not finite was seen.
+    """Notes the place of the first non-finite value.
 
     Attributes:
-        place: "" while all were finite.
+        place: "" while all values are finite.
     """
 
     def __init__(self) -> None:
         self.place = ""
 
     def look(self, place: str, value: Any) -> None:
-        """Look at the tensors in a value, which may be nested."""
+        """Check the tensors in a value, which may be nested."""
         if not self.place and any(not x.isfinite().all() for x in _tensors_in(value)):
             self.place = place
 
     def watch(self, who: str, network: nn.Module) -> None:
-        """Look at all that goes into and comes out of its modules, and at all gradients."""
+        """Check inputs and outputs of all modules of a network, and all gradients."""
         for name, module in network.named_modules():
             place = f"the {who}'s {name or 'network'}"
             module.register_forward_pre_hook(
@@ -75,7 +75,7 @@ def _tensors_in(value: Any) -> list[Tensor]:
 
 
 def read_step(path: str) -> dict[str, Any]:
-    """What the training left of the step; no code of the file is run.
+    """Read the file of a step; no code in the file is run.
 
     Raises:
         InputError: if it cannot be read.
@@ -84,19 +84,18 @@ def read_step(path: str) -> dict[str, Any]:
         types = [x for _, kind in TASK_REGISTRY for x in kind.target_types]
         with torch.serialization.safe_globals([Draw, *types]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # there is no end to what foreign bytes raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read: {reason}") from None
+    except Exception as error:  # unpickling unknown bytes can raise anything
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def replay(dump: Mapping[str, Any]) -> str:
-    """Take the step again.
+    """Repeat the step.
 
     Args:
         dump: see `read_step`.
 
     Returns:
-        the first place with a value that is not finite; "" if all are finite now.
+        the place of the first non-finite value; "" if all values are finite now.
     """
     step = _build_step(dump)
     first = FirstNonFinite()

@@ -1,4 +1,4 @@
-"""What a finished training leaves to read: results.json, curves.png, report.md."""
+"""The report of a finished training: results.json, curves.png, report.md."""
 
 import json
 import math
@@ -28,7 +28,7 @@ SHOWN_KEYS = (
 
 
 def write_json(data: Mapping, path: str) -> None:
-    """Write figures where people and programs can read them; nan becomes null."""
+    """Write figures as JSON; nan becomes null."""
     write_atomically(path, json.dumps(_without_nan(data), indent=2) + "\n")
 
 
@@ -45,7 +45,7 @@ def write_report(
     results: Mapping[str, Mapping],
     broken: Mapping[str, str],
 ) -> None:
-    """Write the three files into OUTPUT_DIR, beside the pictures that are already there.
+    """Write the three files into OUTPUT_DIR; report.md shows the pictures that are there.
 
     Args:
         cfg: of the run.
@@ -114,7 +114,7 @@ def _pictures(folder: str) -> list[str]:
 
 
 def read_history(path: str) -> list[dict]:
-    """The lines of metrics.json, one dict of scalars for each time it was written."""
+    """Read metrics.json: one dict of scalars for each time it was written."""
     if not os.path.isfile(path):
         return []
     with open(path) as file:
@@ -122,10 +122,10 @@ def read_history(path: str) -> list[dict]:
 
 
 def training_seconds(history: list[dict]) -> float | None:
-    """How long the steps took, without evaluations, from the lines of metrics.json.
+    """Compute the duration of all steps, without evaluations, from the lines of metrics.json.
 
-    Each line has the median time of the steps since the one before. A training that was resumed
-    has some of its steps twice; the last ones count.
+    Each line has the median time of the steps since the line before. If a step was repeated, the
+    last time counts.
     """
     times = {line["iteration"]: line["time"] for line in history if "time" in line}
     total, before = 0.0, -1
@@ -136,7 +136,7 @@ def training_seconds(history: list[dict]) -> float | None:
 
 
 def draw_curves(history: Sequence[Mapping], tasks: Sequence[Task], path: str) -> None:
-    """Losses, metrics and pseudo-label figures of each task over the steps."""
+    """Plot losses, metrics and pseudo-label figures of each task over the steps."""
     from matplotlib import pyplot as plt
 
     kinds = [("loss_{}_", "loss"), ("teacher/{}/", "metric"), ("[metric]{}/", "pseudo-labels")]

@@ -42,15 +42,15 @@ CHOICES = {
 
 
 def load_config(config_file: str, opts: list[str], *, resume: bool = False) -> CfgNode:
-    """The config of a run: as resolved, then what data and machine decide.
+    """Load the config of a run and fill in what data and machine decide.
 
     Args:
         config_file: path, "" for the defaults.
         opts: `KEY VALUE` pairs.
-        resume: with SEED -1, the seed is the one that the run in OUTPUT_DIR has drawn.
+        resume: with SEED -1, take the seed that the run in OUTPUT_DIR has drawn.
 
     Raises:
-        InputError: for a missing file, an unknown key, or a value that cannot be.
+        InputError: for a missing file, an unknown key or a wrong value.
     """
     setup_logger(name="mtfixmatch")
     cfg = resolve_config(config_file, opts)
@@ -61,12 +61,12 @@ def load_config(config_file: str, opts: list[str], *, resume: bool = False) -> C
 
 
 def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
-    """Defaults, file, `KEY VALUE` pairs, checked as far as that goes without the data.
+    """Merge defaults, file and `KEY VALUE` pairs, and check what needs no data.
 
-    For a network of timm, also the normalisation of its images.
+    For a network of timm it also sets the normalization of the images.
 
     Raises:
-        InputError: for a missing file, an unknown key, or a value that cannot be.
+        InputError: for a missing file, an unknown key or a wrong value.
     """
     cfg = get_cfg()
     add_mtfixmatch_config(cfg)
@@ -94,7 +94,7 @@ def warn_of_unread_keys(cfg: CfgNode) -> None:
 def _merge(merge, source, name: str) -> None:
     try:
         merge(source)
-    except AttributeError:  # of a text or a list where a mapping should be
+    except AttributeError:  # a text or a list stands where a mapping is expected
         raise InputError(f"{name}: it must hold KEY: VALUE pairs") from None
     except (KeyError, ValueError, AssertionError) as error:
         raise InputError(f"{name}: {error.args[0] if error.args else error!r}") from None
@@ -103,7 +103,7 @@ def _merge(merge, source, name: str) -> None:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Stop at a value that cannot work."""
+    """Raise InputError for a value that cannot work."""
     build_tasks(cfg)
     for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
         if not _get(cfg, key):
@@ -139,7 +139,7 @@ def _get(cfg: CfgNode, key: str):
 
 
 def _draw_seed(folder: str) -> int:
-    """The same on all ranks: that of the run in the folder, or a new one."""
+    """Return the seed of the run in the folder or a new one, the same on all ranks."""
     path = os.path.join(folder, "config.yaml")
     own = -1
     if folder and comm.is_main_process() and os.path.isfile(path):
@@ -188,7 +188,7 @@ def take_classes(cfg: CfgNode, dataset: str) -> None:
 
 
 def choose_precision(cfg: CfgNode) -> torch.dtype:
-    """The type of the forward passes (SOLVER.AMP); float32 where a machine has no faster one."""
+    """Return the type of the forward passes (SOLVER.AMP); float32 if no faster one is there."""
     if not cfg.SOLVER.AMP.ENABLED:
         return torch.float32
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")

@@ -1,4 +1,4 @@
-"""Warns when the teacher goes wrong, and knows the last checkpoint from before that."""
+"""Warn when the teacher degenerates, and keep the last checkpoint from before that."""
 
 import logging
 import os
@@ -17,23 +17,23 @@ logger = logging.getLogger(__name__)
 
 
 class TeacherWatch(HookBase):
-    """Looks at unsupervised losses, and at the classes of pseudo-labels beside those of labels.
+    """Watch unsupervised losses, and the classes of pseudo-labels against those of labels.
 
-    A sign of trouble is warned of once it has been there for so many looks in a row; after a look
-    without it, it counts anew. Nothing is watched while a task has no unsupervised weight.
+    There is one warning when a symptom has lasted for a number of steps or measurements; when it
+    stops, the count restarts. A task without unsupervised weight is not watched.
 
     Attributes:
-        healthy: name of the newest full checkpoint that was saved without any such sign.
+        healthy: name of the newest full checkpoint that was saved without any symptom.
     """
 
-    ZERO_STEPS = 100  # in a row that a loss is 0
+    ZERO_STEPS = 100  # consecutive steps with a loss of 0
     RATIO = 10  # of unsupervised to supervised loss, medians over WINDOW steps
-    # Measurements of pseudo-labels (FIXMATCH.DIAGNOSTICS_PERIOD) that are taken together, and in a
-    # row.
-    LOOKS = 10
-    ENOUGH = 20  # boxes or pixels in these, to say something of their classes
-    ONE_CLASS = 0.98  # share of one class among pseudo-labels, if it is not that of labels too
-    RUNAWAY = 3  # times as many pseudo-boxes in an image as labels in a labeled one
+    # Measurements of pseudo-labels (FIXMATCH.DIAGNOSTICS_PERIOD) that are counted together, and
+    # consecutive ones with a symptom before the warning.
+    MEASUREMENTS = 10
+    MIN_COUNT = 20  # pseudo-boxes or pixels in these, below which classes are not judged
+    ONE_CLASS = 0.98  # share of one class in the pseudo-labels, if it is lower in the labels
+    RUNAWAY = 3  # ratio of pseudo-boxes per image to boxes per labeled image
 
     def __init__(self) -> None:
         self.healthy = ""
@@ -41,7 +41,7 @@ class TeacherWatch(HookBase):
         self._counts: dict[str, list[list[float]]] = {}
 
     def state_dict(self) -> dict:
-        """How long each sign has been there, the last counts, the healthy checkpoint."""
+        """Return the duration of each symptom, the last counts, the healthy checkpoint."""
         return {"streaks": self._streaks, "counts": self._counts, "healthy": self.healthy}
 
     def load_state_dict(self, state: dict) -> None:
@@ -50,12 +50,12 @@ class TeacherWatch(HookBase):
         self.healthy = state["healthy"]
 
     def note_checkpoint(self, name: str) -> None:
-        """A full checkpoint is about to be written; it is healthy if there is no sign now."""
+        """Note that a full checkpoint is about to be written; without symptoms it is healthy."""
         if not any(self._streaks.values()):
             self.healthy = name
 
     def after_step(self) -> None:
-        """Look at each task that has an unsupervised loss now; a skipped step says nothing."""
+        """Check each task that has an unsupervised loss at this step; skipped steps have none."""
         latest = self.trainer.storage.latest()
         for task in self.trainer.tasks:
             name = loss_name(task, task.loss_parts[0], True)
@@ -91,31 +91,31 @@ class TeacherWatch(HookBase):
         ]
         window = self._counts.setdefault(task.name, [])
         window.append(sum_over_ranks(numbers, record.weak[0].image.device))
-        del window[: -self.LOOKS]
+        del window[: -self.MEASUREMENTS]
         totals = np.sum(window, axis=0)
         of_pseudo, of_labels = np.split(totals[:-2], 2)
         # Without labels in these images, their classes are unknown.
-        if len(window) == self.LOOKS and of_labels.sum():
+        if len(window) == self.MEASUREMENTS and of_labels.sum():
             self._watch_classes(task, of_pseudo, of_labels)
             if not task.fills_pixels:
                 per_image = [of_pseudo.sum(), of_labels.sum()] / np.maximum(totals[-2:], 1)
                 self._watch_number(task, *per_image)
 
-    def _watch_classes(self, task: Task, made: np.ndarray, given: np.ndarray) -> None:
-        most = int(made.argmax())
-        shares = made[most] / max(made.sum(), 1), given[most] / given.sum()
-        text = "{:.1%} of the {} that it finds are {}, of those in labels {:.1%}"
-        text = text.format(shares[0], task.counted, task.class_names[most], shares[1])
-        alarm = made.sum() >= self.ENOUGH and shares[0] > self.ONE_CLASS >= shares[1]
-        self._note(task, "one class", alarm, self.LOOKS, text)
+    def _watch_classes(self, task: Task, pseudo: np.ndarray, labels: np.ndarray) -> None:
+        top = int(pseudo.argmax())
+        shares = pseudo[top] / max(pseudo.sum(), 1), labels[top] / labels.sum()
+        text = "{:.1%} of its {} are {}, in the labels {:.1%}"
+        text = text.format(shares[0], task.counted, task.class_names[top], shares[1])
+        one_class = pseudo.sum() >= self.MIN_COUNT and shares[0] > self.ONE_CLASS >= shares[1]
+        self._note(task, "one class", one_class, self.MEASUREMENTS, text)
 
-    def _watch_number(self, task: Task, made: float, given: float) -> None:
-        text = f"it finds {made:.3g} {task.counted} in an image, a labeled image has {given:.3g}"
-        self._note(task, "number", made > self.RUNAWAY * given, self.LOOKS, text)
+    def _watch_number(self, task: Task, pseudo: float, labels: float) -> None:
+        text = f"it has {pseudo:.3g} {task.counted} per image, a labeled image has {labels:.3g}"
+        self._note(task, "number", pseudo > self.RUNAWAY * labels, self.MEASUREMENTS, text)
 
-    def _note(self, task: Task, sign: str, there: bool, patience: int, text: str) -> None:
-        name = f"{task.name} {sign}"
-        self._streaks[name] = self._streaks.get(name, 0) + 1 if there else 0
+    def _note(self, task: Task, symptom: str, present: bool, patience: int, text: str) -> None:
+        name = f"{task.name} {symptom}"
+        self._streaks[name] = self._streaks.get(name, 0) + 1 if present else 0
         if self._streaks[name] != patience or not comm.is_main_process():
             return
         keys = ", ".join(f"TASKS.{task.name.upper()}.{key}" for key in task.tuning_keys)

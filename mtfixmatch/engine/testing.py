@@ -1,4 +1,4 @@
-"""Evaluate on DATASETS.TEST: during a training, and `--eval-only`."""
+"""Evaluation on DATASETS.TEST, during a training and by `--eval-only`."""
 
 import os
 
@@ -16,8 +16,8 @@ from .evaluation import evaluate, evaluate_losses, log_results
 from .report import write_json
 
 
-def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, who: str, ranks: RankWatch) -> dict:
-    """Evaluate a model on DATASETS.TEST and print the figures under a name."""
+def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, name: str, ranks: RankWatch) -> dict:
+    """Evaluate a model on DATASETS.TEST and log the results under a name."""
     loader = build_eval_loader(cfg, records)
     results = evaluate(model, loader, records, tasks, ranks.callbacks())
     losses = (
@@ -26,9 +26,9 @@ def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, who: str, ranks: Ran
         else {}
     )
     if results:
-        for name, found in losses.items():
-            results[name]["losses"] = found
-        log_results(results, tasks, who)
+        for task, values in losses.items():
+            results[task]["losses"] = values
+        log_results(results, tasks, name)
     return results
 
 
@@ -36,7 +36,7 @@ def evaluate_checkpoint(cfg: CfgNode) -> dict:
     """Evaluate MODEL.WEIGHTS (`--eval-only`) and write results.json into OUTPUT_DIR.
 
     Raises:
-        InputError: without MODEL.WEIGHTS: figures of random weights help nobody.
+        InputError: without MODEL.WEIGHTS, as random weights need no evaluation.
     """
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")

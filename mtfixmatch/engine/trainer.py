@@ -1,4 +1,4 @@
-"""MultiTaskTrainer: builds the parts from a config and runs the loop with its hooks."""
+"""MultiTaskTrainer: build everything from a config and run the loop with its hooks."""
 
 import json
 import logging
@@ -39,22 +39,22 @@ from .testing import test
 logger = logging.getLogger(__name__)
 
 
-def _in_one_line(record: logging.LogRecord) -> bool:
-    """Of an InputError, which says all there is to say, leave the traceback out of the log."""
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Log an InputError in one line: its message says all there is to know."""
     if record.exc_info and isinstance(record.exc_info[1], InputError):
         record.msg, record.exc_info = f"The training stops: {record.exc_info[1]}", None
     return True
 
 
-# Detectron2's loop logs what ends it.
-logging.getLogger(TrainerBase.__module__).addFilter(_in_one_line)
+# Detectron2's loop logs the exception that ends it.
+logging.getLogger(TrainerBase.__module__).addFilter(_without_traceback)
 
 
 class MultiTaskTrainer(DefaultTrainer):
     """Detectron2's DefaultTrainer around MultiTaskStep."""
 
     def __init__(self, cfg: CfgNode):
-        """Build model, teacher, optimiser, data and hooks, in this order.
+        """Build data, method, networks, optimizer and hooks.
 
         Raises:
             InputError: for data or values that cannot be trained on.
@@ -86,12 +86,12 @@ class MultiTaskTrainer(DefaultTrainer):
         self.results: dict = {}
         self._watch = TeacherWatch()
         self._stop_request = StopRequest()
-        self.stop_signal = ""  # at the step that it stops after: its name
+        self.stop_signal = ""  # name of the signal after which this step is the last one
         self.register_hooks(self.build_hooks())
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Detectron2's; on a CPU in one pass over the weights, which takes half the time."""
+        """Build Detectron2's optimizer, fused on a CPU, where it takes half the time."""
         optimizer = super().build_optimizer(cfg, model)
         if not cfg.MODEL.DEVICE.startswith("cuda"):
             for group in optimizer.param_groups:
@@ -105,14 +105,14 @@ class MultiTaskTrainer(DefaultTrainer):
             self._trainer.student.load_state_dict(self.teacher.state_dict())
         self._trainer.data_loader.start_step = self.start_iter
         if hasattr(self.scheduler, "max_iters"):
-            # The checkpoint brought its own; this run may be longer.
+            # The checkpoint holds that of the run before; this run may be longer.
             self.scheduler.max_iters = self.max_iter
 
     def build_hooks(self) -> list[hooks.HookBase]:
         """Checkpointing runs last, so it captures the whole step."""
         cfg = self.cfg
         own: list[hooks.HookBase] = [
-            hooks.IterationTimer(warmup_iter=1),  # after a resume too, every step has its time
+            hooks.IterationTimer(warmup_iter=1),  # time every step, after a resume too
             hooks.LRScheduler(),
             Diagnostics(),
             self._watch,
@@ -138,21 +138,21 @@ class MultiTaskTrainer(DefaultTrainer):
         if self.cfg.TEST.EVAL_STUDENT:
             models["student"] = self._trainer.student
         self.results = {
-            who: test(self.cfg, model, self.tasks, self.eval_records, who, self._ranks)
-            for who, model in models.items()
+            name: test(self.cfg, model, self.tasks, self.eval_records, name, self._ranks)
+            for name, model in models.items()
         }
         return self.results if comm.is_main_process() else {}
 
     @property
     def step_record(self):
-        """What the last step kept for the hooks, if it was one that measures."""
+        """The record of the last step, if FIXMATCH.DIAGNOSTICS_PERIOD asks for one."""
         return self._trainer.record
 
     def train(self) -> dict:
-        """Train from where `resume_or_load` left off and return the last results.
+        """Train from the step that `resume_or_load` has set; return the last results.
 
         Raises:
-            SystemExit: after a stop signal, when the checkpoint is written.
+            SystemExit: after a stop signal, once the checkpoint is written.
         """
         if comm.is_main_process():
             self._prepare_folder()
@@ -165,12 +165,12 @@ class MultiTaskTrainer(DefaultTrainer):
         return self.results
 
     def run_step(self) -> None:
-        """One step."""
+        """Run one step under the rank watch."""
         with self._ranks.stepping(f"step {self.iter}"):
             super().run_step()
 
     def after_step(self) -> None:
-        """Run the hooks; if any rank has got a stop signal, this is the last step of all."""
+        """Run the hooks; stop all ranks after this step if one of them got a stop signal."""
         self.stop_signal = self._stop_request.agreed(self._trainer.student.device)
         super().after_step()
         if not self.stop_signal or self.iter == self.max_iter - 1:
@@ -181,11 +181,11 @@ class MultiTaskTrainer(DefaultTrainer):
                 "--resume goes on (exit status %d)",
                 *(self.stop_signal, self.iter, STOPPED),
             )
-        comm.synchronize()  # no rank ends, and takes the others along, before the checkpoint
+        comm.synchronize()  # the end of a rank would end the others before the checkpoint
         raise SystemExit(STOPPED)
 
     def state_dict(self) -> dict:
-        """Everything; the results too, for one that is interrupted before it has reported them."""
+        """Return the whole state, with results that an interrupted run has not reported yet."""
         results = json.loads(json.dumps(self.results, default=float))
         return {**super().state_dict(), "results": results}
 
@@ -201,18 +201,18 @@ class MultiTaskTrainer(DefaultTrainer):
             if self.checkpointer.has_checkpoint():
                 logger.warning("%s: without --resume its checkpoints are replaced", folder)
             start_anew(folder)
-        else:  # a run that was killed may have left one too many
+        else:  # a killed run may have left one checkpoint too many
             remove_old(folder, self.cfg.SOLVER.CHECKPOINTS_TO_KEEP, self._watch.healthy)
         self._write_manifest()
 
     def _write_manifest(self) -> None:
         data = self.cfg.DATASETS
-        made: dict = {"manifest": data.LABEL_MANIFEST}
+        source: dict = {"manifest": data.LABEL_MANIFEST}
         if not data.LABEL_MANIFEST:
-            made = {"subsets": data.LABEL_SUBSETS, "seed": data.LABEL_SEED}
+            source = {"subsets": data.LABEL_SUBSETS, "seed": data.LABEL_SEED}
         keys = {task.name: task.label_key for task in self.tasks}
         path = os.path.join(self.cfg.OUTPUT_DIR, "label_subsets.json")
-        write_manifest(self.records, keys, path, datasets=list(data.TRAIN), **made)
+        write_manifest(self.records, keys, path, datasets=list(data.TRAIN), **source)
 
 
 def build_step(

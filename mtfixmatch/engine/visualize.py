@@ -1,4 +1,4 @@
-"""Pictures to look at: ground truth beside predictions, labels before and after their move."""
+"""Pictures: ground truth beside predictions, labels before and after their warp."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ..tasks.base import Target
 if TYPE_CHECKING:
     from .step import StepRecord
 
-READABLE = 256  # pixels that a tile with labels should be wide
+READABLE = 256  # least width in pixels of a tile with labels
 GAP = 4  # white pixels between tiles
 TITLE = 18  # height of a column's title and of a row's caption
 
@@ -29,7 +29,7 @@ class Snapshot:
 
     Attributes:
         weak: (n, H, W, 3) uint8 RGB.
-        strong: the same images after the strong augmentation; none where a training has none.
+        strong: the same images after the strong augmentation; none if the method has none.
         labels: for each image, task name -> (pseudo-)label in the weak view, or None.
         moved: likewise in the strong view.
     """
@@ -53,7 +53,7 @@ class Snapshot:
 
 
 def as_uint8(images: Tensor) -> np.ndarray:
-    """(n, 3, H, W) in [0, 1] -> (n, H, W, 3) uint8."""
+    """Convert images (n, 3, H, W) in [0, 1] to (n, H, W, 3) uint8."""
     return (images.clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
@@ -91,7 +91,7 @@ def _view_rows(snapshot: Snapshot, tasks: Sequence[Task]) -> list[list[np.ndarra
 def _with_labels(
     image: np.ndarray, tasks: Sequence[Task], targets: dict[str, Target]
 ) -> list[np.ndarray]:
-    """A view, and the same with its targets; both enlarged if names would cover a small one."""
+    """Return a view without and with its targets, enlarged if names would cover it."""
     factor = -(-READABLE // image.shape[1])
     image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
     matrix = geometry.scaling(factor, factor)
@@ -116,13 +116,13 @@ def draw_predictions(
         threshold: least score of a box.
         path: of the PNG.
     """
-    truth, found = truth_tiles(records, tasks), prediction_tiles(model, records, tasks, threshold)
-    rows = [list(row) for row in zip(truth, found, strict=True)]
+    predictions = prediction_tiles(model, records, tasks, threshold)
+    rows = [list(row) for row in zip(truth_tiles(records, tasks), predictions, strict=True)]
     write_grid(rows, ["ground truth", "prediction"], path)
 
 
 def truth_tiles(records: Sequence[dict], tasks: Sequence[Task]) -> list[np.ndarray]:
-    """Each image with its labels, (H, W, 3) uint8."""
+    """Draw each image with its labels, (H, W, 3) uint8."""
     return [
         _draw_all(
             _rgb(EvalMapper()(record)),
@@ -136,13 +136,13 @@ def truth_tiles(records: Sequence[dict], tasks: Sequence[Task]) -> list[np.ndarr
 def prediction_tiles(
     model: nn.Module, records: Sequence[dict], tasks: Sequence[Task], threshold: float
 ) -> list[np.ndarray]:
-    """Each image with what a model finds in it, (H, W, 3) uint8; see `draw_predictions`."""
+    """Draw each image with the predictions of a model, (H, W, 3) uint8."""
     tiles = []
     for record in records:
         inputs = EvalMapper()(record)
         result = model([inputs])[0]
-        found = {t.name: t.result_target(result, threshold) for t in tasks}
-        tiles.append(_draw_all(_rgb(inputs), tasks, found))
+        targets = {t.name: t.result_target(result, threshold) for t in tasks}
+        tiles.append(_draw_all(_rgb(inputs), tasks, targets))
     return tiles
 
 
@@ -153,7 +153,7 @@ def _rgb(inputs: dict) -> np.ndarray:
 def write_grid(
     rows: list[list[np.ndarray]], titles: list[str], path: str, captions: Sequence[str] = ()
 ) -> None:
-    """Tiles in rows and columns; a tile smaller than its column is padded with white."""
+    """Write tiles in rows and columns; white pads a tile that is smaller than its column."""
     widths = [max(row[i].shape[1] for row in rows) for i in range(len(titles))]
     header = [_title(text, width) for text, width in zip(titles, widths, strict=True)]
     lines = [_line(row, widths) for row in [header, *rows]]

@@ -87,7 +87,7 @@ def test_a_checkpoint_cut_off_anywhere_gives_way_to_the_one_before(tmp_path, mon
         newest.write_bytes(whole[: len(whole) * i // 50])
         assert resumed(tmp_path) == 1
         assert len(told) == 1
-        assert "Going on from model_0000001.pth" in told[0]
+        assert "Resuming from model_0000001.pth" in told[0]
         assert str(newest) in told[0] and f"{len(whole) * i // 50} bytes of {len(whole)}" in told[0]
         told.clear()
     newest.write_bytes(whole)

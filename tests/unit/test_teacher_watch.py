@@ -121,7 +121,7 @@ def test_pseudo_labels_of_one_class_are_warned_of_once():
     ((step, text),) = watch(fine, sick, steps=60)
     # 10 measurements are of one class at step 14, and 10 in a row are so at step 23.
     assert step == 23
-    assert "100.0% of the objects that it finds are car, of those in labels 40.0%" in text
+    assert "100.0% of its objects are car, in the labels 40.0%" in text
     assert "model_0000001.pth is from before it" in text
     assert watch(fine, lambda step: record(MIXED, MIXED), steps=60) == []
     # 1 in 40 is another class: 97.5 %.
@@ -139,7 +139,7 @@ def test_pseudo_labels_of_one_class_are_warned_of_once():
 def test_a_number_that_runs_away_is_warned_of_once():
     ((step, text),) = watch(fine, lambda step: record([[0, 1] * 4], [[0, 1]]), steps=60)
     assert step == 18
-    assert "it finds 8 objects in an image, a labeled image has 2" in text
+    assert "it has 8 objects per image, a labeled image has 2" in text
     assert watch(fine, lambda step: record([[0, 1] * 3], [[0, 1]]), steps=60) == []
     # The same number in twice as many images.
     assert watch(fine, lambda step: record([[0, 1] * 4, []], [[0, 1]]), steps=60) == []
@@ -195,7 +195,7 @@ def test_a_run_whose_teacher_goes_wrong_keeps_its_last_healthy_checkpoint(
     opts = (*opts, *labels, *NARROW, "MODEL.TASKS", ["segmentation"])
     cfg = run_config(street_root, tmp_path, *opts)
     told = []
-    monkeypatch.setattr(TeacherWatch, "LOOKS", 2)
+    monkeypatch.setattr(TeacherWatch, "MEASUREMENTS", 2)
     monkeypatch.setattr(
         watch_module.logger, "warning", lambda text, *args: told.append(text % args)
     )
@@ -213,7 +213,7 @@ def test_a_run_whose_teacher_goes_wrong_keeps_its_last_healthy_checkpoint(
     head.register_forward_hook(spoil)
     trainer.train()
     (text,) = [x for x in told if "100.0%" in x]
-    assert f"that it finds are {trainer.tasks[0].class_names[3]}" in text
+    assert f"are {trainer.tasks[0].class_names[3]}" in text
     assert f"{tmp_path}/model_0000006.pth is from before it and is kept" in text
     kept = sorted(path.name for path in tmp_path.glob("model_0*.pth"))
     assert kept == ["model_0000006.pth", "model_0000012.pth"]
