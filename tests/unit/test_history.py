@@ -30,7 +30,7 @@ def test_lines_of_later_steps_and_torn_ones_are_cut_off(tmp_path):
 
 def watched(steps, losses, states=None):
     """Run TeacherWatch and KeepHistories over steps; their states after each, and the warnings."""
-    detection = SimpleNamespace(name="detection", loss_parts=("cls",), teacher_keys=("THRESHOLD",))
+    detection = SimpleNamespace(name="detection", loss_parts=("cls",), tuning_keys=("THRESHOLD",))
     hook, keep = TeacherWatch(), KeepHistories()
     told, kept = [], []
     if states:
@@ -39,10 +39,11 @@ def watched(steps, losses, states=None):
     with EventStorage(steps[0]) as storage, pytest.MonkeyPatch.context() as patch:
         patch.setattr(teacher_watch.logger, "warning", lambda text, *args: told.append(text % args))
         hook.trainer = keep.trainer = SimpleNamespace(storage=storage, tasks=[detection])
-        hook.trainer.unsupervised_weight, hook.trainer.step_record = lambda task: 1.0, None
+        hook.trainer.method = SimpleNamespace(unsupervised_weight=lambda task, step: 1.0)
+        hook.trainer.step_record = None
         keep.before_train()
         for step in steps:
-            storage.iter = step
+            storage.iter = hook.trainer.iter = step
             storage.put_scalars(**losses(step))
             hook.after_step()
             kept.append(json.loads(json.dumps([hook.state_dict(), keep.state_dict()])))

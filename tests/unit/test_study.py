@@ -163,6 +163,9 @@ def paper_study(request):
     return load_study(PROJECTS / request.param)
 
 
+METHODS = {"supervised": "Supervised", "fixmatch": "FixMatch", "dense_fixmatch": "DenseFixMatch"}
+
+
 def test_every_cell_of_the_paper_resolves(paper_study):
     configs = check_configs(paper_study, paper_study.runs)
     name = paper_study.folder.name
@@ -173,7 +176,7 @@ def test_every_cell_of_the_paper_resolves(paper_study):
         method, sampling = run.factors["method"], run.factors["sampling"]
         batch_size = 8 if method == "supervised" else 16
         found = (cfg.FIXMATCH.METHOD, cfg.DATALOADER.SAMPLING, cfg.SOLVER.IMS_PER_BATCH)
-        assert found == (method, sampling, batch_size)
+        assert found == (METHODS[method], sampling, batch_size)
         assert cfg.DATALOADER.LABELED_PER_BATCH == 8
         assert (sampling == "uniform") == (method == "supervised")
 
