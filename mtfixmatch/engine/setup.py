@@ -86,7 +86,6 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
 def warn_of_unread_keys(cfg: CfgNode) -> None:
     """Warn of the keys of Detectron2 that were changed but have no effect here."""
     defaults = get_cfg()
-    add_mtfixmatch_config(defaults)  # DeepLab adds keys to INPUT.CROP
     changed = [key for key in UNREAD if _get(cfg, key) != _get(defaults, key)]
     if changed:
         logger.warning("These keys of Detectron2 have no effect: %s", ", ".join(changed))

@@ -138,10 +138,9 @@ def check_make(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
-    assert words[0] == "install"
-    if words[1:] != ["-e", "."]:
-        extra = re.fullmatch(r"mtfixmatch\[(\w+)\]", words[1])[1]
-        assert f'"{extra}": [' in Path("setup.py").read_text()
+    assert words[:2] == ["install", "-e"]
+    extra = re.fullmatch(r"\.(?:\[(\w+)\])?", words[2])[1]
+    assert not extra or f'"{extra}": [' in Path("setup.py").read_text()
 
 
 def check_torchrun(words: list[str]) -> None:
