@@ -167,10 +167,11 @@ def test_full_checkpoint_holds_all_that_resuming_needs(saved):
     cfg, trainer, _ = saved
     found = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_0000006.pth"))
     assert found["iteration"] == 6
-    assert same_state(found["model"], copy_state(trainer._trainer.student))
-    assert same_state(found["teacher"], copy_state(trainer.teacher))
-    assert not same_state(found["model"], found["teacher"])
-    normalizers = found["model"]["heads.detection.normalizers"]
+    assert same_state(found["student"], copy_state(trainer._trainer.student))
+    assert same_state(found["model"], copy_state(trainer.teacher))
+    assert not same_state(found["model"], found["student"])
+    assert found["classes"]["detection"] == trainer.tasks[0].class_names
+    normalizers = found["student"]["heads.detection.normalizers"]
     assert (normalizers != 100).all()
     state = found["trainer"]
     assert state["iteration"] == 6
@@ -186,7 +187,8 @@ def test_plain_checkpoints_are_the_teacher(saved, monkeypatch, name, step):
     cfg, _, states = saved
     path = os.path.join(cfg.OUTPUT_DIR, name)
     found = torch.load(path)
-    assert found.keys() == {"model", "iteration"}
+    assert found.keys() == {"model", "iteration", "classes"}
+    assert len(found["classes"]["segmentation"]) == 19
     assert states[name][0] == found["iteration"] == step
     seen = []
     monkeypatch.setattr(
