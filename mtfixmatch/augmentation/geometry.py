@@ -18,24 +18,24 @@ Size = tuple[int, int]  # height, width
 
 
 def identity() -> Tensor:
-    """The matrix that moves nothing, (3, 3) float64."""
+    """Return the identity, (3, 3) float64."""
     return torch.eye(3, dtype=torch.float64)
 
 
 def scaling(x: float, y: float) -> Tensor:
-    """Scale about the origin, (3, 3)."""
+    """Return the scaling about the origin, (3, 3)."""
     return torch.diag(torch.tensor([x, y, 1.0], dtype=torch.float64))
 
 
 def translation(x: float, y: float) -> Tensor:
-    """Shift by (x, y) pixels, (3, 3)."""
+    """Return the translation by (x, y) pixels, (3, 3)."""
     matrix = identity()
     matrix[0, 2], matrix[1, 2] = x, y
     return matrix
 
 
 def rotation(degrees: float) -> Tensor:
-    """Rotate about the origin; positive is clockwise on the screen, (3, 3)."""
+    """Return the rotation about the origin, clockwise on the screen, (3, 3)."""
     matrix = identity()
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix[:2, :2] = torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
@@ -43,7 +43,7 @@ def rotation(degrees: float) -> Tensor:
 
 
 def shear(x_degrees: float, y_degrees: float) -> Tensor:
-    """Shear about the origin by the given angles along x and y, (3, 3)."""
+    """Return the shear about the origin by angles along x and y, (3, 3)."""
     matrix = identity()
     matrix[0, 1] = math.tan(math.radians(x_degrees))
     matrix[1, 0] = math.tan(math.radians(y_degrees))
@@ -51,31 +51,31 @@ def shear(x_degrees: float, y_degrees: float) -> Tensor:
 
 
 def horizontal_flip(width: float) -> Tensor:
-    """Mirror an image of this width: x -> width - x, (3, 3)."""
+    """Return the flip of an image of this width, x -> width - x, (3, 3)."""
     return translation(width, 0) @ scaling(-1, 1)
 
 
 def about_center(matrix: Tensor, size: Size) -> Tensor:
-    """The same motion about the centre of an image of `size` instead of the origin."""
+    """Return the same transform about the center of an image of `size`."""
     height, width = size
     return translation(width / 2, height / 2) @ matrix @ translation(-width / 2, -height / 2)
 
 
 def _normalized(size: Size) -> Tensor:
-    """From the corner coordinates of an image of `size` to grid_sample's [-1, 1]."""
+    """Return the matrix from corner coordinates to grid_sample's [-1, 1]."""
     height, width = size
     return translation(-1, -1) @ scaling(2 / width, 2 / height)
 
 
 def warp(images: Tensor, matrices: Tensor, size: Size, *, mode: str, fill: Tensor) -> Tensor:
-    """Move images by their matrices.
+    """Warp images by their matrices.
 
     Args:
         images: (N, C, H, W), float.
         matrices: (N, 3, 3), affine, source to destination, in corner coordinates.
         size: (height, width) of the destination.
         mode: "bilinear" or "nearest".
-        fill: broadcastable to (N, C, 1, 1), the value outside the source.
+        fill: value outside the source, broadcastable to (N, C, 1, 1).
 
     Returns:
         (N, C, height, width), of the dtype of `images`.
@@ -86,17 +86,17 @@ def warp(images: Tensor, matrices: Tensor, size: Size, *, mode: str, fill: Tenso
         to_source[:, :2].to(images), [len(images), images.shape[1], *size], align_corners=False
     )
     fill = fill.to(images)
-    # Zero padding is the only padding grid_sample has: shift the fill value to zero and back.
+    # grid_sample can only pad with zeros: shift the fill value to zero and back.
     moved = F.grid_sample(images - fill, grid, mode=mode, align_corners=False) + fill
     if size == tuple(images.shape[-2:]):
-        # The rounding of the grid must not blur what does not move.
+        # The rounding of the grid must not blur an image that does not move.
         still = (matrices.cpu() == identity()).all(dim=2).all(dim=1)
         moved[still] = images[still]
     return moved
 
 
 def warp_map(label_map: Tensor, matrix: Tensor, size: Size, *, ignore: int) -> Tensor:
-    """Move one label map (H, W) of integers: nearest neighbour, `ignore` outside of it."""
+    """Warp a label map (H, W) of integers by nearest neighbor; outside of it is `ignore`."""
     moved = warp(
         label_map[None, None].float(),
         matrix[None],
@@ -108,15 +108,15 @@ def warp_map(label_map: Tensor, matrix: Tensor, size: Size, *, ignore: int) -> T
 
 
 def warp_boxes(boxes: Tensor, matrix: Tensor, *, shape: str = "box") -> Tensor:
-    """Move boxes and take their axis-aligned bounds, not clipped.
+    """Warp boxes and return their axis-aligned bounds, not clipped.
 
     Args:
         boxes: (R, 4) as x0, y0, x1, y1 in corner coordinates.
         matrix: (3, 3), affine.
-        shape: what is taken to lie in a box. "box": its four corners, bounds that never cut the
-            object but grow under rotation. "ellipse": the inscribed ellipse, bounds nearer to a
-            rounded object's. Rotated by up to 30 degrees, their areas are on average 1.28-1.39 and
-            .88-.96 times that of the extent of the object's moved mask.
+        shape: "box": the bounds of the four corners, which never cut the object but grow under
+            rotation. "ellipse": the bounds of the inscribed ellipse, which fit a round object
+            better. For rotations up to 30 degrees their areas are on average 1.28-1.39 and .88-.96
+            times the area of the extent of the object's warped mask.
 
     Returns:
         (R, 4), of the dtype of `boxes`.
@@ -144,5 +144,5 @@ def clip_boxes(boxes: Tensor, size: Size) -> Tensor:
 
 
 def box_areas(boxes: Tensor) -> Tensor:
-    """Areas (R,) of boxes (R, 4); an inverted box has none."""
+    """Return the areas (R,) of boxes (R, 4); that of an inverted box is 0."""
     return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)

@@ -90,7 +90,7 @@ class StrongAugmentation:
             num_operations: how many are drawn per batch, without replacement.
             flip_prob: probability of a horizontal flip.
             cutout_area: least and greatest share of the image's area; (0, 0) turns Cutout off.
-            fill: RGB in [0, 1] of what a move uncovers.
+            fill: RGB in [0, 1] of the pixels that a move uncovers.
             seed: of all draws.
 
         Raises:
@@ -171,7 +171,7 @@ def _flip(flips: list[bool], size: Size) -> Tensor:
 
 
 def _cutout_masks(area: tuple[float, float], size: Size, rngs: list[np.random.Generator]) -> Tensor:
-    """One square inside each image, (N, H, W) bool."""
+    """Draw one square inside each image, (N, H, W) bool."""
     height, width = size
     masks = torch.zeros(len(rngs), height, width, dtype=torch.bool)
     for mask, rng in zip(masks, rngs, strict=True):

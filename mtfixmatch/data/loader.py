@@ -1,4 +1,4 @@
-"""Records + mapper + sampler -> batches."""
+"""The loaders: records, sampler and mapper make batches."""
 
 import gc
 import logging
@@ -30,20 +30,21 @@ WORKER_NICENESS = 5
 
 
 class DrawnDataset(Dataset):
-    """Records by draw. An InputError is handed on as an item: workers must not change it.
+    """The training images, indexed by draws of the sampler.
 
-    Which image takes the place of a broken one depends on the records alone, so that it is the same
-    in each epoch, for any number of workers and ranks, and after a resume.
+    An InputError is returned as an item, because PyTorch would rewrite one that a worker raises.
+    The replacement of a broken image depends on the records alone: it is the same in each epoch,
+    for any number of workers and ranks, and after a resume.
     """
 
     def __init__(self, records: Sequence[dict], mapper: Callable, keys: Sequence[str], skip: bool):
-        """Keep the records in one serialized block that workers share.
+        """Serialize the records into one block that workers share.
 
         Args:
             records: of the training images.
             mapper: (record, draw) -> item.
-            keys: of the labels; a replacement has the same ones as what it replaces.
-            skip: replace what is broken, image or labels, by the next record with the same labels.
+            keys: of the labels; an image is replaced by one with the same labels.
+            skip: replace an image if it or its labels are broken, by the next such record.
         """
         self._records = DatasetFromList(list(records), copy=False)
         self._mapper = mapper
@@ -54,7 +55,7 @@ class DrawnDataset(Dataset):
         return len(self._records)
 
     def __getitem__(self, draw: Draw) -> dict | InputError:
-        """The item of a draw; "broken": image -> message for those passed over for it."""
+        """Return the item of a draw; "broken" is file -> message of the images it replaces."""
         labels = self._labels(self._records[draw.index])
         broken: dict[str, str] = {}
         for shift in range(len(self)):
@@ -75,10 +76,10 @@ class DrawnDataset(Dataset):
 
 
 class TrainLoader:
-    """Endless batches of this rank, from any step on: the start is all that a resumed run needs."""
+    """Endless batches of this rank; a resumed run only sets `start_step`."""
 
     def __init__(self, build: Callable[[int], Iterable[list]], broken: BrokenFiles):
-        """Take a function from the first step to batches, and what counts their broken files."""
+        """Set a function from the first step to batches, and the list of broken files."""
         self._build = build
         self.broken = broken
         self.start_step = 0
@@ -93,10 +94,10 @@ class TrainLoader:
 
 
 def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
-    """The training images with the labels that TASKS.<NAME>.LABELS leaves them.
+    """Return the training images, with labels hidden as TASKS.<NAME>.LABELS says.
 
     Raises:
-        InputError: if there are no images, a task has no labeled one, or fewer than asked for.
+        InputError: if there are no images, or a task has too few labeled ones.
     """
     records = get_records(cfg.DATASETS.TRAIN)
     _count_broken(cfg, records)
@@ -128,10 +129,10 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
 
 
 def _count_broken(cfg: CfgNode, records: Sequence[dict]) -> BrokenFiles:
-    """What the readers left out, to which the loader adds what it finds.
+    """Return the broken files that the readers left out; the loader adds more.
 
     Raises:
-        InputError: if that is too much.
+        InputError: if there are too many.
     """
     found = broken_files(cfg.DATASETS.TRAIN)
     return BrokenFiles(found, len(records) + len(found), cfg.DATALOADER.MAX_BROKEN)
@@ -140,7 +141,7 @@ def _count_broken(cfg: CfgNode, records: Sequence[dict]) -> BrokenFiles:
 def train_pools(
     cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict]
 ) -> tuple[list[list[int]], list[int]]:
-    """What DATALOADER makes of the records, see `build_pools`."""
+    """Return the pools of DATALOADER.SAMPLING, see `build_pools`."""
     return build_pools(
         records,
         {task.name: task.label_key for task in tasks},
@@ -177,7 +178,7 @@ def build_train_loader(
             world_size=comm.get_world_size(),
         )
 
-    sampler(0)  # a batch that cannot be split over the ranks is an error now, not in a worker
+    sampler(0)  # raise the error of a batch that the ranks cannot share here, not in a worker
 
     def build(start_step: int) -> WatchedLoader:
         _kill_workers_at_exit()
@@ -195,7 +196,7 @@ def build_train_loader(
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    # Clusters send them to all processes; until the run has saved, it needs its workers.
+    # Clusters send them to all processes, but the run needs its workers until it has saved.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -207,23 +208,22 @@ def _kill_workers() -> None:
 
 
 def _kill_workers_at_exit() -> None:
-    # Where a process ends with workers left, as after an error, Python sends them SIGTERM and
-    # waits; they ignore it. In processes of torch.multiprocessing, atexit is never called.
+    # When a process ends after an error, Python sends its workers SIGTERM, which they ignore, and
+    # waits. Processes of torch.multiprocessing never call atexit.
     util.Finalize(None, _kill_workers, exitpriority=0)
 
 
 def _start_worker(worker: int) -> None:
     _ignore_stop_signals(worker)
     torch.set_num_threads(1)
-    # A worker that is ahead must not take a core from the network's threads, which wait for each
-    # other; what they leave idle is enough.
+    # A worker must not take a core from the threads of the network, which wait for each other.
     os.nice(WORKER_NICENESS)
-    # Looking for garbage among the parent's records would copy the memory that workers share.
+    # Garbage collection would touch, and so copy, the memory that workers share with the parent.
     gc.freeze()
 
 
 def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
-    """The images of DATASETS.TEST with a label for at least one task.
+    """Return the images of DATASETS.TEST with a label for at least one task.
 
     Raises:
         InputError: if a task has no labeled image there.
@@ -236,7 +236,7 @@ def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
 
 
 def build_eval_loader(cfg: CfgNode, records: Sequence[dict]) -> WatchedLoader:
-    """Whole images, one at a time, split over the ranks."""
+    """Build the loader of whole images, one at a time, split over the ranks."""
     workers = cfg.DATALOADER.NUM_WORKERS
     mapper = WatchedMapper(EvalMapper(), workers)
     loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=workers)

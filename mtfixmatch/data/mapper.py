@@ -1,6 +1,6 @@
-"""Record -> the common and weak view with its targets (paper Sec. 3, Table 10).
+"""The mappers: from a record to the weak view with its targets (paper Sec. 3, Table 10).
 
-It runs in worker processes and knows no task by name: each task reads and moves its own target.
+They run in worker processes. Each task reads and moves its own target.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ _VIEW = 100
 
 
 def read_rgb(record: dict) -> Tensor:
-    """The image of a record, (3, H, W) uint8 RGB.
+    """Read the image of a record, (3, H, W) uint8 RGB.
 
     Raises:
-        InputError: if it cannot be read or has another size than the record says.
+        InputError: if the file cannot be read or has another size than the record says.
     """
     pixels = read_rgb_pixels(record["file_name"], [record["height"], record["width"]])
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 class TrainMapper:
-    """Makes one image of a batch: a random scale, a random crop, a flip, moved targets."""
+    """Map a record to the weak view: random scale, random crop, flip, moved targets."""
 
     @configurable
     def __init__(
@@ -52,7 +52,7 @@ class TrainMapper:
             scale_range: least and greatest scale of the image.
             size: (height, width) of the view.
             flip_prob: of a horizontal flip.
-            fill: RGB in 0-255 of what lies outside the image.
+            fill: RGB in 0-255 of the pixels outside the image.
             diagnostics_period: at every so many steps hidden labels are read too; 0: never.
             seed: of all draws.
         """
@@ -78,11 +78,11 @@ class TrainMapper:
         }
 
     def __call__(self, record: dict, draw: Draw) -> dict:
-        """One image of a batch.
+        """Map one image of a batch.
 
         Args:
             record: see data.datasets.
-            draw: its place in the training; with the seed it fixes every random choice.
+            draw: step and position; with the seed they fix every random choice.
 
         Returns:
             "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the image;
@@ -112,7 +112,7 @@ class TrainMapper:
         scale = rng.uniform(*self.scale_range)
         offsets = []
         for side, crop in zip(size, self.size, strict=True):
-            # A crop of what is larger than the view; a place in the view for what is smaller.
+            # The position of the crop in a larger image, or of a smaller image in the view.
             spare = round(side * scale) - crop
             offsets.append(int(rng.integers(min(spare, 0), max(spare, 0) + 1)))
         matrix = geometry.translation(-offsets[1], -offsets[0]) @ geometry.scaling(scale, scale)
@@ -132,10 +132,10 @@ class TrainMapper:
 
 
 class EvalMapper:
-    """Record -> Detectron2's input of one whole image."""
+    """Map a record to Detectron2's input for one whole image."""
 
     def __call__(self, record: dict) -> dict:
-        """The image and what the evaluators need to find its labels."""
+        """Return the image, its id and its size."""
         return {
             "image": read_rgb(record),
             "image_id": record["image_id"],

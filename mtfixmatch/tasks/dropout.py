@@ -1,4 +1,4 @@
-"""Dropout that is the same for an image whatever batch it is in."""
+"""Dropout whose mask for an image does not depend on the rest of the batch."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class ImageDropout(nn.Module):
-    """Dropout with a mask for each image from a seed of its own.
+    """Dropout that draws the mask of each image from the image's own seed.
 
     Attributes:
         seeds: of the images of the next batch; None: PyTorch's dropout, from the global generator.
     """
 
     def __init__(self, p: float):
-        """Set to 0 with probability `p`."""
+        """Set the probability `p` of a 0."""
         super().__init__()
         self.p = p
         self.seeds: Sequence[int] | None = None
@@ -33,14 +33,14 @@ class ImageDropout(nn.Module):
 
 
 def set_seeds(head: nn.Module, seeds: Sequence[int] | None) -> None:
-    """Give the seeds of the next batch to every ImageDropout in a head."""
+    """Set the seeds of the next batch in every ImageDropout of a head."""
     for module in head.modules():
         if isinstance(module, ImageDropout):
             module.seeds = seeds
 
 
 def drop_by_image(head: nn.Module) -> None:
-    """Put ImageDropout in the place of the dropout at the end of Detectron2's ASPP."""
+    """Replace the dropout at the end of Detectron2's ASPP by ImageDropout."""
     for module in [m for m in head.modules() if isinstance(m, ASPP)]:
         module.image_dropout = ImageDropout(module.dropout)
         module.dropout = 0.0
@@ -48,5 +48,5 @@ def drop_by_image(head: nn.Module) -> None:
 
 
 def _drop(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-    # A copy of the module, as the teacher is, finds its own dropout here.
+    # The teacher, a copy of the module, has its own dropout here.
     return cast(ImageDropout, module.image_dropout)(output)

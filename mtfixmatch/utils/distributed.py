@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def sum_over_ranks(values: Sequence[float] | Tensor, device: torch.device) -> list[float]:
-    """The sum over all ranks of each value, on every rank."""
+    """Return the sum over all ranks of each value, on every rank, in float64."""
     total = torch.as_tensor(values, dtype=torch.float64)
-    if comm.get_world_size() > 1:  # else counts stay off the GPU, which would be waited for
+    if comm.get_world_size() > 1:  # with one rank, CPU values need no GPU
         total = total.to(device)
         dist.all_reduce(total)
     return total.tolist()
