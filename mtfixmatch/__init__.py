@@ -3,7 +3,12 @@
 Importing it registers the network and its backbones with Detectron2.
 """
 
-from . import modeling  # noqa: F401
-from .config import add_mtfixmatch_config
+import warnings
+
+with warnings.catch_warnings():
+    # Detectron2 calls the deprecated torch.jit.script when it is imported.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    from . import modeling  # noqa: F401
+    from .config import add_mtfixmatch_config
 
 __all__ = ["add_mtfixmatch_config"]
