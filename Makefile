@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= $(VENV)/bin/python
 DATA ?= datasets
 OUTPUT ?= output/quickstart
-# What the generator makes, and KEY VALUE pairs that go to train_net.py after the config.
+# Options of the generator, and KEY VALUE pairs for train_net.py.
 STREET ?= --train 400 --val 60
 ARGS ?=
 CONFIG ?= configs/street/quickstart.yaml
@@ -23,7 +23,7 @@ $(VENV)/.complete: setup.py tools/setup_env.sh tools/requirements-detectron2.txt
 $(DATA)/street/street.json: | venv
 	$(RUN) -m mtfixmatch.street --root $(DATA)/street $(STREET) --workers 2
 
-# A training that was interrupted goes on from its last checkpoint.
+# An interrupted training resumes from its last checkpoint.
 $(OUTPUT)/report.md: $(DATA)/street/street.json
 	$(RUN) projects/train_net.py --config-file $(CONFIG) --resume \
 	    DATASETS.ROOT $(DATA) OUTPUT_DIR $(OUTPUT) $(ARGS)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 from setuptools import find_packages, setup
 
-SUBMITIT = "submitit>=1.5,<2"  # hands the runs of a study to SLURM
-TIMM = "timm>=1.0,<2"  # the networks of build_timm_fpn_backbone
+SUBMITIT = "submitit>=1.5,<2"  # submits the runs of a study to SLURM
+TIMM = "timm>=1.0,<2"  # networks for build_timm_fpn_backbone
 
 setup(
     name="mtfixmatch",
@@ -11,10 +11,10 @@ setup(
     "with FixMatch* and Dense FixMatch. A Detectron2 project.",
     license="Apache-2.0",
     packages=[*find_packages(include=["mtfixmatch", "mtfixmatch.*"]), "mtfixmatch.configs"],
-    package_dir={"mtfixmatch.configs": "configs"},  # for mtfixmatch.model_zoo
+    package_dir={"mtfixmatch.configs": "configs"},  # mtfixmatch.model_zoo reads them
     package_data={"mtfixmatch.configs": ["**/*.yaml"]},
     python_requires=">=3.10",
-    # detectron2 itself is installed first, by `make venv` or from its own source: see README.md.
+    # detectron2 is not on PyPI under its own name: tools/setup_env.sh installs it.
     install_requires=[
         "torch>=2.4,<3",
         "torchvision>=0.19,<1",

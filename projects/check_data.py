@@ -9,17 +9,13 @@ error, such as an image that is both in training and in validation.
 import argparse
 import os
 import sys
-import warnings
 
-# At every import, PyTorch warns of a deprecated function that Detectron2 uses.
-warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-
-from mtfixmatch.check.dataset import check_data  # noqa: E402
-from mtfixmatch.check.findings import limit_lines  # noqa: E402
-from mtfixmatch.check.reader_log import ReaderWarnings  # noqa: E402
-from mtfixmatch.check.report import check_report  # noqa: E402
-from mtfixmatch.engine import load_config  # noqa: E402
-from mtfixmatch.utils.errors import InputError  # noqa: E402
+from mtfixmatch.check.dataset import check_data
+from mtfixmatch.check.findings import limit_lines
+from mtfixmatch.check.reader_log import ReaderWarnings
+from mtfixmatch.check.report import check_report
+from mtfixmatch.engine import load_config
+from mtfixmatch.utils.errors import InputError
 
 
 def parse_args():

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Publish the best teacher of a training: weights, facts about them, an index. See MODEL_ZOO.md.
+"""Publish the best teacher of a training in a model zoo, see MODEL_ZOO.md.
 
 projects/publish.py output/quickstart --name street/quickstart
 projects/publish.py --table
@@ -8,15 +8,11 @@ projects/publish.py --table
 import argparse
 import os
 import sys
-import warnings
 from pathlib import Path
 
-# PyTorch says at every import that a function which Detectron2 uses will go away.
-warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-
-from mtfixmatch.model_zoo.files import zoo_root  # noqa: E402
-from mtfixmatch.model_zoo.publish import publish, zoo_table  # noqa: E402
-from mtfixmatch.utils.errors import InputError  # noqa: E402
+from mtfixmatch.model_zoo.files import zoo_root
+from mtfixmatch.model_zoo.publish import publish, zoo_table
+from mtfixmatch.utils.errors import InputError
 
 
 def parse_args(argv=None):
@@ -24,15 +20,11 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", nargs="?", metavar="RUN", help="output folder of a training")
-    parser.add_argument("--name", default="", help="default: the folder's; a config's is allowed")
-    parser.add_argument(
-        "--output", help="folder of the models; default: $MTFIXMATCH_MODEL_ZOO or output/model_zoo"
-    )
-    parser.add_argument(
-        "--table",
-        action="store_true",
-        help="print the table of MODEL_ZOO.md, of all models; --output may be an address",
-    )
+    parser.add_argument("--name", default="", help="of the model or of a config; default: RUN's")
+    default = "$MTFIXMATCH_MODEL_ZOO or output/model_zoo"
+    parser.add_argument("--output", help=f"folder of the zoo; default: {default}")
+    text = "print the table of all models; --output may be an address"
+    parser.add_argument("--table", action="store_true", help=text)
     args = parser.parse_args(argv)
     if not (args.run or args.table):
         parser.error("RUN or --table is needed")

@@ -1,19 +1,15 @@
 #!/usr/bin/env python3
-"""Take a step again that was not finite, from the bad_step_<step>.pth that a training left.
+"""Repeat a training step that was not finite, from its file bad_step_<step>.pth.
 
-It prints where the first such value appears: an image, or a module in the forward or backward pass.
-What reads unwritten memory, as some bfloat16 kernels do, fails in some tries only.
+The output is the first place with such a value: an image, or a module in the forward or backward
+pass. Some bfloat16 kernels read unwritten memory and fail in some tries only.
 """
 
 import argparse
 import sys
-import warnings
 
-# PyTorch says at every import that a function which Detectron2 uses will go away.
-warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-
-from mtfixmatch.engine.replay import read_step, replay  # noqa: E402
-from mtfixmatch.utils.errors import InputError  # noqa: E402
+from mtfixmatch.engine.replay import read_step, replay
+from mtfixmatch.utils.errors import InputError
 
 
 def main(path, tries):
@@ -22,8 +18,10 @@ def main(path, tries):
     print("images: " + ", ".join(dump["files"]))
     print("not finite in the training: " + ", ".join(dump["nonfinite"]))
     place = next(filter(None, (replay(dump) for _ in range(tries))), "")
-    finite = f"all values were finite in {tries} tries"
-    print(f"first value that is not finite: {place}" if place else finite)
+    if place:
+        print(f"first value that is not finite: {place}")
+    else:
+        print(f"all values were finite in {tries} tries")
 
 
 if __name__ == "__main__":
@@ -31,7 +29,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--tries", type=int, default=3, help="until it is found again")
+    parser.add_argument("--tries", type=int, default=3, help="maximum number of repetitions")
     args = parser.parse_args()
     try:
         main(args.file, args.tries)

@@ -10,16 +10,12 @@ projects/run_study.py cityscapes_low_data --archive
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
 
-# Detectron2 uses a function that PyTorch deprecates; the warning appears at every import.
-warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-
-from mtfixmatch.study.archive import add_to_archive  # noqa: E402
-from mtfixmatch.study.plan import STUDY_FILE, load_study  # noqa: E402
-from mtfixmatch.study.report import write_report  # noqa: E402
-from mtfixmatch.study.runner import (  # noqa: E402
+from mtfixmatch.study.archive import add_to_archive
+from mtfixmatch.study.plan import STUDY_FILE, load_study
+from mtfixmatch.study.report import write_report
+from mtfixmatch.study.runner import (
     Launcher,
     core_slots,
     gpu_slots,
@@ -27,9 +23,9 @@ from mtfixmatch.study.runner import (  # noqa: E402
     run_here,
     submit,
 )
-from mtfixmatch.study.show import check_configs, show_plan  # noqa: E402
-from mtfixmatch.study.state import finished_folders  # noqa: E402
-from mtfixmatch.utils.errors import InputError  # noqa: E402
+from mtfixmatch.study.show import check_configs, show_plan
+from mtfixmatch.study.state import finished_folders
+from mtfixmatch.utils.errors import InputError
 
 PROJECTS = Path(__file__).resolve().parent
 
@@ -50,13 +46,13 @@ def parse(argv=None):
     add("--gpus-per-run", type=int, default=1)
     add("--jobs", type=int, default=1, help="runs side by side on the CPU")
     add("--again", action="store_true", help="include runs that were submitted to SLURM")
-    add("--slurm", nargs="+", metavar="PARTITION", help="and parameters of submitit, KEY=VALUE")
+    add("--slurm", nargs="+", metavar="PARTITION", help="partition, then KEY=VALUE for submitit")
     add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for every run")
     return parser.parse_args(argv)
 
 
 def pairs(texts, option):
-    """From ["a=1", "b=2"] to {"a": "1", "b": "2"}."""
+    """Return ["a=1", "b=2"] as {"a": "1", "b": "2"}."""
     for text in texts:
         if "=" not in text:
             raise InputError(f"{option}: {text!r} is not KEY=VALUE")

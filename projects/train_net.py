@@ -1,34 +1,33 @@
 #!/usr/bin/env python3
 """Train or evaluate a multi-task network, from a config file and KEY VALUE pairs.
 
-Several processes are started by --num-gpus, as Detectron2 does, or by torchrun.
+--num-gpus starts several processes, as in Detectron2; torchrun can start them, too.
 """
 
 import os
 import sys
-import warnings
 from contextlib import nullcontext
 
-# PyTorch says at every import that a function which Detectron2 uses will go away.
-warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+import mtfixmatch  # noqa: F401 - silences a warning in the imports of detectron2 below
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from detectron2.engine import default_argument_parser, default_setup, launch  # noqa: E402
-from detectron2.engine.launch import DEFAULT_TIMEOUT  # noqa: E402
-from detectron2.utils import comm  # noqa: E402
-from torch.multiprocessing.spawn import ProcessException  # noqa: E402
+# isort: split
+import torch
+import torch.distributed as dist
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessException
 
-from mtfixmatch.engine import MultiTaskTrainer, evaluate_checkpoint, load_config  # noqa: E402
-from mtfixmatch.runtime.lock import locked  # noqa: E402
-from mtfixmatch.runtime.rank_watch import failure_of  # noqa: E402
-from mtfixmatch.runtime.signals import STOPPED, forwarding  # noqa: E402
-from mtfixmatch.utils.errors import InputError  # noqa: E402
+from mtfixmatch.engine import MultiTaskTrainer, evaluate_checkpoint, load_config
+from mtfixmatch.runtime.lock import locked
+from mtfixmatch.runtime.rank_watch import failure_of
+from mtfixmatch.runtime.signals import STOPPED, forwarding
+from mtfixmatch.utils.errors import InputError
 
 
 def main(args):
     cfg = load_config(args.config_file, args.opts, resume=args.resume)
-    if args.eval_only:  # the files of the run, if it is one's folder, stay as they are
+    if args.eval_only:  # in a folder of its own, so that the files of a run stay unchanged
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
         cfg.freeze()
         default_setup(cfg, args)
@@ -43,9 +42,11 @@ def main(args):
 
 def launch_main(args):
     if dist.is_torchelastic_launched():
-        return join_torchrun(args)
-    in_processes = args.num_gpus * args.num_machines > 1
-    with forwarding() if in_processes else nullcontext():
+        join_torchrun(args)
+        main(args)
+        return
+    several = args.num_gpus * args.num_machines > 1
+    with forwarding() if several else nullcontext():
         launch(
             main,
             args.num_gpus,
@@ -57,20 +58,19 @@ def launch_main(args):
 
 
 def join_torchrun(args):
-    """This is one of the processes that torchrun has started, and starts again when one fails."""
+    """Join the process group of the processes that torchrun has started."""
     local_rank, args.num_gpus = (int(os.environ[n]) for n in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     store, rank, world_size = next(dist.rendezvous("env://"))
     args.num_machines, args.machine_rank = world_size // args.num_gpus, rank // args.num_gpus
-    # The store outlives a restart, and has the addresses of those that are gone.
+    # After a failure torchrun restarts the processes, but keeps the store with the old addresses.
     store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    places = {"rank": rank, "world_size": world_size, "timeout": DEFAULT_TIMEOUT}
-    dist.init_process_group(backend, store=store, **places)
+    group = {"rank": rank, "world_size": world_size, "timeout": DEFAULT_TIMEOUT}
+    dist.init_process_group(backend, store=store, **group)
     comm.create_local_process_group(args.num_gpus)
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     comm.synchronize()
-    return main(args)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The files of a model zoo, in a folder or behind an address, each checked by its hash.
+"""The files of a model zoo, in a folder or behind an address; weights are checked by their hash.
 
-Its index, zoo.json, names for each model two files, the weights and the facts about them, and the
-size in bytes and the sha256 of the weights.
+The index of a zoo, zoo.json, maps the name of each model to two files, the weights and the facts
+about them, and to the size in bytes and the SHA-256 of the weights.
 """
 
 import json
@@ -20,27 +20,29 @@ import yaml
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
-from ..utils.errors import InputError
-from ..utils.files import replacing, sha256_of, write_atomically
+from ..utils.errors import InputError, first_line
+from ..utils.files import reading, replacing, sha256_of, write_atomically
 
 logger = logging.getLogger(__name__)
+
+Root = str | os.PathLike | None  # of a zoo; None: the default of `zoo_root`
 
 INDEX_FILE = "zoo.json"
 ROOT_VARIABLE = "MTFIXMATCH_MODEL_ZOO"
 DEFAULT_ROOT = os.path.join("output", "model_zoo")
-TIMEOUT = 60  # seconds that a server may be silent
+TIMEOUT = 60  # seconds without a byte from the server
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PublishedModel:
     """One model of a zoo.
 
     Attributes:
-        root: of the zoo.
-        weights: name of the file in it.
-        facts_file: likewise.
-        size: of the weights, in bytes.
-        sha256: of the weights, hexadecimal.
+        root: folder or address of the zoo.
+        weights: name of the weights' file in it.
+        facts_file: name of the file with the facts in it.
+        size: size of the weights in bytes.
+        sha256: SHA-256 of the weights in hexadecimal digits.
     """
 
     root: str
@@ -51,51 +53,50 @@ class PublishedModel:
 
     @property
     def url(self) -> str:
-        """Where the weights are."""
+        """Path or address of the weights."""
         return f"{self.root}/{self.weights}"
 
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What `publish.publish` wrote about the model."""
         address = f"{self.root}/{self.facts_file}"
-        found = read_json(address)
-        config = found.get("config")
-        has_model = isinstance(config, dict) and isinstance(config.get("MODEL"), dict)
-        if not has_model or not isinstance(found.get("classes"), dict):
-            raise InputError(f"{address}: it must hold the classes and the config of a model")
-        return found
+        facts = read_object(address)
+        config = facts.get("config")
+        if not (isinstance(config, dict) and isinstance(config.get("MODEL"), dict)):
+            raise InputError(f"{address}: the config of a model is expected under 'config'")
+        return facts
 
     def config_file(self) -> str:
-        """Write its config into the cache. Returns the path."""
+        """Write the model's config into the cache and return the path."""
         path = os.path.join(_cache_dir(), self.facts_file.removesuffix(".json") + ".yaml")
-        # A zoo may neither name a base, which is read from wherever it says, nor ask for trust.
+        # A zoo must not make this machine read another file (_BASE_) or trust pickles.
         config = {key: value for key, value in self.facts["config"].items() if key != "_BASE_"}
         config["MODEL"] = {k: v for k, v in config["MODEL"].items() if k != "TRUST_PICKLE"}
         write_atomically(path, yaml.safe_dump(config))
         return path
 
     def fetch_weights(self) -> str:
-        """The path of the weights on this machine; they are downloaded where that is needed.
+        """Return a local path of the weights, which are downloaded unless the cache has them.
 
         Raises:
-            InputError: if they cannot be read, or do not have the size and the hash of the index.
+            InputError: the weights cannot be read, or their size or hash differs from the index.
         """
         if not is_address(self.root):
             self._check(self.url)
             return self.url
-        kept = os.path.join(_cache_dir(), self.weights)
-        if os.path.isfile(kept) and measure(kept) == (self.size, self.sha256):
-            return kept
+        path = os.path.join(_cache_dir(), self.weights)
+        if os.path.isfile(path) and _fingerprint(path) == (self.size, self.sha256):
+            return path
         logger.info("Downloading %s (%d bytes)", self.url, self.size)
-        with replacing(kept) as file:
-            with _reading(self.url) as source:
+        with replacing(path) as file:
+            with _open(self.url) as source:
                 shutil.copyfileobj(source, file)
             file.flush()
             self._check(file.name)
-        return kept
+        return path
 
     def _check(self, path: str) -> None:
-        size, sha256 = measure(path)
+        size, sha256 = _fingerprint(path)
         if (size, sha256) != (self.size, self.sha256):
             raise InputError(
                 f"{self.url}: expected {self.size} bytes with sha256 {self.sha256}, "
@@ -103,27 +104,32 @@ class PublishedModel:
             )
 
 
-def zoo_root(root: str | os.PathLike | None) -> str:
-    """The root of the zoo: as given, else $MTFIXMATCH_MODEL_ZOO, else output/model_zoo."""
+def zoo_root(root: Root) -> str:
+    """Return the root of the zoo: `root`, else $MTFIXMATCH_MODEL_ZOO, else output/model_zoo."""
     return os.fspath(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).rstrip("/")
 
 
 def is_address(root: str) -> bool:
-    """Whether it is something else than a folder of this machine."""
+    """Return whether the root is an address such as https://, and not a local folder."""
     return "://" in root
 
 
 def read_index(root: str) -> dict[str, dict[str, Any]]:
-    """The index of a zoo, by names of models."""
-    return read_json(f"{root}/{INDEX_FILE}")
+    """Read the index of a zoo, name of a model -> its entry."""
+    return read_object(f"{root}/{INDEX_FILE}")
 
 
-def find_model(name: str, root: str) -> PublishedModel:
-    """Look a model up.
+def find_model(name: str, root: Root) -> PublishedModel:
+    """Look a model up in the index of a zoo.
+
+    Args:
+        name: name of the model; a config's ".yaml" may follow.
+        root: see `zoo_root`.
 
     Raises:
-        InputError: if the zoo has no index, the index no such model, or what it says is no model.
+        InputError: the zoo has no index, the index no such model, or the entry is not valid.
     """
+    name, root = name.removesuffix(".yaml"), zoo_root(root)
     where = f"{root}/{INDEX_FILE}"
     try:
         index = read_index(root)
@@ -134,52 +140,46 @@ def find_model(name: str, root: str) -> PublishedModel:
     entry = index[name]
     try:
         files = {"weights": entry["weights"], "facts_file": entry["facts"]}
-        model = PublishedModel(root, **files, size=entry["size"], sha256=entry["sha256"])
+        model = PublishedModel(root=root, **files, size=entry["size"], sha256=entry["sha256"])
     except (KeyError, TypeError):
         expected = "weights, facts, size and sha256 are expected"
         raise InputError(f"{where}: {name} is {entry}, but {expected}") from None
     for file in files.values():
-        # Files are written to the cache under these names.
+        # The cache stores files under these names, so they must not leave its folder.
         if os.path.basename(file) != file:
             raise InputError(f"{where}: {file} of {name} is not the name of a file")
     return model
 
 
-def read_json(address: str) -> dict[str, Any]:
-    """Read a JSON file with a mapping in it.
+def read_object(address: str) -> dict[str, Any]:
+    """Read a JSON object from a path or an address.
 
     Raises:
-        InputError: if that cannot be done.
+        InputError: the file cannot be read, is not valid JSON or is not an object.
     """
-    with _reading(address) as file:
+    with _open(address) as file:
         content = file.read()
     try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise InputError(f"{address}: cannot be read as JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{address}: it must hold a JSON object")
-    return found
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{address}: is not valid JSON ({first_line(error)})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{address}: a JSON object is expected")
+    return value
 
 
-def measure(path: str) -> tuple[int, str]:
-    """The size of a file, in bytes, and its sha256.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
+def _fingerprint(path: str) -> tuple[int, str]:
+    """Return the size of a file in bytes and its SHA-256."""
+    with reading(path):
         return os.path.getsize(path), sha256_of(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 @contextmanager
-def _reading(address: str) -> Iterator[BinaryIO]:
-    """The open file at a path or an address; what fails while it is read is an InputError."""
+def _open(address: str) -> Iterator[BinaryIO]:
+    """Open a path or an address; errors while it is read become InputErrors, too."""
     try:
         if address.startswith(("http://", "https://")):
-            # PathManager would give again what it fetched once, but an index changes.
+            # PathManager caches what it has fetched, but an index changes.
             file = urlopen(address, timeout=TIMEOUT)
         else:
             file = PathManager.open(address, "rb")
@@ -191,7 +191,7 @@ def _reading(address: str) -> Iterator[BinaryIO]:
 
 
 def _cache_dir() -> str:
-    """A folder of this package where Detectron2 keeps its downloads, $FVCORE_CACHE."""
+    """Return this package's folder in Detectron2's cache ($FVCORE_CACHE)."""
     path = os.path.join(get_cache_dir(), "mtfixmatch")
     os.makedirs(path, exist_ok=True)
     return path

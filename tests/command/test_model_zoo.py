@@ -1,5 +1,6 @@
-"""A tiny training is published, and found again in a folder and behind an address."""
+"""Publish a tiny training, and load it from a folder and from an address."""
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -25,7 +26,14 @@ from mtfixmatch.data.datasets.cityscapes import cityscapes_metadata
 from mtfixmatch.engine.report import training_seconds
 from mtfixmatch.engine.setup import resolve_config
 from mtfixmatch.model_zoo.files import ROOT_VARIABLE
-from mtfixmatch.model_zoo.publish import RUN_FILES, portable_config, publish, zoo_table
+from mtfixmatch.model_zoo.publish import (
+    DATA_KEYS,
+    RUN_FILES,
+    portable_config,
+    publish,
+    training_command,
+    zoo_table,
+)
 from mtfixmatch.utils.errors import InputError
 from tests.support.engine_helpers import build_trainer, run_config
 from tests.support.helpers import CONFIGS, REPOSITORY
@@ -36,7 +44,7 @@ LABELS = {"detection": 6, "segmentation": 4}
 
 @pytest.fixture(scope="module")
 def trained(street_root, tmp_path_factory):
-    """The folder of a complete training of two steps, and its config."""
+    """Return the folder of a finished training of two steps, and its config."""
     output = tmp_path_factory.mktemp("trained")
     labels = [x for task, n in LABELS.items() for x in (f"TASKS.{task.upper()}.LABELS", n)]
     shown = ("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
@@ -48,7 +56,7 @@ def trained(street_root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def zoo(trained, tmp_path_factory):
-    """A zoo with that training, and the facts."""
+    """Return a zoo with that training, and the facts."""
     root = tmp_path_factory.mktemp("zoo")
     return root, publish(trained[0], NAME, str(root))
 
@@ -62,19 +70,19 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def copied(zoo, tmp_path):
-    """A copy of the zoo that a test may spoil, and the facts."""
+    """Return a copy of the zoo that a test may change, and the facts."""
     return shutil.copytree(zoo[0], tmp_path / "copied"), zoo[1]
 
 
 @pytest.fixture
 def served(copied):
-    """The copy, its address, and the names of the files that were asked for."""
+    """Return the copy, its address, and the list of requested file names."""
     root, _ = copied
-    asked = []
+    requests = []
 
     class Handler(SimpleHTTPRequestHandler):
         def log_request(self, *args):
-            asked.append(self.path.split("/")[-1])
+            requests.append(self.path.split("/")[-1])
 
         def log_message(self, *args):
             pass
@@ -82,7 +90,7 @@ def served(copied):
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=root))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield root, f"http://127.0.0.1:{server.server_port}", asked
+    yield root, f"http://127.0.0.1:{server.server_port}", requests
     server.shutdown()
     thread.join()
     server.server_close()
@@ -99,25 +107,24 @@ def image():
 
 
 def tensors_of(model):
-    """What a model says about the image."""
+    """Return the outputs of a model for the image."""
     (result,) = model([image()])
     boxes = result["instances"]
-    found = [result["sem_seg"], boxes.pred_boxes.tensor, boxes.scores, boxes.pred_classes]
     assert len(boxes) > 0
-    return found
+    return [result["sem_seg"], boxes.pred_boxes.tensor, boxes.scores, boxes.pred_classes]
 
 
 @pytest.fixture(scope="module")
 def expected(trained):
-    """What the training's own checkpoint says, loaded by Detectron2."""
+    """Return the outputs of the training's own checkpoint, loaded by Detectron2."""
     output, cfg = trained
     model = build_model(cfg)
     DetectionCheckpointer(model).load(str(output / "model_best.pth"))
     return tensors_of(model.eval())
 
 
-def same(found, expected):
-    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+def same(outputs, expected):
+    return all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
 
 
 def test_the_file_has_its_hash_in_its_name_and_the_weights_inside(trained, zoo):
@@ -139,13 +146,14 @@ def test_the_facts_are_those_of_the_training(trained, zoo):
     assert read_json(path) == facts == model_zoo.get_facts(NAME, root=root)
     results = read_json(trained[0] / "results_best.json")
     assert (facts["metrics"], facts["iteration"]) == (results["teacher"], 1)
-    assert {task: found["count"] for task, found in facts["labels"].items()} == LABELS
+    assert facts["primary_metrics"] == {"detection": "mAP", "segmentation": "mIoU"}
+    assert {task: labels["count"] for task, labels in facts["labels"].items()} == LABELS
     names = cityscapes_metadata()
     assert facts["classes"]["detection"] == names["thing_classes"]
     assert facts["classes"]["segmentation"] == names["stuff_classes"]
 
 
-def test_nothing_tells_of_this_machine(trained, street_root, zoo):
+def test_no_file_contains_a_path_of_this_machine(trained, street_root, zoo):
     for path in zoo[0].glob("*.json"):
         for folder in (trained[0], street_root, REPOSITORY):
             assert str(folder) not in path.read_text()
@@ -164,7 +172,7 @@ def test_more_models_share_an_index(trained, copied):
     second = publish(trained[0], "other", str(root))
     again = publish(trained[0], f"{NAME}.yaml", str(root))
     assert [*read_json(root / "zoo.json")] == ["other", NAME]
-    # The same weights make the same file, whatever it is called.
+    # The hash depends on the weights alone, not on the name.
     assert first["sha256"] == second["sha256"] == again["sha256"]
     assert first == again
 
@@ -176,18 +184,18 @@ def test_get_from_a_folder(zoo, expected):
 
 
 def test_get_from_an_address_downloads_once(served, cache, expected):
-    _, address, asked = served
+    _, address, requests = served
     for _ in range(2):
         model = model_zoo.get(f"{NAME}.yaml", trained=True, root=address)
         assert same(tensors_of(model), expected)
-    (kept,) = cache.glob("*.pth")
-    assert asked.count(kept.name) == 1
-    kept.write_bytes(b"damaged")
+    (cached,) = cache.glob("*.pth")
+    assert requests.count(cached.name) == 1
+    cached.write_bytes(b"damaged")
     assert same(tensors_of(model_zoo.get(NAME, trained=True, root=f"{address}/")), expected)
-    assert asked.count(kept.name) == 2
+    assert requests.count(cached.name) == 2
 
 
-def spoil(path, kind):
+def damage(path, kind):
     content = bytearray(path.read_bytes())
     if kind == "truncated":
         del content[-1000:]
@@ -199,19 +207,18 @@ def spoil(path, kind):
 
 @pytest.mark.parametrize("kind", ["changed", "truncated"])
 @pytest.mark.parametrize("where", ["folder", "address"])
-def test_weights_that_are_not_those_of_the_index(served, zoo, cache, kind, where):
+def test_weights_that_differ_from_the_index_are_refused(served, zoo, cache, kind, where):
     root, address, _ = served
     facts = zoo[1]
-    digest = spoil(root / facts["weights"], kind)
-    place = root if where == "folder" else address
+    digest = damage(root / facts["weights"], kind)
     with pytest.raises(InputError) as raised:
-        model_zoo.get(NAME, trained=True, root=place)
+        model_zoo.get(NAME, trained=True, root=root if where == "folder" else address)
     for part in (facts["weights"], facts["sha256"], str(facts["size"]), digest):
         assert part in str(raised.value)
     assert not [path for path in cache.glob("*") if path.suffix != ".yaml"]
 
 
-def test_a_model_that_is_not_there(zoo, served, tmp_path):
+def test_missing_models_and_files_are_named(zoo, served, tmp_path):
     with pytest.raises(InputError, match=f"no model 'street', only {NAME}"):
         model_zoo.get("street", trained=True, root=zoo[0])
     with pytest.raises(InputError, match="no config street/nothing.yaml .*street/quickstart.yaml"):
@@ -228,8 +235,8 @@ def test_a_model_that_is_not_there(zoo, served, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "zoo.json: cannot be read as JSON"),
-        ("[]", "zoo.json: it must hold a JSON object"),
+        ("{", "zoo.json: is not valid JSON"),
+        ("[]", "zoo.json: a JSON object is expected"),
         ('{"x": {"weights": "a.pth"}}', "weights, facts, size and sha256 are expected"),
         (
             '{"x": {"weights": "../a.pth", "facts": "a.json", "size": 1, "sha256": ""}}',
@@ -237,18 +244,18 @@ def test_a_model_that_is_not_there(zoo, served, tmp_path):
         ),
         (
             '{"x": {"weights": "a.pth", "facts": "zoo.json", "size": 1, "sha256": ""}}',
-            "it must hold the classes and the config",
+            "zoo.json: the config of a model is expected",
         ),
     ],
 )
-def test_an_index_that_is_none(tmp_path, content, message):
+def test_an_index_that_is_not_valid(tmp_path, content, message):
     (tmp_path / "zoo.json").write_text(content)
     with pytest.raises(InputError, match=re.escape(message)):
         model_zoo.get("x", trained=True, root=tmp_path)
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
-def test_a_training_that_is_not_finished(trained, tmp_path, name):
+def test_an_unfinished_training_is_refused(trained, tmp_path, name):
     run = shutil.copytree(trained[0], tmp_path / "run")
     (run / name).unlink()
     with pytest.raises(InputError, match=f"{name} is missing"):
@@ -256,7 +263,7 @@ def test_a_training_that_is_not_finished(trained, tmp_path, name):
     assert not (tmp_path / "zoo").exists()
 
 
-def test_files_of_different_trainings(trained, tmp_path):
+def test_files_of_different_trainings_are_refused(trained, tmp_path):
     run = shutil.copytree(trained[0], tmp_path / "run")
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("OUT_CHANNELS: 64\n", "OUT_CHANNELS: 32\n"))
@@ -271,7 +278,7 @@ def test_files_of_different_trainings(trained, tmp_path):
 
 
 @pytest.mark.parametrize("index", [True, False])
-def test_a_checkpoint_that_is_damaged(trained, tmp_path, index):
+def test_a_damaged_checkpoint_is_refused(trained, tmp_path, index):
     run = shutil.copytree(trained[0], tmp_path / "run")
     (run / "model_best.pth").write_bytes(b"no checkpoint")
     if not index:
@@ -281,30 +288,30 @@ def test_a_checkpoint_that_is_damaged(trained, tmp_path, index):
 
 
 @pytest.mark.parametrize("name", ["../up", "a b", "/a", "a/", ".a"])
-def test_names_that_no_file_can_have(trained, tmp_path, name):
+def test_names_that_cannot_be_a_file_are_refused(trained, tmp_path, name):
     with pytest.raises(InputError, match=re.escape(repr(name))):
         publish(trained[0], name, str(tmp_path))
 
 
-def test_an_output_that_cannot_be_written(trained, tmp_path):
+def test_an_output_that_cannot_be_written_is_named(trained, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file cannot be made"):
         publish(trained[0], "", str(tmp_path / "file"))
-    with pytest.raises(InputError, match="must be a folder"):
+    with pytest.raises(InputError, match="--output https://127.0.0.1/zoo: .* local folder"):
         publish(trained[0], "", "https://127.0.0.1/zoo")
 
 
-def test_no_data_set_is_needed(zoo, tmp_path, expected):
-    """A process of its own, in an empty folder, that finds the zoo by the variable."""
+def test_no_dataset_is_needed(zoo, tmp_path, expected):
+    """A fresh process in an empty folder gets the zoo from the environment variable."""
     torch.save({"image": image(), "expected": expected}, tmp_path / "expected.pt")
     code = f"""
 import torch
 from mtfixmatch import model_zoo
 saved = torch.load("expected.pt")
-(found,) = model_zoo.get({NAME!r}, trained=True, device="cpu")([saved["image"]])
-boxes = found["instances"]
-found = [found["sem_seg"], boxes.pred_boxes.tensor, boxes.scores, boxes.pred_classes]
-assert all(map(torch.equal, found, saved["expected"]))
+(result,) = model_zoo.get({NAME!r}, trained=True, device="cpu")([saved["image"]])
+boxes = result["instances"]
+outputs = [result["sem_seg"], boxes.pred_boxes.tensor, boxes.scores, boxes.pred_classes]
+assert all(map(torch.equal, outputs, saved["expected"]))
 """
     env = {**os.environ, ROOT_VARIABLE: str(zoo[0]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", code]
@@ -313,19 +320,20 @@ assert all(map(torch.equal, found, saved["expected"]))
 
 
 def test_the_classes_are_the_published_ones(copied):
-    """Those of a data set whose classes are in its files, which nobody has here."""
+    """The classes of a dataset that defines them in its files, which are not here."""
     root, facts = copied
-    classes = {
-        task: [f"{task} {i}" for i, _ in enumerate(x)] for task, x in facts["classes"].items()
-    }
-    config = facts["config"]
-    config = {**config, "DATASETS": {**config["DATASETS"], "TRAIN": ["coco_style_train"]}}
+    config = copy.deepcopy(facts["config"])
+    config["DATASETS"]["TRAIN"] = ["coco_style_train"]
+    names = config["TASKS"]["DETECTION"]["CLASSES"] = [f"thing {i}" for i in range(8)]
     (path,) = root.glob("model_*.json")
-    path.write_text(json.dumps({**facts, "classes": classes, "config": config}))
-    assert model_zoo.get_facts(NAME, root=root)["classes"] == classes
-    assert model_zoo.get(NAME, trained=True, root=root).head("detection").num_classes == 8
-    path.write_text(json.dumps({**facts, "classes": {**classes, "detection": ["one"]}}))
-    with pytest.raises(InputError, match="NUM_CLASSES is 8, but .* has 1 classes"):
+    path.write_text(json.dumps({**facts, "config": config}))
+    model = model_zoo.get(NAME, trained=True, root=root)
+    assert model.head("detection").num_classes == 8
+    cfg = model_zoo.get_config(NAME, trained=True, root=root)
+    assert list(cfg.TASKS.DETECTION.CLASSES) == names
+    config["TASKS"]["DETECTION"]["CLASSES"] = ["one"]
+    path.write_text(json.dumps({**facts, "config": config}))
+    with pytest.raises(InputError, match=r"\.pth: its weights do not fit the config"):
         model_zoo.get(NAME, trained=True, root=root)
 
 
@@ -348,18 +356,18 @@ def test_the_config_of_the_training(trained, zoo):
     assert model.training
 
 
-def test_a_zoo_can_neither_name_a_base_nor_ask_for_trust(copied):
+def test_a_zoo_cannot_set_a_base_config_or_trust_pickles(copied):
     root, facts = copied
     (path,) = root.glob("model_*.json")
-    asked = {**facts["config"]["MODEL"], "TRUST_PICKLE": True}
-    config = {**facts["config"], "_BASE_": "nowhere.yaml", "MODEL": asked}
+    model = {**facts["config"]["MODEL"], "TRUST_PICKLE": True}
+    config = {**facts["config"], "_BASE_": "nowhere.yaml", "MODEL": model}
     path.write_text(json.dumps({**facts, "config": config}))
     cfg = model_zoo.get_config(NAME, root=root)
     assert not cfg.MODEL.TRUST_PICKLE
     assert portable_config(cfg) == facts["config"]
 
 
-def test_what_holds_on_one_machine_is_left_out():
+def test_settings_of_one_machine_are_left_out():
     places = {
         "OUTPUT_DIR": "my/out",
         "DATASETS.ROOT": "my/data",
@@ -383,14 +391,36 @@ def test_the_command_makes_the_same_config(trained, zoo):
     assert start == ["python", "projects/train_net.py", "--config-file"]
     assert file == f"configs/{facts['config_file']}" == "configs/street/resnet18.yaml"
     cfg = resolve_config(str(REPOSITORY / file), shlex.split(facts["command"])[4:])
-    for head in ("RETINANET", "SEM_SEG_HEAD"):
-        assert cfg.MODEL[head].NUM_CLASSES == 0
-        cfg.MODEL[head].NUM_CLASSES = trained[1].MODEL[head].NUM_CLASSES
+    for task in LABELS:  # the classes come from the data again
+        for key in DATA_KEYS:
+            cfg.TASKS[task.upper()][key] = trained[1].TASKS[task.upper()][key]
     assert portable_config(cfg) == facts["config"]
 
 
+def test_a_config_with_an_own_task_has_no_command(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        f'_BASE_: "{CONFIGS / "street" / "resnet18.yaml"}"\n'
+        "MODEL: {TASKS: [detection, drivable]}\n"
+        "TASKS: {DRIVABLE: {KIND: Segmentation, CLASSES: [road, other]}}\n"
+    )
+    facts = training_command(resolve_config(str(path), []))
+    assert facts == {
+        "config_file": "street/resnet18.yaml",
+        "command": None,
+        "not_in_package": ["task drivable"],
+    }
+    # A task that is defined but not trained does not matter.
+    cfg = resolve_config(str(path), ["MODEL.TASKS", ["detection"], "SEED", 3])
+    command = training_command(cfg)["command"]
+    assert shlex.split(command)[4:] == ["MODEL.TASKS", "['detection']", "SEED", "3"]
+    cfg.DATASETS.TEST = ("own_val",)
+    facts = training_command(cfg)
+    assert (facts["command"], facts["not_in_package"]) == (None, ["dataset own_val"])
+
+
 def test_training_seconds():
-    """20 steps of .5 s, then 20 of .25 s of which the first ones were made twice."""
+    """20 steps of .5 s, then 20 of .25 s, the first of which a resumed run repeated."""
     lines = [(19, 0.5), (29, 9.0), (39, 9.0), (29, 0.25), (39, 0.25)]
     history = [{"iteration": i, "time": t} for i, t in lines]
     assert training_seconds([*history, {"iteration": 39, "lr": 1.0}]) == 20 * 0.5 + 20 * 0.25
@@ -426,13 +456,13 @@ def command():
 
 def test_the_command(trained, tmp_path, capsys):
     module = command()
-    place = ["--output", str(tmp_path / "zoo")]
-    module.main(module.parse_args([str(trained[0]), "--table", *place]))
-    said, table = capsys.readouterr().out.split("\n", 1)
-    # Without --name it is called as its folder.
+    args = [str(trained[0]), "--table", "--output", str(tmp_path / "zoo")]
+    module.main(module.parse_args(args))
+    line, table = capsys.readouterr().out.split("\n", 1)
+    # Without --name the model has the name of its folder.
     name = trained[0].name
     (file,) = (tmp_path / "zoo").glob(f"model_{name}_*.pth")
-    assert said == f"{name}: {file}"
+    assert line == f"{name}: {file}"
     assert file.name in table
     with pytest.raises(SystemExit):
         module.parse_args([])
@@ -449,11 +479,11 @@ def test_configs_by_name():
 def test_an_untrained_model_of_a_config():
     model = model_zoo.get("street/resnet18.yaml", device="cpu")
     assert model.training and model.head("detection").num_classes == 8
-    with pytest.raises(InputError, match="coco_style_train for detection are known from its files"):
+    with pytest.raises(InputError, match="coco_small.yaml: .* without the data .*coco_style_train"):
         model_zoo.get("coco_style/coco_small.yaml")
 
 
-def test_a_wheel_has_the_configs(tmp_path):
+def test_a_wheel_has_the_configs_and_all_packages(tmp_path):
     for name in ("configs", "mtfixmatch"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     for name in ("setup.py", "pyproject.toml"):
@@ -462,4 +492,9 @@ def test_a_wheel_has_the_configs(tmp_path):
     subprocess.run([*build, "-w", "out", "."], cwd=tmp_path, check=True, capture_output=True)
     (wheel,) = (tmp_path / "out").iterdir()
     files = {path.relative_to(REPOSITORY).as_posix() for path in CONFIGS.rglob("*.yaml")}
-    assert {f"mtfixmatch/{name}" for name in files} <= {*ZipFile(wheel).namelist()}
+    files = {f"mtfixmatch/{name}" for name in files}
+    modules = {p.relative_to(REPOSITORY) for p in (REPOSITORY / "mtfixmatch").rglob("*.py")}
+    files |= {path.as_posix() for path in modules}
+    assert files <= {*ZipFile(wheel).namelist()}
+    # Without it find_packages would leave a folder out.
+    assert all((REPOSITORY / path.parent / "__init__.py").is_file() for path in modules)

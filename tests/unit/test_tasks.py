@@ -83,6 +83,7 @@ def two_maps_config(two_maps, street_root, output, *opts):
 def test_two_segmentation_tasks_train_in_one_network(two_maps, street_root, tmp_path):
     cfg = two_maps_config(two_maps, street_root, tmp_path)
     assert list(cfg.TASKS.DRIVABLE.CLASSES) == DRIVABLE
+    (tmp_path / "config.yaml").write_text(cfg.dump())
     trainer = build_trainer(cfg)
     labeled = [sum(t.label_key in r for r in trainer.records) for t in trainer.tasks]
     assert labeled == [16, 16, 5]
@@ -96,6 +97,21 @@ def test_two_segmentation_tasks_train_in_one_network(two_maps, street_root, tmp_
     report = (tmp_path / "report.md").read_text()
     assert "segmentation mIoU" in report and "drivable mIoU" in report
     assert (tmp_path / "predictions.png").stat().st_size > 1000
+    check_publication(tmp_path, tmp_path / "zoo")
+
+
+def check_publication(run, root):
+    facts = publish.publish(run, "two_maps", str(root))
+    assert facts["classes"]["drivable"] == DRIVABLE and facts["labels"]["drivable"]["count"] == 5
+    assert facts["command"] is None and facts["not_in_package"][0] == "task drivable"
+    header, _, row = publish.zoo_table(str(root)).splitlines()
+    titles, cells = ([c.strip() for c in x.split("|")[1:-1]] for x in (header, row))
+    labels = [f"{task} labels" for task in METRICS]
+    assert titles[1:7] == [*labels, "mAP", "segmentation mIoU", "drivable mIoU"]
+    assert cells[1:4] == ["16", "16", "5"]
+    assert "not in this package: task drivable, dataset two_maps_train" in row
+    model = get("two_maps", trained=True, root=root, device="cpu")
+    assert list(model.heads) == list(METRICS)
 
 
 METRICS = {"detection": "mAP", "segmentation": "mIoU", "drivable": "mIoU"}
