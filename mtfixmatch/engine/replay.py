@@ -112,7 +112,7 @@ def replay(dump: Mapping[str, Any]) -> str:
         with EventStorage(step.iter):
             step.compute_gradients(dump["batch"], images)
     except NonFiniteError as error:
-        return first.place or ", ".join(error.names)
+        return first.place or ", ".join(error.args)
     return first.place
 
 

@@ -31,8 +31,8 @@ class _PrecomputedFeatures(Backbone):
 class TopBlock(LastLevelP6P7):
     """P6 and P7 with correct gradients for narrow images too.
 
-    In bfloat16 on a CPU, PyTorch (seen: 2.15) leaves part of the weight gradient of a strided
-    convolution uninitialized where the input is one column wide.
+    In bfloat16 on a CPU, PyTorch 2.15 leaves part of the weight gradient of a strided convolution
+    uninitialized where the input is one column wide.
     """
 
     def forward(self, c5: Tensor) -> list[Tensor]:
@@ -46,33 +46,27 @@ class TopBlock(LastLevelP6P7):
 class MultiTaskBackbone(Backbone):
     """A bottom-up network with its own features and those of a feature pyramid on top."""
 
+    size_divisibility = 32  # images are padded to multiples of this
+
     @configurable
     def __init__(self, *, bottom_up: Backbone, fpn: FPN | None):
-        """Join a bottom-up network and a feature pyramid.
-
-        Args:
-            bottom_up: gives res2..res5; res5 at stride 32, or at stride 16 by dilation.
-            fpn: on res3..res5 at strides 8-32, or None.
-        """
+        """Join a network of res2..res5, at strides 4 to 32 or 16, and a pyramid on res3..res5."""
         super().__init__()
         self.bottom_up = bottom_up
         self.fpn = fpn
-        shapes = bottom_up.output_shape() | (fpn.output_shape() if fpn else {})
-        self._out_features = list(shapes)
-        self._out_feature_channels = {k: s.channels for k, s in shapes.items()}
-        self._out_feature_strides = {k: s.stride for k, s in shapes.items()}
 
     @classmethod
     def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
         """Build a pyramid if one of MODEL.TASKS reads it."""
         reads_pyramid = in_features(cfg) - set(bottom_up.output_shape())
-        fpn = _build_fpn(cfg, bottom_up) if reads_pyramid else None
-        return {"bottom_up": bottom_up, "fpn": fpn}
+        return {
+            "bottom_up": bottom_up,
+            "fpn": _build_fpn(cfg, bottom_up) if reads_pyramid else None,
+        }
 
-    @property
-    def size_divisibility(self) -> int:
-        """Images are padded to multiples of this."""
-        return 32
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Shapes of the features by name."""
+        return self.bottom_up.output_shape() | (self.fpn.output_shape() if self.fpn else {})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images (N, 3, H, W) to features by name, each (N, C, H / stride, W / stride)."""
@@ -80,7 +74,7 @@ class MultiTaskBackbone(Backbone):
         if self.fpn is None:
             return features
         pyramid_inputs = {name: features[name] for name in PYRAMID_INPUTS}
-        if self._out_feature_strides["res5"] == 16:
+        if self.bottom_up.output_shape()["res5"].stride == 16:
             # A dilated res5 has the positions of a strided one at every second row and column.
             pyramid_inputs["res5"] = F.max_pool2d(features["res5"], kernel_size=1, stride=2)
         return features | self.fpn(pyramid_inputs)
@@ -88,21 +82,12 @@ class MultiTaskBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_multitask_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MultiTaskBackbone:
-    """Build ResNet-18/34/50/101, with a pyramid if one of MODEL.TASKS reads it.
-
-    Raises:
-        InputError: for an encoder stride that the network does not support.
-    """
-    bottom_up = build_resnet_backbone(_with_encoder_stride(cfg), input_shape)
-    return MultiTaskBackbone(cfg, bottom_up)
+    """Build ResNet-18/34/50/101, with a pyramid if one of MODEL.TASKS reads it."""
+    return MultiTaskBackbone(cfg, build_resnet_backbone(_with_encoder_stride(cfg), input_shape))
 
 
 def encoder_stride(cfg: CfgNode) -> int:
-    """Return MODEL.BACKBONE.ENCODER_STRIDE, the stride of res5.
-
-    Raises:
-        InputError: unless it is 16 or 32.
-    """
+    """Return MODEL.BACKBONE.ENCODER_STRIDE, the stride of res5, or raise an InputError."""
     stride = cfg.MODEL.BACKBONE.ENCODER_STRIDE
     if stride not in (16, 32):
         raise InputError(f"MODEL.BACKBONE.ENCODER_STRIDE is {stride}: it must be 16 or 32")
@@ -114,9 +99,8 @@ def _with_encoder_stride(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     stride, depth = encoder_stride(cfg), cfg.MODEL.RESNETS.DEPTH
     if stride == 16 and depth < 50:
-        raise InputError(
-            f"MODEL.BACKBONE.ENCODER_STRIDE 16 needs a ResNet of depth 50 or more, not {depth}"
-        )
+        needed = f"a ResNet of depth 50 or more, not {depth}"
+        raise InputError(f"MODEL.BACKBONE.ENCODER_STRIDE 16 needs {needed}")
     if depth < 50:
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     cfg.MODEL.RESNETS.RES5_DILATION = 32 // stride
@@ -124,11 +108,11 @@ def _with_encoder_stride(cfg: CfgNode) -> CfgNode:
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    shapes: dict[str, ShapeSpec] = {
-        name: ShapeSpec(channels=bottom_up.output_shape()[name].channels, stride=stride)
+    shapes, channels = bottom_up.output_shape(), cfg.MODEL.FPN.OUT_CHANNELS
+    shapes = {
+        name: ShapeSpec(channels=shapes[name].channels, stride=stride)
         for name, stride in zip(PYRAMID_INPUTS, (8, 16, 32), strict=True)
     }
-    channels = cfg.MODEL.FPN.OUT_CHANNELS
     return FPN(
         bottom_up=_PrecomputedFeatures(shapes),
         in_features=PYRAMID_INPUTS,

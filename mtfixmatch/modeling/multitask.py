@@ -19,8 +19,8 @@ from ..utils.errors import InputError
 class MultiTaskNet(nn.Module):
     """One backbone, any non-empty set of tasks.
 
-    In evaluation it takes and gives Detectron2's standard formats. In training the step, which
-    knows the method, asks for the outputs of the heads and turns them into losses.
+    In evaluation it takes and gives Detectron2's standard formats. In training the step takes the
+    outputs of the heads and turns them into losses.
     """
 
     pixel_mean: Tensor
@@ -37,12 +37,12 @@ class MultiTaskNet(nn.Module):
         pixel_std: Sequence[float],
         channels_last: bool = False,
     ):
-        """Set the parts.
+        """Join a backbone and heads.
 
         Args:
             backbone: gives the features that the heads read.
             heads: by name of the task.
-            result_keys: by name of the task, where its output is in the result for an image.
+            result_keys: key of each task's output in an image's result, by name of the task.
             pixel_mean: per channel, RGB, on the scale 0-255.
             pixel_std: per channel, likewise.
             channels_last: store weights and images as NHWC.
@@ -91,14 +91,14 @@ class MultiTaskNet(nn.Module):
         Args:
             images: (N, 3, H, W) RGB in [0, 1], H and W multiples of 32; or, in evaluation,
                 Detectron2's list of dicts with "image" (3, H, W) RGB in 0-255.
-            masks: for each task whose head is run, whether it is run on each of the N images. It
-                may be run on none, if other ranks run it on some.
+            masks: whether to run the head of a task on each of the N images, by task. A head may
+                be run on none, if other ranks run it on some.
             seeds: of each image's dropout, see ImageDropout.
 
         Returns:
             For a tensor: the outputs, float32, of the tasks in `masks` for their images; and a zero
-            that depends on every parameter, so that all of them get a gradient, as
-            DistributedDataParallel asks for. For a list: Detectron2's results.
+            that depends on every parameter, so that DDP gets a gradient of each. For a list:
+            Detectron2's results.
 
         Raises:
             InputError: for an image in a list that is not of this form.
@@ -106,15 +106,15 @@ class MultiTaskNet(nn.Module):
         if isinstance(images, list):
             return self.inference(images)
         if masks is None:
-            raise InputError(_wrong_image(images, "the model takes a list of dicts, not a tensor"))
-        features = self._features(images * 255)
+            raise _wrong_image(images, "the model takes a list of dicts, not a tensor")
+        features = self._features((images * 255 - self.pixel_mean) / self.pixel_std)
         zero = images.new_zeros(())
         outputs: dict[str, Outputs] = {}
         for name, head in self.heads.items():
             if name in masks:
                 rows = [i for i, run in enumerate(masks[name]) if run]
                 set_seeds(head, None if seeds is None else [seeds[i] for i in rows])
-                outputs[name] = self._run_head(self.head(name), features, rows)
+                outputs[name] = self._run_head(name, features, rows)
                 zero = zero + sum(output[:0].sum() for output in outputs[name])
             else:
                 zero = zero + 0 * sum(p.float().sum() for p in head.parameters())
@@ -122,14 +122,12 @@ class MultiTaskNet(nn.Module):
         return outputs, zero + sum(f[:0].float().sum() for f in features.values())
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
-        images = (images - self.pixel_mean) / self.pixel_std
         return self.backbone(images.contiguous(memory_format=self.memory_format))
 
-    @staticmethod
-    def _run_head(head: TaskHead, features: dict[str, Tensor], rows: Sequence[int]) -> Outputs:
-        num_images = len(next(iter(features.values())))
+    def _run_head(self, task: str, features: dict[str, Tensor], rows: Sequence[int]) -> Outputs:
+        head = self.head(task)
         features = {name: features[name] for name in head.in_features}
-        if len(rows) != num_images:
+        if len(rows) != len(next(iter(features.values()))):
             features = {name: feature[rows] for name, feature in features.items()}
         # Decoding, suppression and losses need more than bfloat16's 8 bits.
         return tuple(output.float() for output in head(features))
@@ -142,24 +140,23 @@ class MultiTaskNet(nn.Module):
         change the result of another.
         """
         images = [_check_image(x) for x in batched_inputs]
-        results: list[dict] = [{} for _ in images]
+        results: dict[int, dict] = {}
         for size in dict.fromkeys(image.shape for image in images):
             rows = [i for i, image in enumerate(images) if image.shape == size]
             group = self._infer([images[i] for i in rows], [batched_inputs[i] for i in rows])
-            for i, result in zip(rows, group, strict=True):
-                results[i] = result
-        return results
+            results.update(zip(rows, group, strict=True))
+        return [results[i] for i in range(len(images))]
 
     def _infer(self, images: Sequence[Tensor], inputs: Sequence[dict]) -> list[dict]:
         """Run images of one size."""
         pixels = [(x.to(self.device) - self.pixel_mean) / self.pixel_std for x in images]
         batch = ImageList.from_tensors(pixels, self.backbone.size_divisibility).tensor
-        features = self.backbone(batch.contiguous(memory_format=self.memory_format))
+        features = self._features(batch)
         size, (height, width) = tuple(batch.shape[-2:]), images[0].shape[1:]
         output_sizes = [(x.get("height", height), x.get("width", width)) for x in inputs]
         results: list[dict] = [{} for _ in inputs]
         for name, key in self.result_keys.items():
-            outputs = self._run_head(self.head(name), features, range(len(results)))
+            outputs = self._run_head(name, features, range(len(results)))
             own = self.head(name).inference(outputs, size, (height, width), output_sizes)
             for result, value in zip(results, own, strict=True):
                 result[key] = value
@@ -167,23 +164,19 @@ class MultiTaskNet(nn.Module):
 
 
 def _check_image(inputs: Any) -> Tensor:
-    """Return the image of one of Detectron2's inputs.
-
-    Raises:
-        InputError: unless it is a (3, H, W) tensor in 0-255.
-    """
+    """Return the image of one of Detectron2's inputs, if it is a (3, H, W) tensor in 0-255."""
     if not isinstance(inputs, dict) or "image" not in inputs:
-        raise InputError(_wrong_image(inputs, 'the model takes a list of dicts with "image"'))
+        raise _wrong_image(inputs, 'the model takes a list of dicts with "image"')
     image = inputs["image"]
     if not isinstance(image, Tensor):
-        raise InputError(_wrong_image(image, "an image is a torch.Tensor"))
+        raise _wrong_image(image, "an image is a torch.Tensor")
     if image.dim() != 3 or image.shape[0] != 3:
-        raise InputError(_wrong_image(image, "an image has the shape (3, H, W), RGB"))
+        raise _wrong_image(image, "an image has the shape (3, H, W), RGB")
     if image.is_floating_point() and 0 < float(image.max()) <= 1:
-        raise InputError(_wrong_image(image, "an image has values in 0-255, not in 0-1"))
+        raise _wrong_image(image, "an image has values in 0-255, not in 0-1")
     return image
 
 
-def _wrong_image(value: Any, expected: str) -> str:
+def _wrong_image(value: Any, expected: str) -> InputError:
     shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
-    return f"{expected}; found {type(value).__name__}{shape}"
+    return InputError(f"{expected}; found {type(value).__name__}{shape}")

@@ -1,5 +1,7 @@
 """Batch normalization over the images of all processes."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -13,10 +15,9 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, (N, C, H, W), by mean and variance over the images of all ranks."""
-        if x.numel():
-            return super().forward(x)
-        # PyTorch would send zeros in the type of x, where ranks with images send float32.
-        return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+        # Without images, PyTorch would send zeros in the type of x, where other ranks send float32.
+        wide = x if x.numel() else x.to(torch.promote_types(x.dtype, torch.float32))
+        return _activate(self, super().forward(wide).to(x.dtype))
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
@@ -25,7 +26,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, (N, C, H, W), by mean and variance over the images of all ranks."""
         if not self.training:
-            return super().forward(x)
+            return _activate(self, super().forward(x))
         assert self.running_mean is not None and self.running_var is not None
         assert self.momentum is not None and self.num_batches_tracked is not None
         wide = x.to(self.running_mean.dtype)
@@ -37,38 +38,14 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             self.num_batches_tracked.add_(1)
-        scale = (variance + self.eps).rsqrt()
-        if not self.affine:
-            return (centered * scale[:, None, None]).to(x.dtype)
-        scale = self.weight * scale
-        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        scale = (variance + self.eps).rsqrt() * (self.weight if self.affine else 1)
+        bias = self.bias[:, None, None] if self.affine else 0
+        return _activate(self, (centered * scale[:, None, None] + bias).to(x.dtype))
 
 
-class _WithActivation(nn.Module):
-    """A norm that has an activation after it, as timm's SyncBatchNormAct."""
-
-    act: nn.Module
-    drop: nn.Module
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.drop(super().forward(x)))  # type: ignore[misc]  # of the norm
-
-
-class _SyncBatchNormAct(_WithActivation, SyncBatchNorm):
-    pass
-
-
-class _CpuSyncBatchNormAct(_WithActivation, CpuSyncBatchNorm):
-    pass
-
-
-# By whether the norm is on a CPU, and whether it has an activation.
-_CLASSES: dict[tuple[bool, bool], type[nn.Module]] = {
-    (False, False): SyncBatchNorm,
-    (False, True): _SyncBatchNormAct,
-    (True, False): CpuSyncBatchNorm,
-    (True, True): _CpuSyncBatchNormAct,
-}
+def _activate(norm: Any, x: Tensor) -> Tensor:
+    """Apply the activation that timm's SyncBatchNormAct has after its norm."""
+    return norm.act(norm.drop(x)) if hasattr(norm, "act") else x
 
 
 def replace_sync_norms(model: nn.Module) -> None:
@@ -77,24 +54,20 @@ def replace_sync_norms(model: nn.Module) -> None:
         if isinstance(module, nn.SyncBatchNorm):
             assert module.running_mean is not None
             on_cpu = module.running_mean.device.type == "cpu"
-            module.__class__ = _CLASSES[on_cpu, hasattr(module, "act")]  # type: ignore[assignment]
+            new_class = CpuSyncBatchNorm if on_cpu else SyncBatchNorm
+            module.__class__ = new_class  # type: ignore[assignment]
 
 
 @torch.no_grad()
 def share_statistics(model: nn.Module) -> None:
     """Average the running statistics of BatchNorms that are not synchronized, over all ranks.
 
-    Each rank normalizes by its own images there. Without the average, the ranks' teachers would
-    differ, and a checkpoint would hold the statistics of one rank alone.
+    Otherwise the ranks' teachers would differ, and a checkpoint would hold one rank's statistics.
     """
     layers = get_bn_modules(model) if comm.get_world_size() > 1 else []
-    statistics = [
-        statistic
-        for layer in layers
-        if not isinstance(layer, (nn.SyncBatchNorm, CpuSyncBatchNorm))
-        for statistic in (layer.running_mean, layer.running_var)
-        if statistic is not None
-    ]
+    layers = [x for x in layers if not isinstance(x, (nn.SyncBatchNorm, CpuSyncBatchNorm))]
+    pairs = [(layer.running_mean, layer.running_var) for layer in layers]
+    statistics = [x for pair in pairs for x in pair if x is not None]
     if statistics:
         flat = torch.cat(statistics) / comm.get_world_size()
         dist.all_reduce(flat)

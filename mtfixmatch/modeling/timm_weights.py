@@ -3,7 +3,7 @@
 import difflib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +14,19 @@ logger = logging.getLogger(__name__)
 
 
 def import_timm():
-    """The package timm, which is an optional dependency.
-
-    Raises:
-        InputError: if it is not installed.
-    """
+    """Return the package timm, an optional dependency, or raise an InputError without it."""
     try:
         import timm
     except ImportError:
-        raise InputError(
-            "MODEL.BACKBONE.NAME is a backbone that needs timm: pip install 'mtfixmatch[timm]'"
-        ) from None
+        hint = "pip install 'mtfixmatch[timm]'"
+        raise InputError(f"MODEL.BACKBONE.NAME is a backbone that needs timm: {hint}") from None
     return timm
 
 
 def pretrained_cfg(name: str, key: str):
-    """What timm states about the weights of a network: mean, standard deviation, source.
+    """Return what timm states about a network's weights: mean, standard deviation, source.
 
-    Args:
-        name: of the network in timm, with or without the tag of its weights.
-        key: of the config, where the name is from, for messages.
-
-    Raises:
-        InputError: for a name that timm does not know.
+    Messages name the key of the config that gives the network's name.
     """
     timm = import_timm()
     try:
@@ -48,11 +38,7 @@ def pretrained_cfg(name: str, key: str):
 
 
 def read_state(path: str, key: str = "MODEL.TIMM.WEIGHTS") -> dict[str, Tensor]:
-    """Read a state dict from a file, plain or under "state_dict" or "model" of a checkpoint.
-
-    Args:
-        path: of the file, .safetensors or one of torch.save.
-        key: of the config, where the path is from, for messages.
+    """Read a state dict, plain or a checkpoint's "state_dict" or "model", for a key of the config.
 
     Raises:
         InputError: if there is no such file or no state dict in it.
@@ -79,13 +65,12 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None
     """Load weights in timm's names into a network without its classifier; log what is left over.
 
     Args:
-        net: whose weights have timm's names, also as timm's `features_only` changes them.
-        state: of the whole network, with its classifier or without.
+        net: its names are timm's, also as timm's `features_only` changes them.
+        state: of the whole network, with or without its classifier.
         source: key and value of the config that give the weights, for messages.
 
     Raises:
-        InputError: if a weight of `net` is missing (BatchNorm's counters may be) or has another
-            shape.
+        InputError: if a weight of `net`, but BatchNorm's counters, is missing or of another shape.
     """
     children = [name for name, _ in net.named_children()]
     wrapper = f"{children[0]}." if len(children) == 1 else ""
@@ -97,24 +82,17 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None
     missing = [name for name in own if name not in matched]
     needed = [name for name in missing if not name.endswith("num_batches_tracked")]
     if needed:
-        raise InputError(
-            f"{source} lacks {len(needed)} of the network's {len(own)} weights by timm's names, "
-            f"such as {needed[0]}"
-        )
+        count = f"{len(needed)} of the network's {len(own)} weights by timm's names"
+        raise InputError(f"{source} lacks {count}, such as {needed[0]}")
     for name, value in matched.items():
         if value.shape != own[name].shape:
-            raise InputError(
-                f"{source}: its {theirs[name]} is {tuple(value.shape)}, the network needs "
-                f"{tuple(own[name].shape)}"
-            )
+            needs = f"{tuple(value.shape)}, the network needs {tuple(own[name].shape)}"
+            raise InputError(f"{source}: its {theirs[name]} is {needs}")
     net.load_state_dict(matched, strict=False)
     unused = sorted(set(state) - set(theirs.values()))
     logger.info("%s: loaded %d weights", source, len(matched))
-    logger.info("Missing in it: %s; not used of it: %s", _listed(missing), _listed(unused))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "nothing"
+    left_over = [", ".join(names) or "nothing" for names in (missing, unused)]
+    logger.info("Missing in it: %s; not used of it: %s", *left_over)
 
 
 def _flat(name: str) -> str:

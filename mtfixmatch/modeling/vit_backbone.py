@@ -52,10 +52,7 @@ def add_vit_config(cfg: CN) -> None:
 class ViTPyramid(SimpleFeaturePyramid):
     """Detectron2's simple feature pyramid; the batch may be empty."""
 
-    @property
-    def size_divisibility(self) -> int:
-        """Images are padded to multiples of this."""
-        return 32
+    size_divisibility = 32  # images are padded to multiples of this
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images (N, 3, H, W) to features by name, each (N, C, H / stride, W / stride)."""
@@ -68,15 +65,12 @@ class ViTPyramid(SimpleFeaturePyramid):
 
 @BACKBONE_REGISTRY.register()
 def build_vit_fpn_backbone(cfg: CN, input_shape: ShapeSpec) -> ViTPyramid:
-    """A ViT of MODEL.VIT with its pyramid; p6 and p7 where one of MODEL.TASKS reads them.
-
-    Raises:
-        InputError: for values or weights that cannot be used, or without timm.
-    """
+    """Build the ViT of MODEL.VIT with its pyramid; p6 and p7 if one of MODEL.TASKS reads them."""
     _check(cfg)
     import_timm()  # Detectron2's ViT takes drop path and MLP from it
     net = _build_vit(cfg.MODEL.VIT, input_shape.channels)
-    _load_weights(net, cfg)
+    if cfg.MODEL.VIT.WEIGHTS and not cfg.MODEL.WEIGHTS:
+        _load_weights(net, cfg.MODEL.VIT)
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     reads_top = {"p6", "p7"} & in_features(cfg)
     return ViTPyramid(
@@ -89,36 +83,27 @@ def build_vit_fpn_backbone(cfg: CN, input_shape: ShapeSpec) -> ViTPyramid:
 
 
 def _check(cfg: CN) -> None:
-    node = cfg.MODEL.VIT
-    for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS", "IMG_SIZE"):
-        if node[key] < 1:
-            raise InputError(f"MODEL.VIT.{key} is {node[key]}: it must be at least 1")
-    if node.EMBED_DIM % node.NUM_HEADS or node.EMBED_DIM % 4:
-        raise InputError(
-            f"MODEL.VIT.EMBED_DIM is {node.EMBED_DIM}: it must be a multiple of 4 and of "
-            f"MODEL.VIT.NUM_HEADS, {node.NUM_HEADS}"
-        )
-    if node.IMG_SIZE % PATCH_SIZE:
-        raise InputError(f"MODEL.VIT.IMG_SIZE is {node.IMG_SIZE}: it must be a multiple of 16")
-    if node.WINDOW_SIZE < 0:
-        raise InputError(f"MODEL.VIT.WINDOW_SIZE is {node.WINDOW_SIZE}: it must be 0 or more")
-    if not 0 <= node.DROP_PATH < 1:
-        raise InputError(f"MODEL.VIT.DROP_PATH is {node.DROP_PATH}: it must be in [0, 1)")
-    if cfg.MODEL.BACKBONE.FREEZE_AT:
-        raise InputError(
-            f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT}: with a ViT it must be 0"
-        )
-    if cfg.MODEL.BACKBONE.ENCODER_STRIDE != 32:
-        raise InputError(
-            f"MODEL.BACKBONE.ENCODER_STRIDE is {cfg.MODEL.BACKBONE.ENCODER_STRIDE}: with a ViT it "
-            "must be 32; choose the heads' strides by their IN_FEATURES"
-        )
-    unknown = sorted(in_features(cfg) - set(FEATURES))
-    if unknown:
-        raise InputError(
-            f"the heads read {', '.join(unknown)}, but a ViT gives {', '.join(FEATURES)}: set "
-            'their IN_FEATURES, such as MODEL.SEM_SEG_HEAD.IN_FEATURES ["p2", "p5"]'
-        )
+    vit, backbone = cfg.MODEL.VIT, cfg.MODEL.BACKBONE
+    heads, stride = vit.NUM_HEADS, backbone.ENCODER_STRIDE
+    divisible = vit.EMBED_DIM % 4 == 0 and vit.EMBED_DIM % max(heads, 1) == 0
+    multiple = f"a multiple of 4 and of MODEL.VIT.NUM_HEADS, {heads}"
+    for_heads = "32 with a ViT; choose the heads' strides by their IN_FEATURES"
+    counts = ("EMBED_DIM", "DEPTH", "NUM_HEADS", "IMG_SIZE")
+    for key, value, is_valid, expected in (
+        *((f"VIT.{x}", vit[x], vit[x] >= 1, "at least 1") for x in counts),
+        ("VIT.EMBED_DIM", vit.EMBED_DIM, divisible, multiple),
+        ("VIT.IMG_SIZE", vit.IMG_SIZE, vit.IMG_SIZE % PATCH_SIZE == 0, "a multiple of 16"),
+        ("VIT.WINDOW_SIZE", vit.WINDOW_SIZE, vit.WINDOW_SIZE >= 0, "0 or more"),
+        ("VIT.DROP_PATH", vit.DROP_PATH, 0 <= vit.DROP_PATH < 1, "in [0, 1)"),
+        ("BACKBONE.FREEZE_AT", backbone.FREEZE_AT, backbone.FREEZE_AT == 0, "0 with a ViT"),
+        ("BACKBONE.ENCODER_STRIDE", stride, stride == 32, for_heads),
+    ):
+        if not is_valid:
+            raise InputError(f"MODEL.{key} is {value}: it must be {expected}")
+    if unknown := sorted(in_features(cfg) - set(FEATURES)):
+        hint = 'set their IN_FEATURES, such as MODEL.SEM_SEG_HEAD.IN_FEATURES ["p2", "p5"]'
+        read, given = ", ".join(unknown), ", ".join(FEATURES)
+        raise InputError(f"the heads read {read}, but a ViT gives {given}: {hint}")
 
 
 def _build_vit(node: CN, in_channels: int) -> ViT:
@@ -137,18 +122,15 @@ def _build_vit(node: CN, in_channels: int) -> ViT:
     )
 
 
-def _load_weights(net: ViT, cfg: CN) -> None:
+def _load_weights(net: ViT, node: CN) -> None:
     """Load MODEL.VIT.WEIGHTS; Detectron2's ViT and timm's have the same names."""
-    node = cfg.MODEL.VIT
-    if not node.WEIGHTS or cfg.MODEL.WEIGHTS:
-        return
     source = f"MODEL.VIT.WEIGHTS {node.WEIGHTS}"
-    if node.WEIGHTS != "hub":
-        load_state(net, read_state(node.WEIGHTS, "MODEL.VIT.WEIGHTS"), source)
-        return
-    source = f"MODEL.VIT.NAME {node.NAME} with {source}"
-    try:
-        state = import_timm().create_model(node.NAME, pretrained=True).state_dict()
-    except Exception as error:  # each model hub raises its own
-        raise InputError(f"{source}: timm cannot load it: {first_line(error)}") from None
+    if node.WEIGHTS == "hub":
+        source = f"MODEL.VIT.NAME {node.NAME} with {source}"
+        try:
+            state = import_timm().create_model(node.NAME, pretrained=True).state_dict()
+        except Exception as error:  # each model hub raises its own
+            raise InputError(f"{source}: timm cannot load it: {first_line(error)}") from None
+    else:
+        state = read_state(node.WEIGHTS, "MODEL.VIT.WEIGHTS")
     load_state(net, state, source)

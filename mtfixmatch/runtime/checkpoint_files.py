@@ -1,11 +1,11 @@
 """Checkpoint files: written atomically, verified by size and SHA-256, and the oldest removed."""
 
-import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, cast
+from contextlib import suppress
+from typing import Any
 
 import torch
 
@@ -13,33 +13,12 @@ from ..utils.errors import InputError
 from ..utils.files import remove_temporaries, replacing, sha256_of, write_atomically
 from .nonfinite import not_finite
 
-# Maps the name of each checkpoint to its fingerprints, {"bytes", "sha256"}, the newest first; the
-# names are in the order they were written.
+# Maps each checkpoint's name, in the order they were written, to its fingerprints, newest first.
 INDEX = "checkpoints.json"
 LAST = "last_checkpoint"
 _FULL = re.compile(r"model_\d+\.pth")
 
 Fingerprint = dict[str, int | str]
-
-
-class _HashingWriter:
-    """File that passes on what is written and computes its fingerprint."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self._bytes = 0
-
-    def write(self, block: bytes) -> int:
-        self._sha256.update(block)
-        self._bytes += len(block)
-        return self._file.write(block)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def fingerprint(self) -> Fingerprint:
-        return {"bytes": self._bytes, "sha256": self._sha256.hexdigest()}
 
 
 def write_checkpoint(data: dict, path: str) -> None:
@@ -49,23 +28,22 @@ def write_checkpoint(data: dict, path: str) -> None:
         InputError: if it cannot be written; an earlier file of this name is unharmed.
         FloatingPointError: if it contains a value that is not finite; likewise.
     """
-    bad = not_finite(_tensors_in(data, ""))
-    if bad:
+    if bad := not_finite(_tensors_in(data, "")):
         raise FloatingPointError(f"the checkpoint {path} is not written: in it, {bad[0]}")
     try:
         with replacing(path) as file:
-            writer = _HashingWriter(file)
-            torch.save(data, cast(BinaryIO, writer))
+            torch.save(data, file)
+            file.flush()
             # The index is written first and keeps the fingerprint of the file that is replaced, so
             # that it knows the file on the disk at any time.
-            _add_to_index(path, writer.fingerprint())
+            _add_to_index(path, {"bytes": file.tell(), "sha256": sha256_of(file.name)})
     except (OSError, RuntimeError) as error:
         # torch reports where writing failed; the context of its error says why.
         reason = error if isinstance(error, OSError) else error.__context__
         if not isinstance(reason, OSError):
             raise
-        message = f"the checkpoint {path} cannot be written: {reason.strerror or reason}"
-        raise InputError(message) from None
+        why = reason.strerror or reason
+        raise InputError(f"the checkpoint {path} cannot be written: {why}") from None
 
 
 def _tensors_in(data: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -86,14 +64,7 @@ def _add_to_index(path: str, fingerprint: Fingerprint) -> None:
 
 
 def read_index(folder: str) -> dict[str, list[Fingerprint]]:
-    """Read the fingerprints of a folder's checkpoints, the newest checkpoint last.
-
-    Returns:
-        Fingerprints by name of the file; {} without an index.
-
-    Raises:
-        InputError: if the index cannot be read.
-    """
+    """Read a folder's fingerprints by name of the checkpoint, the newest last; {} without index."""
     path = os.path.join(folder, INDEX)
     try:
         with open(path) as file:
@@ -101,9 +72,8 @@ def read_index(folder: str) -> dict[str, list[Fingerprint]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}; delete it to load checkpoints unchecked"
-        ) from None
+        hint = "delete it to load checkpoints unchecked"
+        raise InputError(f"{path} cannot be read: {error}; {hint}") from None
 
 
 def damage_of(path: str) -> str:
@@ -116,8 +86,7 @@ def damage_of(path: str) -> str:
             return ""
     except OSError as error:
         return str(error.strerror)
-    sizes = [fingerprint["bytes"] for fingerprint in expected]
-    if size not in sizes:
+    if size not in (sizes := [fingerprint["bytes"] for fingerprint in expected]):
         return f"it has {size} bytes of {sizes[0]}"
     return "its content has changed since it was written (sha256)"
 
@@ -135,19 +104,17 @@ def _step(name: str) -> int:
 
 
 def remove_old(folder: str, keep: int, healthy: str = "") -> None:
-    """Delete old full checkpoints and incomplete files.
-
-    Checkpoints of another run, which are not in the index, are deleted first.
+    """Delete full checkpoints, those that are not in the index first, and incomplete files.
 
     Args:
         folder: of the checkpoints.
         keep: number of checkpoints to keep, the newest ones; at least 1.
         healthy: name of one more checkpoint to keep, if it exists.
     """
-    newest = full_checkpoints(folder)[: max(keep, 1)]
+    keep = max(keep, 1)
+    newest = full_checkpoints(folder)[:keep]
     others = set(filter(_FULL.fullmatch, os.listdir(folder))).difference(newest, [healthy])
-    excess = len(others) + len(newest) - max(keep, 1)
-    for name in sorted(others)[: max(excess, 0)]:
+    for name in sorted(others)[: max(len(others) + len(newest) - keep, 0)]:
         os.remove(os.path.join(folder, name))
     remove_temporaries(folder)
 
@@ -155,6 +122,6 @@ def remove_old(folder: str, keep: int, healthy: str = "") -> None:
 def start_anew(folder: str) -> None:
     """Forget the checkpoints of an earlier run, so that this run never resumes from them."""
     for name in (LAST, INDEX):
-        if os.path.exists(os.path.join(folder, name)):
+        with suppress(FileNotFoundError):
             os.remove(os.path.join(folder, name))
     remove_temporaries(folder)

@@ -1,6 +1,5 @@
 """A lock that allows one run at a time in a folder."""
 
-import errno
 import fcntl
 import logging
 import os
@@ -48,21 +47,16 @@ def _acquire(folder: str) -> tuple[IO[bytes] | None, str]:
         return None, f"OUTPUT_DIR {folder} cannot be written: {error.strerror}"
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        with file:
+            file.seek(0)
+            holder = file.read().decode(errors="replace") or "another process"
+        hint = "wait for it, or set another OUTPUT_DIR"
+        return None, f"OUTPUT_DIR {folder} is in use by {holder}: {hint}"
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return None, _in_use(folder, file)
-        logger.warning(
-            "OUTPUT_DIR %s cannot be locked (%s): make sure that no other run writes there",
-            *(folder, error.strerror),
-        )
+        hint = "make sure that no other run writes there"
+        logger.warning("OUTPUT_DIR %s cannot be locked (%s): %s", folder, error.strerror, hint)
     with suppress(OSError):  # the text only serves the message of another run
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file, ""
-
-
-def _in_use(folder: str, file: IO[bytes]) -> str:
-    with file:
-        file.seek(0)
-        holder = file.read().decode(errors="replace") or "another process"
-    return f"OUTPUT_DIR {folder} is in use by {holder}: wait for it, or set another OUTPUT_DIR"

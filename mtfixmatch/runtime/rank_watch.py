@@ -2,8 +2,7 @@
 
 Each rank sends a heartbeat with the number of collectives that it has begun, through the store of
 the process group, which works across machines and with any backend. A rank that waits in a
-collective has begun it; a rank with a smaller number keeps its peers waiting. Threads do this
-beside the training step, which takes no longer.
+collective has begun it; a rank with a smaller number keeps its peers waiting.
 """
 
 import json
@@ -17,10 +16,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
+
+from .signals import in_main_thread
 
 BEAT = 2.0  # seconds between two heartbeats of a rank
 # Seconds in which the rank that failed may end first, so that its launcher shows its traceback.
@@ -33,14 +35,10 @@ SHOWN = ("InputError", "InputErrors", "FloatingPointError")
 
 
 class RankWatch:
-    """Watches all ranks while it is `running`; with a single process it does nothing.
-
-    Attributes:
-        seconds: that a rank may keep its peers waiting or send no heartbeat; 0: no limit.
-    """
+    """Watches all ranks while it is `running`; with a single process it does nothing."""
 
     def __init__(self, seconds: float):
-        """Prepare to watch, with a timeout in seconds; 0: no timeout, and nothing is watched."""
+        """Set the time that a rank may keep its peers waiting or send no heartbeat; 0: no limit."""
         self.seconds = seconds
         self._enabled = bool(seconds) and comm.get_world_size() > 1
         # What the main thread does, for how many seconds it may, and how often it made progress.
@@ -102,32 +100,27 @@ class RankWatch:
     def _note_progress(self) -> None:
         self._progress += 1
 
-    # Heartbeats, in a thread of their own
-
     def _keep_exchanging(self) -> None:
+        """Exchange heartbeats, in a thread of their own."""
         with suppress(RuntimeError):  # rank 0 holds the store: without it, this rank is silent too
             while not self._ended.wait(BEAT):
                 self._exchange_heartbeats()
 
     def _send_heartbeat(self) -> None:
         self._beats += 1
-        heartbeat = {
-            **{"beats": self._beats, "collectives": _num_collectives(), "status": self._status},
-            **{"name": self._name, "launcher": self._launcher, "pid": os.getpid()},
-        }
-        self._store.set(f"watch/{comm.get_rank()}", json.dumps(heartbeat))
+        beat = {"beats": self._beats, "collectives": _num_collectives(), "status": self._status}
+        beat |= {"name": self._name, "launcher": self._launcher, "pid": os.getpid()}
+        self._store.set(f"watch/{comm.get_rank()}", json.dumps(beat))
 
     def _exchange_heartbeats(self) -> None:
         self._send_heartbeat()
         keys = [f"watch/{rank}" for rank in range(comm.get_world_size())]
-        for rank, text in enumerate(self._store.multi_get(keys)):
-            heartbeat = json.loads(text)
-            if heartbeat != self._heartbeats.get(rank):
-                self._heartbeats[rank], self._received[rank] = heartbeat, time.monotonic()
-
-    # Checks, in another thread
+        for rank, beat in enumerate(map(json.loads, self._store.multi_get(keys))):
+            if beat != self._heartbeats.get(rank):
+                self._heartbeats[rank], self._received[rank] = beat, time.monotonic()
 
     def _keep_checking(self) -> None:
+        """Check the heartbeats, in another thread."""
         while not self._ended.wait(BEAT):
             self._check_ranks()
 
@@ -156,25 +149,19 @@ class RankWatch:
         if now - self._stalled_since > self._stage_limit:
             frame = sys._current_frames()[threading.main_thread().ident or 0]
             stack = "".join(traceback.format_stack(frame))
-            stalled = _duration(now - self._stalled_since)
-            self._finish(
-                f"{self._name} keeps its peers waiting {stalled}, in {self._stage}:\n{stack}"
-            )
+            stalled = f"{_duration(now - self._stalled_since)}, in {self._stage}"
+            self._finish(f"{self._name} keeps its peers waiting {stalled}:\n{stack}")
             self._terminate(self._status)
 
     def _end_silent_peer(self, peer: dict, silent: float) -> None:
-        siblings = [
-            beat
-            for beat in self._heartbeats.values()
-            if beat["launcher"] == self._launcher and beat != peer
-        ]
+        beats = [beat for beat in self._heartbeats.values() if beat != peer]
+        pids = [beat["pid"] for beat in beats if beat["launcher"] == self._launcher]
         if peer["launcher"] == self._launcher:  # a stopped process would outlive the others
             with suppress(ProcessLookupError):
                 os.kill(peer["pid"], signal.SIGKILL)
             time.sleep(BEAT)
-        # One rank of each launcher prints the message.
-        first = min(beat["pid"] for beat in siblings) == os.getpid()
-        self._terminate(f"{peer['name']} sent no heartbeat {_duration(silent)}" if first else "")
+        message = f"{peer['name']} sent no heartbeat {_duration(silent)}"
+        self._terminate(message if os.getpid() == min(pids) else "")  # one rank of each launcher
 
     def _terminate(self, message: str) -> None:
         if message:
@@ -182,8 +169,6 @@ class RankWatch:
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(1)
-
-    # The end
 
     def _finish(self, status: str) -> None:
         """Send a last heartbeat, if possible, that says that or why this rank ends."""
@@ -195,12 +180,12 @@ class RankWatch:
             time.sleep(2 * BEAT)  # rank 0 holds the store, where its peers have to read the status
 
     def _handle_failure(self, error: BaseException) -> None:
-        if not _caused_by_peer(error):
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             text = "".join(traceback.format_exception(error))
             self._finish(f"{self._name} failed in {self._stage}:\n{text}")
             return
         # A peer is gone: the launcher knows which one, or the checking thread finds out.
-        if threading.current_thread() is threading.main_thread():
+        if in_main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.seconds = min(self.seconds, GRACE)
         self._ended.wait(self.seconds + GRACE + 3 * BEAT)
@@ -212,23 +197,12 @@ def _num_collectives() -> int:
     return group._get_sequence_number_for_group()  # type: ignore[attr-defined]
 
 
-def _caused_by_peer(error: BaseException) -> bool:
-    """Whether a collective has failed, because another rank is gone."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-
-
 def _duration(seconds: float) -> str:
-    start = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
-    return f"for {seconds:.0f} s, since {start}"
+    return f"for {seconds:.0f} s, since {datetime.now() - timedelta(seconds=seconds):%H:%M:%S}"
 
 
 def failure_of(error: ProcessException, first_rank: int) -> str:
-    """Message of the first process that failed in a run of several.
-
-    Args:
-        error: raised by torch.multiprocessing.
-        first_rank: lowest rank on this machine.
-    """
+    """Message of an error of torch.multiprocessing, by the lowest rank on this machine."""
     rank, host = first_rank + error.error_index, socket.gethostname()
     process = f"rank {rank} (process {error.error_pid} on {host})"
     if isinstance(error, ProcessExitedException):

@@ -26,11 +26,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: str, *, trust: bool) -> Any:
-    """Read a pickle of arrays, such as those of the model zoo.
-
-    Args:
-        path: of the file.
-        trust: allow any content, which may run any code.
+    """Read a pickle of arrays, such as those of the model zoo; `trust` lets it run any code.
 
     Raises:
         InputError: for a file with other content than arrays, or a damaged one.
@@ -52,8 +48,7 @@ def read_tensors(path: str, *, trust: bool) -> Any:
 
 
 def _refusal(path: str, error: pickle.UnpicklingError) -> InputError:
-    match = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if not match:
+    if not (match := re.search(r"GLOBAL ([\w.]+)", str(error))):
         return InputError(f"the checkpoint {path} cannot be read: it is damaged or no checkpoint")
     return InputError(
         f"the checkpoint {path} is not loaded: it contains {match[1]}, which can run code, where "

@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from detectron2.utils import comm
@@ -18,28 +18,30 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STOPPED = 75
 
 
+def in_main_thread() -> bool:
+    """Whether this is the main thread, which alone can handle signals."""
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
-def _handling(handler: Callable[[int, object], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+def handling(numbers: Sequence[int], handler) -> Iterator[None]:
+    """Handle signals while in the block; in a thread other than the main one, do nothing."""
+    before = {x: signal.signal(x, handler) for x in (numbers if in_main_thread() else ())}
     try:
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            signal.signal(number, old or signal.SIG_DFL)
 
 
 class StopRequest:
     """Records stop signals while it is listening; the training asks for them once per step."""
 
-    def __init__(self) -> None:
-        self._signal = 0  # number of the last stop signal, 0: none
+    _signal = 0  # number of the last stop signal, 0: none
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals; in a thread other than the main one, which cannot, do nothing."""
-        in_main = threading.current_thread() is threading.main_thread()
-        with _handling(self._record) if in_main else nullcontext():
-            yield
+    def listening(self) -> AbstractContextManager[None]:
+        """Record signals while in the block; in a thread other than the main one, do nothing."""
+        return handling(STOP_SIGNALS, self._record)
 
     def _record(self, number: int, frame: object) -> None:
         self._signal = number
@@ -55,14 +57,11 @@ class StopRequest:
         return signal.Signals(number).name if number else ""
 
 
-@contextmanager
-def forwarding() -> Iterator[None]:
+def forwarding() -> AbstractContextManager[None]:
     """Forward the signals to the child processes that this process waits for."""
 
     def forward(number: int, frame: object) -> None:
-        for child in multiprocessing.active_children():
-            if child.pid:
-                os.kill(child.pid, number)
+        for pid in filter(None, (child.pid for child in multiprocessing.active_children())):
+            os.kill(pid, number)
 
-    with _handling(forward):
-        yield
+    return handling(STOP_SIGNALS, forward)

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -14,6 +13,7 @@ from multiprocessing.sharedctypes import RawArray
 from torch.utils.data import DataLoader, get_worker_info
 
 from ..utils.errors import InputError
+from .signals import handling, in_main_thread
 
 _END = object()
 
@@ -24,26 +24,14 @@ class _Row(ctypes.Structure):
 
 
 class _WorkerFailure(BaseException):
-    """A worker died or hangs.
-
-    It is not an Exception, as it may interrupt a reader, which would report a broken file.
-    """
+    """A worker died or hangs; no Exception, which a reader would catch as a broken file."""
 
 
 class WatchedMapper:
-    """A mapper that records the file that it reads, in memory shared by all processes.
-
-    Attributes:
-        rows: one for each worker.
-    """
+    """A mapper that records the file that it reads, in memory shared by all processes."""
 
     def __init__(self, mapper: Callable[..., dict], num_workers: int):
-        """Wrap a mapper.
-
-        Args:
-            mapper: function of (record, ...) with record["file_name"].
-            num_workers: of the loader; 0: the process itself reads.
-        """
+        """Wrap a function of (record, ...) with record["file_name"]; 0 workers: this process."""
         self._mapper = mapper
         self.rows = RawArray(_Row, max(num_workers, 1))
 
@@ -69,31 +57,30 @@ class WatchedLoader:
         """Watch a loader.
 
         Args:
-            loader: to iterate over.
-            mapper: that its data set calls.
-            timeout: seconds of waiting without progress after which to give up; 0: no timeout.
+            loader: its data set calls the mapper.
+            mapper: records which file each worker reads.
+            timeout: seconds without progress after which to give up; 0: no timeout.
         """
-        self._loader = loader
-        self._mapper = mapper
-        self._timeout = timeout
+        self._loader, self._rows, self._timeout = loader, mapper.rows, timeout
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[list[dict]]:
-        with _without_sigchld_handler():
+        # PyTorch installs its own handler, which raises errors at any place: this undoes that.
+        with handling([signal.SIGCHLD], signal.SIG_DFL):
             batches = iter(self._loader)
         while (batch := self._next(batches)) is not _END:
             yield batch
 
     def _next(self, batches: Iterator):
         workers: list[BaseProcess] = getattr(batches, "_workers", [])
+        check = _WorkerCheck(self._rows, workers, self._timeout)
         try:
-            with _every_second(_WorkerCheck(self._mapper.rows, workers, self._timeout)):
+            with _every_second(check) if in_main_thread() else nullcontext():
                 return next(batches, _END)
         except _WorkerFailure as failure:
-            _kill(workers)
-            raise InputError(str(failure)) from None
+            message = str(failure)
         except (RuntimeError, OSError, EOFError):  # a worker died while PyTorch read its batch
             # Its connection breaks before its sentinel, and that before it has an exit code.
             ended = wait([worker.sentinel for worker in workers], timeout=5)
@@ -101,8 +88,10 @@ class WatchedLoader:
             if not dead:
                 raise
             workers[dead[0]].join(5)
-            _kill(workers)
-            raise InputError(_death(workers[dead[0]], self._mapper.rows[dead[0]])) from None
+            message = _death(workers[dead[0]], self._rows[dead[0]])
+        for worker in workers:  # all at once: PyTorch would ask each to end and wait for it
+            worker.kill()
+        raise InputError(message)
 
 
 class _WorkerCheck:
@@ -135,10 +124,8 @@ class _WorkerCheck:
         pids = [worker.pid for worker in self._workers] or [os.getpid()]
         reasons = [f"process {pids[i]} hangs {_activity(self._rows[i])}" for i in reading]
         reasons += [f"process {pid} is stopped" for pid in pids if _is_stopped(pid)]
-        raise _WorkerFailure(
-            f"no data for {self._timeout} s (DATALOADER.TIMEOUT): "
-            + ("; ".join(reasons) or f"no data worker of {pids} responds")
-        )
+        reason = "; ".join(reasons) or f"no data worker of {pids} responds"
+        raise _WorkerFailure(f"no data for {self._timeout} s (DATALOADER.TIMEOUT): {reason}")
 
 
 def _death(worker: BaseProcess, row: _Row) -> str:
@@ -159,36 +146,11 @@ def _is_stopped(pid: int | None) -> bool:
     return False
 
 
-def _kill(workers: list[BaseProcess]) -> None:
-    """Kill all workers at once: PyTorch would ask each to end and wait for it."""
-    for worker in workers:
-        worker.kill()
-
-
 @contextmanager
-def _without_sigchld_handler() -> Iterator[None]:
-    """Keep PyTorch from installing its own handler, which raises errors at any place."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-
-
-def _every_second(act: Callable[[], None]):
-    in_main = threading.current_thread() is threading.main_thread()
-    return _alarms(act) if in_main else nullcontext()
-
-
-@contextmanager
-def _alarms(act: Callable[[], None]) -> Iterator[None]:
-    handler = signal.signal(signal.SIGALRM, lambda *_: act())
-    timer = signal.setitimer(signal.ITIMER_REAL, 1, 1)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, handler)
+def _every_second(act: Callable[[], None]) -> Iterator[None]:
+    with handling([signal.SIGALRM], lambda *_: act()):
+        timer = signal.setitimer(signal.ITIMER_REAL, 1, 1)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, *timer)

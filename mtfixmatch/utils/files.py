@@ -30,11 +30,10 @@ def read_json(path: str | os.PathLike) -> Any:
     Raises:
         InputError: the file cannot be read or is not valid JSON.
     """
+    with reading(path), open(path, "rb") as file:
+        content = file.read()
     try:
-        with reading(path), open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except InputError:
-        raise
+        return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({first_line(error)})") from error
 
@@ -43,8 +42,7 @@ def read_json(path: str | os.PathLike) -> Any:
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path` when it is completely on the disk.
 
-    The temporary file is in the same folder and has a unique name, so several processes can write
-    at the same time. After an error the old file is unchanged.
+    Several processes can write at the same time. After an error the old file is unchanged.
     """
     target = os.fspath(path)
     temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
@@ -75,11 +73,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Return the SHA-256 of a file in hexadecimal digits; raise OSError if it cannot be read."""
     sha256 = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -11,15 +11,13 @@ from PIL import Image
 from .errors import InputError, first_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-# A header can claim billions of pixels, which would fill the memory. This is Pillow's own limit
-# (256 MiB as RGB), but Pillow only warns and does not name the file.
+# Pillow's own limit against headers that would fill the memory; Pillow only warns.
 MAX_PIXELS = 89_478_485
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 PNG_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 EXIF_ORIENTATION = 0x0112
-# Entries of `Image.info` that may hold the orientation; for a PNG that has none of them, `getexif`
-# would decode the whole image.
+# Entries of `Image.info` with the orientation; without one, `getexif` decodes a whole PNG.
 EXIF_PLACES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
 
@@ -34,14 +32,11 @@ def read_image_size(path: str) -> list[int]:
 
 
 def read_rgb_pixels(path: str, size: list[int]) -> np.ndarray:
-    """Return the pixels of an image, rotated as its EXIF orientation says.
+    """Return the pixels of an image, (H, W, 3) uint8 RGB, rotated as its EXIF orientation says.
 
     Args:
         path: image file; its transparency is dropped, 16 bits become 8.
         size: expected [height, width].
-
-    Returns:
-        (H, W, 3) uint8 RGB.
 
     Raises:
         InputError: the file cannot be read, has more than MAX_PIXELS or another size.
@@ -55,17 +50,16 @@ def read_rgb_pixels(path: str, size: list[int]) -> np.ndarray:
             pixels = convert_PIL_to_numpy(image, "RGB")
             actual_size = list(pixels.shape[:2])  # the orientation may stand after the pixels
     if actual_size != size:
-        raise InputError(
-            f"{path} is {tuple(actual_size)}, not {tuple(size)} as its labels say (H, W)"
-        )
+        expected = f"{tuple(size)} as its labels say (H, W)"
+        raise InputError(f"{path} is {tuple(actual_size)}, not {expected}")
     return pixels
 
 
 def read_label_map(path: str) -> np.ndarray:
-    """Return the ids in a semantic map as an (H, W) uint8 array.
+    """Return the ids in a semantic map, an 8-bit or palette PNG, as an (H, W) uint8 array.
 
     Raises:
-        InputError: the file cannot be read or is not an 8-bit single-channel or palette PNG.
+        InputError: the file cannot be read or is of another kind.
     """
     # Grey images of 1, 2 or 4 bits are refused because Pillow would stretch their ids to 0-255.
     formats = [(8, 0), (8, 3), (4, 3), (2, 3), (1, 3)]
@@ -73,10 +67,10 @@ def read_label_map(path: str) -> np.ndarray:
 
 
 def read_instance_map(path: str) -> np.ndarray:
-    """Return the ids in an instance map as an (H, W) int32 array.
+    """Return the ids in an instance map, a PNG of 8 or 16 bits, as an (H, W) int32 array.
 
     Raises:
-        InputError: the file cannot be read or is not a single-channel PNG of 8 or 16 bits.
+        InputError: the file cannot be read or is of another kind.
     """
     return _read_png(path, [(16, 0), (8, 0)], "a 16-bit single-channel PNG").astype(np.int32)
 
@@ -85,10 +79,8 @@ def read_instance_map(path: str) -> np.ndarray:
 def _open_image(path: str, *, decode: bool = False) -> Iterator[Image.Image]:
     """Open an image and turn every error, also of the caller's decoding, into an InputError.
 
-    Args:
-        path: image file.
-        decode: the caller decodes the pixels. The checksums of a PNG are verified then, because
-            the decoder stops before the last of them.
+    If the caller decodes the pixels, the checksums of a PNG are verified, because the decoder
+    stops before the last of them.
     """
     try:
         with open(path, "rb") as file:
@@ -111,10 +103,8 @@ def _open_image(path: str, *, decode: bool = False) -> Iterator[Image.Image]:
 def _read_header(path: str, file) -> Image.Image:
     image = Image.open(file, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
-        raise InputError(
-            f"cannot read the image {path}: its header claims {image.width}x{image.height} "
-            f"pixels, more than the limit of {MAX_PIXELS}"
-        )
+        pixels = f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS}"
+        raise InputError(f"cannot read the image {path}: its header claims {pixels}")
     return image
 
 

@@ -75,7 +75,7 @@ def get_records(names: Sequence[str]) -> list[Record]:
     # An error of the main process stops all processes, so that none waits for another.
     messages = comm.all_gather(messages)[0]
     if messages:
-        raise InputErrors(messages)
+        raise InputErrors(*messages)
     return records if comm.is_main_process() else _load(names)
 
 

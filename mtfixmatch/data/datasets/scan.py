@@ -104,7 +104,7 @@ def scan_files(
     if cache_file and (todo or len(current) != len(cache)):
         _save_cache(cache_file, name, current)
     if errors and broken is None:
-        raise InputErrors([errors[path] for path in dict.fromkeys(paths) if path in errors])
+        raise InputErrors(*[errors[x] for x in dict.fromkeys(paths) if x in errors])
     if broken is not None:
         broken |= errors
     return [current[path][2] if path in current else None for path in paths]
