@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from . import stuff, things
+from . import objects
 from .canvas import DARK, ID, Draw, Layer, Range, Scene, random_color
 from .setting import Street, draw_ground, draw_sky, photograph, random_mood, random_street
 
@@ -80,10 +80,10 @@ def _plan_backdrop(scene: Scene, street: Street) -> Plan:
         size = (rng.uniform(8, 30), rng.uniform(4, 20))
         if rng.random() < 0.5:
             paint = random_color(rng, sat=(0, 0.5), val=(0.35, 0.8))
-            draw, label = partial(stuff.draw_facade, paint=paint), ID["building"]
+            draw, label = partial(objects.draw_facade, paint=paint), ID["building"]
         else:
             high = (size[0], 0.6 * size[1])
-            draw = partial(stuff.draw_foliage, leaf=street.leaf, low=(0, 0), high=high)
+            draw = partial(objects.draw_foliage, leaf=street.leaf, low=(0, 0), high=high)
             label = ID["vegetation"]
         yield scale, partial(scene.draw_facing, draw, size, label, x, scale)
 
@@ -111,13 +111,13 @@ def _draw_side(scene: Scene, kind: str, x: float, near: float, length: float, le
         paint = random_color(rng, sat=(0, 0.8), val=(0.3, 0.9))
         if rng.random() < 0.7:  # brick or plaster
             paint = random_color(rng, (0.0, 0.14), (0.05, 0.5), (0.3, 0.85))
-        height, draw = rng.uniform(4, 18), partial(stuff.draw_facade, paint=paint)
+        height, draw = rng.uniform(4, 18), partial(objects.draw_facade, paint=paint)
     elif kind == "vegetation":
         height = rng.uniform(1, 5)
-        draw = partial(stuff.draw_foliage, leaf=leaf, low=(0, 0), high=(length, height))
+        draw = partial(objects.draw_foliage, leaf=leaf, low=(0, 0), high=(length, height))
     else:
         height = rng.uniform(0.9, 2.6)
-        draw = stuff.draw_wall if kind == "wall" else stuff.draw_fence
+        draw = objects.draw_wall if kind == "wall" else objects.draw_fence
     scene.draw_along(draw, (length, height), ID[kind], x, near)
     if kind == "building":  # the front that faces the camera
         scene.draw_facing(draw, (8, height), ID[kind], x + np.sign(x) * 4, near)
@@ -140,15 +140,15 @@ def _draw_furniture(scene: Scene, name: str, x: float, scale: float, street: Str
     rng, paint = scene.rng, random_color(scene.rng)
     if name == "tree":
         size = (rng.uniform(2, 5), rng.uniform(3, 9))
-        draw = partial(stuff.draw_tree, leaf=street.leaf)
+        draw = partial(objects.draw_tree, leaf=street.leaf)
         scene.draw_facing(draw, size, ID["vegetation"], x, scale)
     elif name in ("bin", "kiosk"):
         size = (0.7, 1.1) if name == "bin" else (rng.uniform(1.5, 3), 2.6)
         label = ID["static" if name == "bin" else "building"]
-        scene.draw_facing(partial(stuff.draw_box, paint=paint), size, label, x, scale)
+        scene.draw_facing(partial(objects.draw_box, paint=paint), size, label, x, scale)
     else:
         height = rng.uniform(5, 8) if name == "lamp" else rng.uniform(2.4, 4.2)
-        draw = partial(stuff.draw_pole, top=name)
+        draw = partial(objects.draw_pole, top=name)
         scene.draw_facing(draw, (1.6, height), ID["pole"], x, scale, rng.choice((-1, 1)))
 
 
@@ -186,7 +186,7 @@ def _random_turn(rng: Generator, low: float) -> float:
 
 
 def _draw_thing(scene: Scene, name: str, x: float, scale: float) -> None:
-    if name in things.VEHICLE_SIDES:
+    if name in objects.VEHICLE_SIDES:
         _draw_vehicle(scene, name, x, scale)
     elif name == "person":
         _draw_person(scene, scene.new_instance(name), x, scale)
@@ -197,11 +197,11 @@ def _draw_thing(scene: Scene, name: str, x: float, scale: float) -> None:
 def _draw_vehicle(scene: Scene, name: str, x: float, near: float) -> None:
     """Draw a vehicle across the street, or along it with its front or back to the camera."""
     rng, label = scene.rng, scene.new_instance(name)
-    style = str(rng.choice(list(things.CAR_SHAPES) if name == "car" else ["ribbed", "plain"]))
+    style = str(rng.choice(list(objects.CAR_SHAPES) if name == "car" else ["ribbed", "plain"]))
     length, width, height = (rng.uniform(*span) for span in VEHICLE_SIZES[name])
     height *= 1.25 if style == "van" else 1
     paint = random_color(rng, sat=(0, 0.15) if rng.random() < 0.4 else (0.2, 1))
-    draw_side = partial(things.VEHICLE_SIDES[name], paint=paint, style=style)
+    draw_side = partial(objects.VEHICLE_SIDES[name], paint=paint, style=style)
     across = rng.random() < 0.4
     extent, depth = (length, width) if across else (width, length)
     half = extent / 2
@@ -214,7 +214,7 @@ def _draw_vehicle(scene: Scene, name: str, x: float, near: float) -> None:
     if edge * x > 0:  # the camera sees its side
         scene.draw_along(draw_side, (length, height), label, edge, near, mirror=not front)
     look = style if name == "car" else name
-    draw_end = partial(things.draw_vehicle_end, paint=paint, style=look, front=front)
+    draw_end = partial(objects.draw_vehicle_end, paint=paint, style=look, front=front)
     scene.draw_facing(draw_end, (width, height), label, x, near)
 
 
@@ -223,7 +223,7 @@ def _draw_person(scene: Scene, label: int, x: float, scale: float) -> None:
     scene.darken_ground((x - 0.3, x + 0.3), (scene.scale_behind(scale, 0.5), 1.03 * scale), 0.6)
     is_adult = rng.random() < 0.85
     size = rng.uniform(0.88, 1.1) if is_adult else rng.uniform(0.55, 0.8)
-    draw = partial(things.draw_person, x=0.7, size=size)
+    draw = partial(objects.draw_person, x=0.7, size=size)
     scene.draw_facing(draw, (1.4, 1.85 * size), label, x, scale, _random_turn(rng, 0.75))
 
 
@@ -235,10 +235,10 @@ def _draw_two_wheeler(scene: Scene, name: str, x: float, scale: float) -> None:
     rider = scene.new_instance("rider") if ridden else None
 
     def draw(layer: Layer) -> None:
-        (things.draw_motorcycle if kind == "motorcycle" else things.draw_bicycle)(layer)
+        (objects.draw_motorcycle if kind == "motorcycle" else objects.draw_bicycle)(layer)
         if rider is not None:
             layer.label = rider
-            things.draw_rider(layer, lean=rng.uniform(0.1, 0.35))
+            objects.draw_rider(layer, lean=rng.uniform(0.1, 0.35))
 
     scene.draw_facing(draw, (1.85, 1.85), label, x, scale, _random_turn(rng, 0.4))
 
@@ -252,7 +252,7 @@ def _draw_group(scene: Scene, name: str, x: float, scale: float) -> None:
             _draw_person(scene, ID[name], place, scale * rng.uniform(0.95, 1.05))
         else:
             turn = rng.uniform(0.4, 0.7)
-            scene.draw_facing(things.draw_bicycle, (1.75, 1.1), ID[name], place, scale, turn)
+            scene.draw_facing(objects.draw_bicycle, (1.75, 1.1), ID[name], place, scale, turn)
 
 
 def _draw_void(scene: Scene) -> None:
@@ -263,11 +263,11 @@ def _draw_void(scene: Scene) -> None:
         axes = (int(cols * rng.uniform(0.4, 0.8)), int(rows * rng.uniform(0.1, 0.18)))
         cv2.ellipse(scene.ids, center, axes, 0, 0, 360, ID["ego vehicle"], -1)
         color = random_color(rng, sat=(0, 0.3), val=(0.05, 0.5))
-        scene.rgb[scene.ids == ID["ego vehicle"]] = color[:3]
+        scene.rgb[scene.ids == ID["ego vehicle"]] = color
     if rng.random() < 0.15:
         edge = max(1, round(rows * rng.uniform(0.01, 0.03)))
         for border in np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]:
-            scene.ids[border], scene.rgb[border] = ID["out of roi"], DARK[:3]
+            scene.ids[border], scene.rgb[border] = ID["out of roi"], DARK
 
 
 def _remove_slivers(ids: np.ndarray) -> None:

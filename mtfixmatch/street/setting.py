@@ -47,10 +47,10 @@ class Mood:
 
 
 MOODS = (
-    Mood(((70, 120, 200, 255), (190, 210, 235, 255)), (250, 1500), (0.8, 1.25), 0.5),
-    Mood(((150, 155, 165, 255), (215, 215, 215, 255)), (150, 800), (0.7, 1.1), 0.26),
-    Mood(((50, 50, 90, 255), (220, 150, 110, 255)), (150, 600), (0.45, 0.7), 0.12),
-    Mood(((190, 192, 196, 255), (205, 205, 205, 255)), (35, 90), (0.8, 1.05), 0.12),
+    Mood(((70, 120, 200), (190, 210, 235)), (250, 1500), (0.8, 1.25), 0.5),
+    Mood(((150, 155, 165), (215, 215, 215)), (150, 800), (0.7, 1.1), 0.26),
+    Mood(((50, 50, 90), (220, 150, 110)), (150, 600), (0.45, 0.7), 0.12),
+    Mood(((190, 192, 196), (205, 205, 205)), (35, 90), (0.8, 1.05), 0.12),
 )
 
 
@@ -81,7 +81,7 @@ def smooth_noise(rng: Generator, rows: int, cols: int, cells: int) -> np.ndarray
 def draw_sky(scene: Scene, mood: Mood) -> None:
     """Draw a colour gradient down to the horizon, with clouds."""
     rng, rows = scene.rng, math.ceil(scene.horizon + scene.unit)
-    top, low = (np.array(color[:3], np.float32) for color in mood.sky)
+    top, low = (np.array(color, np.float32) for color in mood.sky)
     depth = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None]
     clouds = np.clip(smooth_noise(rng, rows, scene.width, 4) - rng.uniform(-0.3, 0.8), 0, 0.6)
     sky = top + (low - top) * depth + clouds[..., None] * np.float32(rng.uniform(60, 120))
@@ -104,7 +104,7 @@ def draw_ground(scene: Scene, street: Street) -> None:
         near = unit * rng.uniform(5, 16)
         span = (scene.scale_behind(near, rng.uniform(6, 10)), near)
         scene.paint_ground(EVERYWHERE, span, asphalt, ID["road"])
-    white = dim((225, 225, 215, 255), rng.uniform(0.7, 1.1))
+    white = dim((225, 225, 215), rng.uniform(0.7, 1.1))
     _draw_patches(scene, road, asphalt)
     _draw_markings(scene, road, white)
     if rng.random() < 0.35:  # the shadow of the houses on one side

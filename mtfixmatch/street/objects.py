@@ -1,4 +1,4 @@
-"""How people, two-wheelers and vehicles look.
+"""How plants, houses, barriers, poles, people and vehicles look.
 
 All functions draw on a layer, in metres from its bottom left corner. Side views face to the right;
 the scene mirrors them.
@@ -6,11 +6,12 @@ the scene mirrors them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from .canvas import CIRCLE, DARK, Color, Layer, Point, dim, random_color, random_glass, steps
+from .canvas import CIRCLE, DARK, GLASS, ID, Color, Layer, Point, Range, dim, random_color, steps
 
-STEEL: Color = (120, 122, 126, 255)
+LAMPS: Sequence[Color] = ((60, 230, 90), (250, 190, 40), (240, 40, 30))
+STEEL: Color = (120, 122, 126)
 # Outline and window of a car from its side, as fractions of its length and height.
 CAR_SHAPES = {
     "sedan": (
@@ -26,6 +27,119 @@ CAR_SHAPES = {
         [(0.5, 0.62), (0.5, 0.92), (0.69, 0.92), (0.82, 0.62)],
     ),
 }
+
+
+def draw_tree(layer: Layer, leaf: Range) -> None:
+    """Draw a tree whose crown has hues from the range `leaf`."""
+    width, height = layer.size
+    bark = random_color(layer.rng, (0.05, 0.1), (0.2, 0.5), (0.15, 0.4))
+    layer.rect(0.46 * width, 0, 0.54 * width, 0.6 * height, bark)
+    draw_foliage(layer, leaf, (0.12 * width, 0.35 * height), (0.88 * width, 0.9 * height))
+
+
+def draw_foliage(layer: Layer, leaf: Range, low: Point, high: Point) -> None:
+    """Draw leaves within a rectangle; the dark ones lie behind the bright ones."""
+    rng = layer.rng
+    count = int(rng.integers(8, 12) if layer.is_narrow else rng.integers(16, 30))
+    spots = rng.uniform(low, high, (count, 2))
+    radius = min(0.16 * (high[1] - low[1]), 0.2 * (high[0] - low[0]))
+    leaves = [random_color(rng, leaf, (0.3, 0.7), (0.3, 0.65)) for _ in range(4)]
+    for i, (x, y) in enumerate(spots.tolist()):
+        color = dim(leaves[i % 4], 0.6 + 0.5 * i / count)
+        layer.disc(x, y, radius * rng.uniform(0.7, 1.2), color)
+
+
+def draw_facade(layer: Layer, paint: Color) -> None:
+    """Draw the front of a house: courses, windows, doors, now and then a sign or a poster."""
+    (length, height), rng = layer.size, layer.rng
+    glass = random_color(rng, *GLASS)
+    layer.rect(0, 0, length, height, paint)
+    layer.label = None
+    if layer.is_narrow:
+        return
+    if rng.random() < 0.4:
+        for y in steps(0.5, height, rng.uniform(0.4, 1.2)):
+            layer.line([(0, y), (length, y)], 0.06, dim(paint, 0.85))
+    _draw_windows(layer, glass)
+    for x in steps(0.4, length - 1.5, rng.uniform(2, 5)):  # doors
+        layer.rect(x, 0, x + rng.uniform(1, 1.8), 2.2, random_color(rng, val=(0.1, 0.6)))
+    if rng.random() < 0.35:  # an awning or a shop sign
+        layer.rect(0.2, 2.3, length - 0.2, rng.uniform(2.6, 3.1), random_color(rng, sat=(0.3, 1)))
+    if rng.random() < 0.3:  # a poster
+        x, y = rng.uniform(0, 0.6) * length, rng.uniform(1, 4)
+        right, top = x + rng.uniform(1.5, 4), y + rng.uniform(1, 3)
+        layer.rect(x, y, right, top, random_color(rng, sat=(0.3, 1)))
+        layer.disc(x + 0.8, y + 0.6, rng.uniform(0.2, 0.5), random_color(rng))
+
+
+def _draw_windows(layer: Layer, glass: Color) -> None:
+    """Draw a grid of windows, one in ten of them lit."""
+    (length, height), rng = layer.size, layer.rng
+    pitch, storey, share = rng.uniform(1.8, 3.6), rng.uniform(2.7, 3.6), rng.uniform(0.35, 0.7)
+    width = share * pitch
+    for y in steps(storey, height - 1.5, storey):
+        for x in steps(0.4, length - width, pitch):
+            color = (235, 210, 140) if rng.random() < 0.1 else glass
+            layer.rect(x, y + 0.6, x + width, y + 2.2, color)
+
+
+def draw_wall(layer: Layer) -> None:
+    """Draw a wall."""
+    (length, height), paint = layer.size, random_color(layer.rng, sat=(0, 0.45))
+    layer.rect(0, 0, length, height, paint)
+    for y in steps(0.3, height, 0.35):
+        layer.line([(0, y), (length, y)], 0.04, dim(paint, 0.8))
+
+
+def draw_fence(layer: Layer) -> None:
+    """Draw a see-through fence, labeled all over."""
+    (length, height), paint = layer.size, random_color(layer.rng, sat=(0, 0.45))
+    layer.rect(0, 0, length, height, None)
+    for x in steps(0.05, length, layer.rng.uniform(0.25, 0.5)):
+        layer.line([(x, 0), (x, height)], 0.06, paint)
+    for y in (0.15 * height, 0.9 * height):
+        layer.line([(0, y), (length, y)], 0.08, dim(paint, 0.9))
+
+
+def draw_pole(layer: Layer, top: str) -> None:
+    """Draw a pole that carries a "lamp", a "traffic light" or a "traffic sign"."""
+    (width, height), metal = layer.size, random_color(layer.rng, sat=(0, 0.2), val=(0.2, 0.7))
+    middle, head = width / 2, height - 0.5
+    layer.rect(middle - 0.07, 0, middle + 0.07, head, metal)
+    if top == "lamp":
+        layer.line([(middle, head), (width, head + 0.2)], 0.1, metal)
+        return
+    layer.label = ID[top]
+    if top == "traffic light":
+        layer.rect(middle - 0.2, height - 1.1, middle + 0.2, height, DARK)
+        on = int(layer.rng.integers(3))
+        for i, lamp in enumerate(LAMPS):
+            layer.disc(middle, height - 0.9 + 0.34 * i, 0.14, dim(lamp, 1 if i == on else 0.3))
+    else:
+        _draw_sign(layer, middle, height - 0.45)
+
+
+def _draw_sign(layer: Layer, x: float, y: float) -> None:
+    """Draw a traffic sign around (x, y): round, triangular or square."""
+    kind, r, red = int(layer.rng.integers(3)), layer.rng.uniform(0.35, 0.45), (200, 30, 30)
+    if kind == 0:
+        layer.disc(x, y, r, red)
+        layer.disc(x, y, 0.65 * r, (240, 240, 235))
+    elif kind == 1:
+        layer.poly([(x - r, y - r), (x + r, y - r), (x, y + r)], red)
+        inner = [(x - r / 2, y - 0.7 * r), (x + r / 2, y - 0.7 * r), (x, y + r / 2)]
+        layer.poly(inner, (245, 230, 120))
+    else:
+        layer.rect(x - r, y - r, x + r, y + r, (30, 70, 190))
+        layer.rect(x - 0.3 * r, y - 0.6 * r, x + 0.3 * r, y + 0.6 * r, (235, 235, 240))
+
+
+def draw_box(layer: Layer, paint: Color) -> None:
+    """Draw a bin or a kiosk: a coloured box with a hatch and a lid."""
+    width, height = layer.size
+    layer.rect(0, 0, width, height, paint)
+    layer.rect(0.15 * width, 0.4 * height, 0.85 * width, 0.75 * height, random_color(layer.rng))
+    layer.rect(0, 0.88 * height, width, height, dim(paint, 0.6))
 
 
 def draw_body(
@@ -98,7 +212,7 @@ def draw_motorcycle(layer: Layer) -> None:
     layer.poly([(0.1, 0.7), (0.15, 0.85), (0.7, 0.78), (0.75, 0.65)], DARK)
     layer.poly([(0.7, 0.6), (0.72, 0.84), (1.05, 0.98), (1.3, 0.8), (1.1, 0.55)], body)
     layer.line([(1.5, 0.32), (1.25, 1.02), (1.12, 1.08)], 0.1, STEEL)
-    layer.disc(1.36, 0.86, 0.1, (250, 245, 210, 255))
+    layer.disc(1.36, 0.86, 0.1, (250, 245, 210))
     layer.poly([(0.05, 0.35), (0.05, 0.45), (0.75, 0.36), (0.75, 0.28)], STEEL)
     if layer.rng.random() < 0.4:  # a windshield
         layer.poly([(1.22, 0.85), (1.1, 1.25), (1.2, 1.28), (1.4, 0.9)], dim(body, 0.9))
@@ -114,15 +228,15 @@ def _draw_wheels(layer: Layer, places: Sequence[float], radius: float) -> None:
 def draw_car(layer: Layer, paint: Color, style: str) -> None:
     """Draw a car from its side; `style` is a name in CAR_SHAPES."""
     (length, height), rng = layer.size, layer.rng
-    glass, pillar = random_glass(rng), rng.uniform(0.4, 0.52)
+    glass, pillar = random_color(rng, *GLASS), rng.uniform(0.4, 0.52)
     outline, window = ([(x * length, y * height) for x, y in part] for part in CAR_SHAPES[style])
     layer.poly(outline, paint)
     layer.rect(0, 0.2 * height, length, 0.3 * height, dim(paint, 0.6))
     layer.poly(window, glass)
     left, right = (pillar - 0.015) * length, (pillar + 0.015) * length
     layer.rect(left, 0.3 * height, right, 0.9 * height, paint)
-    layer.rect(0.95 * length, 0.4 * height, length, 0.5 * height, (250, 240, 200, 255))
-    layer.rect(0, 0.42 * height, 0.03 * length, 0.58 * height, (190, 20, 20, 255))
+    layer.rect(0.95 * length, 0.4 * height, length, 0.5 * height, (250, 240, 200))
+    layer.rect(0, 0.42 * height, 0.03 * length, 0.58 * height, (190, 20, 20))
     _draw_wheels(layer, (0.19 * length, 0.8 * length), 0.31)
 
 
@@ -140,15 +254,15 @@ def draw_truck(layer: Layer, paint: Color, style: str) -> None:
         layer.rect(0.1 * start, 1.4, 0.8 * start, 1.4 + rng.uniform(0.3, 0.9), random_color(rng))
     front = [(length - 0.4, top), (length, 1.5), (length, 0.5)]
     layer.poly([(start, 0.5), (start, top), *front], paint)
-    layer.rect(start + 0.35 * cab, 0.6 * top, length - 0.35, 0.9 * top, random_glass(rng))
-    layer.rect(length - 0.15, 0.6, length, 0.85, (250, 240, 200, 255))
+    layer.rect(start + 0.35 * cab, 0.6 * top, length - 0.35, 0.9 * top, random_color(rng, *GLASS))
+    layer.rect(length - 0.15, 0.6, length, 0.85, (250, 240, 200))
     _draw_wheels(layer, (0.12 * length, 0.12 * length + 1.1, length - 0.55 * cab), 0.48)
 
 
 def draw_bus(layer: Layer, paint: Color, style: str) -> None:
     """Draw a bus from its side: one row of windows, two doors if "ribbed", else one."""
     (length, height), rng = layer.size, layer.rng
-    glass = random_glass(rng)
+    glass = random_color(rng, *GLASS)
     layer.rect(0, 0.3, length, height, paint)
     layer.rect(0, 0.3, length, rng.uniform(0.5, 1.1), random_color(rng))
     pitch = rng.uniform(1.1, 1.7)
@@ -177,12 +291,12 @@ def draw_vehicle_end(layer: Layer, paint: Color, style: str, front: bool) -> Non
         _draw_end_window(layer, style, boxy, inset + 0.06)
     if style == "bus":  # the destination sign
         layer.rect(0.2 * width, 0.86 * height, 0.8 * width, 0.96 * height, DARK)
-        layer.rect(0.3 * width, 0.89 * height, 0.7 * width, 0.93 * height, (250, 180, 40, 255))
-    lamp: Color = (250, 245, 215, 255) if front else (200, 25, 20, 255)
+        layer.rect(0.3 * width, 0.89 * height, 0.7 * width, 0.93 * height, (250, 180, 40))
+    lamp: Color = (250, 245, 215) if front else (200, 25, 20)
     for x in (0.05 * width, 0.79 * width):
         layer.rect(x, 2.2 * low, x + 0.16 * width, 2.2 * low + 0.16, lamp)
     layer.rect(0.02 * width, low, 0.98 * width, 1.6 * low, dim(paint, 0.55))  # bumper
-    layer.rect(0.38 * width, 1.7 * low, 0.62 * width, 1.7 * low + 0.11, (225, 225, 215, 255))
+    layer.rect(0.38 * width, 1.7 * low, 0.62 * width, 1.7 * low + 0.11, (225, 225, 215))
 
 
 def _draw_end_window(layer: Layer, style: str, boxy: bool, inset: float) -> None:
@@ -193,7 +307,7 @@ def _draw_end_window(layer: Layer, style: str, boxy: bool, inset: float) -> None
         sill, lintel = rng.uniform(0.5, 0.6), 0.93
     top = [(inset * width, lintel * height), ((1 - inset) * width, lintel * height)]
     glass = [(0.08 * width, sill * height), *top, (0.92 * width, sill * height)]
-    layer.poly(glass, random_glass(rng))
+    layer.poly(glass, random_color(rng, *GLASS))
 
 
 def _draw_truck_end(layer: Layer, paint: Color, front: bool) -> None:
@@ -202,7 +316,7 @@ def _draw_truck_end(layer: Layer, paint: Color, front: bool) -> None:
     if front:  # the cargo box is higher than the cab
         layer.rect(0, 0.7 * height, width, height, cargo)
         layer.rect(0.04 * width, 0.3 * height, 0.96 * width, 0.78 * height, paint)
-        layer.rect(0.1 * width, 0.5 * height, 0.9 * width, 0.72 * height, random_glass(rng))
+        layer.rect(0.1 * width, 0.5 * height, 0.9 * width, 0.72 * height, random_color(rng, *GLASS))
         return
     layer.rect(0, 0.25 * height, width, height, cargo)
     for x in (0.49, 0.25, 0.73):
@@ -210,8 +324,4 @@ def _draw_truck_end(layer: Layer, paint: Color, front: bool) -> None:
     layer.rect(0.05 * width, 0.2 * height, 0.95 * width, 0.25 * height, DARK)
 
 
-VEHICLE_SIDES: dict[str, Callable[..., None]] = {
-    "car": draw_car,
-    "truck": draw_truck,
-    "bus": draw_bus,
-}
+VEHICLE_SIDES = {"car": draw_car, "truck": draw_truck, "bus": draw_bus}
