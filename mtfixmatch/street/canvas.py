@@ -4,8 +4,6 @@ The ground is flat and the camera looks along the street. An object at depth z i
 `scale` = focal / z pixels per metre, with its foot CAMERA_HEIGHT * scale below the horizon.
 """
 
-from __future__ import annotations
-
 import colorsys
 import math
 from collections import Counter
@@ -200,9 +198,9 @@ class Scene:
         layer = Layer(self.rng, size, scale, label, abs(squeeze))
         draw(layer)
         layer.shade()
-        corner = round(middle - layer.ids.shape[1] / 2), round(foot - layer.ids.shape[0])
+        left, top = round(middle - layer.ids.shape[1] / 2), round(foot - layer.ids.shape[0])
         step = -1 if squeeze < 0 else 1
-        self._blend(layer.rgba[:, ::step], layer.ids[:, ::step], corner, scale)
+        self._blend(layer.rgba[:, ::step], layer.ids[:, ::step], left, top, scale)
 
     def draw_along(
         self, draw: Draw, size: Point, label: int, x: float, near: float, mirror: bool = False
@@ -228,13 +226,11 @@ class Scene:
         shape = tuple((high - low).astype(int).tolist())
         rgba = cv2.warpPerspective(layer.rgba, matrix, shape, flags=cv2.INTER_LINEAR)
         ids = cv2.warpPerspective(layer.ids, matrix, shape, flags=cv2.INTER_NEAREST)
-        self._blend(rgba, ids, (int(low[0]), int(low[1])), middle)
+        self._blend(rgba, ids, int(low[0]), int(low[1]), middle)
 
-    def _blend(
-        self, rgba: np.ndarray, ids: np.ndarray, corner: Sequence[int], scale: float
-    ) -> None:
-        """Put a layer over the scene, its top left corner at the pixel `corner`."""
-        (left, top), (rows, cols) = corner, ids.shape
+    def _blend(self, rgba: np.ndarray, ids: np.ndarray, left: int, top: int, scale: float) -> None:
+        """Put a layer over the scene, its top left corner at the pixel (left, top)."""
+        rows, cols = ids.shape
         x0, x1 = max(left, 0), min(left + cols, self.width)
         y0, y1 = max(top, 0), min(top + rows, self.height)
         if x0 >= x1 or y0 >= y1:

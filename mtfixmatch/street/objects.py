@@ -4,29 +4,33 @@ All functions draw on a layer, in metres from its bottom left corner. Side views
 the scene mirrors them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from .canvas import CIRCLE, DARK, GLASS, ID, Color, Layer, Point, Range, dim, random_color, steps
 
+Points = list[Point]
 LAMPS: Sequence[Color] = ((60, 230, 90), (250, 190, 40), (240, 40, 30))
 STEEL: Color = (120, 122, 126)
-# Outline and window of a car from its side, as fractions of its length and height.
-CAR_SHAPES = {
-    "sedan": (
-        [(0, 0.2), (0, 0.6), (0.16, 0.68), (0.3, 1), (0.62, 1), (0.78, 0.66), (1, 0.54), (1, 0.2)],
-        [(0.2, 0.66), (0.31, 0.94), (0.61, 0.94), (0.74, 0.66)],
-    ),
-    "hatchback": (
-        [(0, 0.2), (0, 0.62), (0.07, 0.96), (0.55, 1), (0.74, 0.64), (1, 0.54), (1, 0.2)],
-        [(0.07, 0.66), (0.12, 0.92), (0.54, 0.94), (0.7, 0.66)],
-    ),
-    "van": (
-        [(0, 0.16), (0, 0.97), (0.7, 1), (0.87, 0.6), (1, 0.5), (1, 0.16)],
-        [(0.5, 0.62), (0.5, 0.92), (0.69, 0.92), (0.82, 0.62)],
-    ),
-}
+# Cars from their side, as fractions of their length and height.
+CAR_OUTLINES = dict(
+    sedan=[
+        (0, 0.2),
+        (0, 0.6),
+        (0.16, 0.68),
+        (0.3, 1),
+        (0.62, 1),
+        (0.78, 0.66),
+        (1, 0.54),
+        (1, 0.2),
+    ],
+    hatchback=[(0, 0.2), (0, 0.62), (0.07, 0.96), (0.55, 1), (0.74, 0.64), (1, 0.54), (1, 0.2)],
+    van=[(0, 0.16), (0, 0.97), (0.7, 1), (0.87, 0.6), (1, 0.5), (1, 0.16)],
+)
+CAR_WINDOWS = dict(
+    sedan=[(0.2, 0.66), (0.31, 0.94), (0.61, 0.94), (0.74, 0.66)],
+    hatchback=[(0.07, 0.66), (0.12, 0.92), (0.54, 0.94), (0.7, 0.66)],
+    van=[(0.5, 0.62), (0.5, 0.92), (0.69, 0.92), (0.82, 0.62)],
+)
 
 
 def draw_tree(layer: Layer, leaf: Range) -> None:
@@ -60,7 +64,11 @@ def draw_facade(layer: Layer, paint: Color) -> None:
     if rng.random() < 0.4:
         for y in steps(0.5, height, rng.uniform(0.4, 1.2)):
             layer.line([(0, y), (length, y)], 0.06, dim(paint, 0.85))
-    _draw_windows(layer, glass)
+    pitch, storey, share = rng.uniform(1.8, 3.6), rng.uniform(2.7, 3.6), rng.uniform(0.35, 0.7)
+    for y in steps(storey, height - 1.5, storey):
+        for x in steps(0.4, length - share * pitch, pitch):
+            color = (235, 210, 140) if rng.random() < 0.1 else glass  # lit or dark
+            layer.rect(x, y + 0.6, x + share * pitch, y + 2.2, color)
     for x in steps(0.4, length - 1.5, rng.uniform(2, 5)):  # doors
         layer.rect(x, 0, x + rng.uniform(1, 1.8), 2.2, random_color(rng, val=(0.1, 0.6)))
     if rng.random() < 0.35:  # an awning or a shop sign
@@ -70,17 +78,6 @@ def draw_facade(layer: Layer, paint: Color) -> None:
         right, top = x + rng.uniform(1.5, 4), y + rng.uniform(1, 3)
         layer.rect(x, y, right, top, random_color(rng, sat=(0.3, 1)))
         layer.disc(x + 0.8, y + 0.6, rng.uniform(0.2, 0.5), random_color(rng))
-
-
-def _draw_windows(layer: Layer, glass: Color) -> None:
-    """Draw a grid of windows, one in ten of them lit."""
-    (length, height), rng = layer.size, layer.rng
-    pitch, storey, share = rng.uniform(1.8, 3.6), rng.uniform(2.7, 3.6), rng.uniform(0.35, 0.7)
-    width = share * pitch
-    for y in steps(storey, height - 1.5, storey):
-        for x in steps(0.4, length - width, pitch):
-            color = (235, 210, 140) if rng.random() < 0.1 else glass
-            layer.rect(x, y + 0.6, x + width, y + 2.2, color)
 
 
 def draw_wall(layer: Layer) -> None:
@@ -104,19 +101,19 @@ def draw_fence(layer: Layer) -> None:
 def draw_pole(layer: Layer, top: str) -> None:
     """Draw a pole that carries a "lamp", a "traffic light" or a "traffic sign"."""
     (width, height), metal = layer.size, random_color(layer.rng, sat=(0, 0.2), val=(0.2, 0.7))
-    middle, head = width / 2, height - 0.5
-    layer.rect(middle - 0.07, 0, middle + 0.07, head, metal)
+    x, head = width / 2, height - 0.5
+    layer.rect(x - 0.07, 0, x + 0.07, head, metal)
     if top == "lamp":
-        layer.line([(middle, head), (width, head + 0.2)], 0.1, metal)
+        layer.line([(x, head), (width, head + 0.2)], 0.1, metal)
         return
     layer.label = ID[top]
-    if top == "traffic light":
-        layer.rect(middle - 0.2, height - 1.1, middle + 0.2, height, DARK)
-        on = int(layer.rng.integers(3))
-        for i, lamp in enumerate(LAMPS):
-            layer.disc(middle, height - 0.9 + 0.34 * i, 0.14, dim(lamp, 1 if i == on else 0.3))
-    else:
-        _draw_sign(layer, middle, height - 0.45)
+    if top == "traffic sign":
+        _draw_sign(layer, x, height - 0.45)
+        return
+    layer.rect(x - 0.2, height - 1.1, x + 0.2, height, DARK)
+    on = int(layer.rng.integers(3))
+    for i, lamp in enumerate(LAMPS):
+        layer.disc(x, height - 0.9 + 0.34 * i, 0.14, dim(lamp, 1 if i == on else 0.3))
 
 
 def _draw_sign(layer: Layer, x: float, y: float) -> None:
@@ -142,9 +139,7 @@ def draw_box(layer: Layer, paint: Color) -> None:
     layer.rect(0, 0.88 * height, width, height, dim(paint, 0.6))
 
 
-def draw_body(
-    layer: Layer, hip: Point, neck: Point, legs: list[list[Point]], hands: list[Point]
-) -> None:
+def draw_body(layer: Layer, hip: Point, neck: Point, legs: list[Points], hands: Points) -> None:
     """Draw a human body from its joints; a leg is a knee and a foot."""
     rng = layer.rng
     skin = random_color(rng, (0.04, 0.09), (0.25, 0.6), (0.3, 0.95))
@@ -166,9 +161,9 @@ def draw_body(
     layer.disc(x + 0.05, y + 0.14, 0.1, skin)
 
 
-def draw_person(layer: Layer, x: float, size: float) -> None:
+def draw_person(layer: Layer, size: float) -> None:
     """Draw a person who stands or walks, `size` relative to an adult."""
-    rng = layer.rng
+    rng, x = layer.rng, layer.size[0] / 2
     stride, swing = rng.uniform(0.06, 0.34), rng.uniform(0.05, 0.3)
     hip, neck = (x, 0.86 * size), (x + rng.uniform(-0.04, 0.08), 1.45 * size)
     knees = [(x - 0.3 * stride, 0.45 * size), (x + 0.7 * stride, 0.47 * size)]
@@ -226,10 +221,11 @@ def _draw_wheels(layer: Layer, places: Sequence[float], radius: float) -> None:
 
 
 def draw_car(layer: Layer, paint: Color, style: str) -> None:
-    """Draw a car from its side; `style` is a name in CAR_SHAPES."""
+    """Draw a car from its side; `style` is a name in CAR_OUTLINES."""
     (length, height), rng = layer.size, layer.rng
     glass, pillar = random_color(rng, *GLASS), rng.uniform(0.4, 0.52)
-    outline, window = ([(x * length, y * height) for x, y in part] for part in CAR_SHAPES[style])
+    shapes = CAR_OUTLINES[style], CAR_WINDOWS[style]
+    outline, window = ([(x * length, y * height) for x, y in shape] for shape in shapes)
     layer.poly(outline, paint)
     layer.rect(0, 0.2 * height, length, 0.3 * height, dim(paint, 0.6))
     layer.poly(window, glass)
@@ -277,8 +273,8 @@ def draw_bus(layer: Layer, paint: Color, style: str) -> None:
 
 def draw_vehicle_end(layer: Layer, paint: Color, style: str, front: bool) -> None:
     """Draw the front or the back of a vehicle; `style` is a car's, "truck" or "bus"."""
-    (width, height), boxy = layer.size, style in ("truck", "bus", "van")
-    shoulder, inset = (height, 0.02) if boxy else (0.62 * height, layer.rng.uniform(0.1, 0.2))
+    (width, height), rng, boxy = layer.size, layer.rng, style in ("truck", "bus", "van")
+    shoulder, inset = (height, 0.02) if boxy else (0.62 * height, rng.uniform(0.1, 0.2))
     low = 0.16 * min(height, 2.0)
     for x in (0.06 * width, 0.8 * width):  # wheels
         layer.rect(x, 0, x + 0.14 * width, 2 * low, DARK)
@@ -288,7 +284,13 @@ def draw_vehicle_end(layer: Layer, paint: Color, style: str, front: bool) -> Non
     if style == "truck":
         _draw_truck_end(layer, paint, front)
     else:
-        _draw_end_window(layer, style, boxy, inset + 0.06)
+        sill, lintel = rng.uniform(0.34, 0.5) if boxy else 0.64, 0.9
+        if style == "van":
+            sill, lintel = rng.uniform(0.5, 0.6), 0.93
+        left, right = (inset + 0.06) * width, (1 - (inset + 0.06)) * width
+        top = [(left, lintel * height), (right, lintel * height)]
+        glass = [(0.08 * width, sill * height), *top, (0.92 * width, sill * height)]
+        layer.poly(glass, random_color(rng, *GLASS))
     if style == "bus":  # the destination sign
         layer.rect(0.2 * width, 0.86 * height, 0.8 * width, 0.96 * height, DARK)
         layer.rect(0.3 * width, 0.89 * height, 0.7 * width, 0.93 * height, (250, 180, 40))
@@ -297,17 +299,6 @@ def draw_vehicle_end(layer: Layer, paint: Color, style: str, front: bool) -> Non
         layer.rect(x, 2.2 * low, x + 0.16 * width, 2.2 * low + 0.16, lamp)
     layer.rect(0.02 * width, low, 0.98 * width, 1.6 * low, dim(paint, 0.55))  # bumper
     layer.rect(0.38 * width, 1.7 * low, 0.62 * width, 1.7 * low + 0.11, (225, 225, 215))
-
-
-def _draw_end_window(layer: Layer, style: str, boxy: bool, inset: float) -> None:
-    """Draw a window whose upper edge is `inset` (share of the width) from both sides."""
-    (width, height), rng = layer.size, layer.rng
-    sill, lintel = rng.uniform(0.34, 0.5) if boxy else 0.64, 0.9
-    if style == "van":
-        sill, lintel = rng.uniform(0.5, 0.6), 0.93
-    top = [(inset * width, lintel * height), ((1 - inset) * width, lintel * height)]
-    glass = [(0.08 * width, sill * height), *top, (0.92 * width, sill * height)]
-    layer.poly(glass, random_color(rng, *GLASS))
 
 
 def _draw_truck_end(layer: Layer, paint: Color, front: bool) -> None:
