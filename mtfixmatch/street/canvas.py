@@ -64,7 +64,7 @@ class Layer:
         ids: (H, W) uint16, 0 where nothing is drawn.
     """
 
-    def __init__(self, rng: Generator, size: Point, scale: float, label: int, squeeze: float = 1):
+    def __init__(self, rng: Generator, size: Point, scale: float, label: int, squeeze: float):
         """Make an empty layer, whose width is foreshortened by `squeeze` in (0, 1]."""
         self.rng, self.size = rng, size
         self.label: int | None = label

@@ -5,7 +5,6 @@ BDD100K has the boxes of Cityscapes, and one for each connected region of traffi
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,5 +108,4 @@ def _write(path: Path, image: np.ndarray, options: list[int]) -> None:
     path.write_bytes(data.tobytes())
 
 
-LAYOUTS: dict[str, Callable[[Path, str, int, Scene], Frames]]
 LAYOUTS = {"cityscapes": write_cityscapes, "bdd100k": write_bdd100k}

@@ -11,26 +11,15 @@ from .canvas import CIRCLE, DARK, GLASS, ID, Color, Layer, Point, Range, dim, ra
 Points = list[Point]
 LAMPS: Sequence[Color] = ((60, 230, 90), (250, 190, 40), (240, 40, 30))
 STEEL: Color = (120, 122, 126)
-# Cars from their side, as fractions of their length and height.
-CAR_OUTLINES = dict(
-    sedan=[
-        (0, 0.2),
-        (0, 0.6),
-        (0.16, 0.68),
-        (0.3, 1),
-        (0.62, 1),
-        (0.78, 0.66),
-        (1, 0.54),
-        (1, 0.2),
-    ],
-    hatchback=[(0, 0.2), (0, 0.62), (0.07, 0.96), (0.55, 1), (0.74, 0.64), (1, 0.54), (1, 0.2)],
-    van=[(0, 0.16), (0, 0.97), (0.7, 1), (0.87, 0.6), (1, 0.5), (1, 0.16)],
-)
-CAR_WINDOWS = dict(
-    sedan=[(0.2, 0.66), (0.31, 0.94), (0.61, 0.94), (0.74, 0.66)],
-    hatchback=[(0.07, 0.66), (0.12, 0.92), (0.54, 0.94), (0.7, 0.66)],
-    van=[(0.5, 0.62), (0.5, 0.92), (0.69, 0.92), (0.82, 0.62)],
-)
+# Outline and window of a car from its side, as fractions of its length and height.
+SEDAN = [(0, 0.2), (0, 0.6), (0.16, 0.68), (0.3, 1), (0.62, 1), (0.78, 0.66), (1, 0.54), (1, 0.2)]
+HATCHBACK = [(0, 0.2), (0, 0.62), (0.07, 0.96), (0.55, 1), (0.74, 0.64), (1, 0.54), (1, 0.2)]
+VAN = [(0, 0.16), (0, 0.97), (0.7, 1), (0.87, 0.6), (1, 0.5), (1, 0.16)]
+CAR_SHAPES = {
+    "sedan": (SEDAN, [(0.2, 0.66), (0.31, 0.94), (0.61, 0.94), (0.74, 0.66)]),
+    "hatchback": (HATCHBACK, [(0.07, 0.66), (0.12, 0.92), (0.54, 0.94), (0.7, 0.66)]),
+    "van": (VAN, [(0.5, 0.62), (0.5, 0.92), (0.69, 0.92), (0.82, 0.62)]),
+}
 
 
 def draw_tree(layer: Layer, leaf: Range) -> None:
@@ -221,11 +210,10 @@ def _draw_wheels(layer: Layer, places: Sequence[float], radius: float) -> None:
 
 
 def draw_car(layer: Layer, paint: Color, style: str) -> None:
-    """Draw a car from its side; `style` is a name in CAR_OUTLINES."""
+    """Draw a car from its side; `style` is a name in CAR_SHAPES."""
     (length, height), rng = layer.size, layer.rng
     glass, pillar = random_color(rng, *GLASS), rng.uniform(0.4, 0.52)
-    shapes = CAR_OUTLINES[style], CAR_WINDOWS[style]
-    outline, window = ([(x * length, y * height) for x, y in shape] for shape in shapes)
+    outline, window = ([(x * length, y * height) for x, y in part] for part in CAR_SHAPES[style])
     layer.poly(outline, paint)
     layer.rect(0, 0.2 * height, length, 0.3 * height, dim(paint, 0.6))
     layer.poly(window, glass)

@@ -107,16 +107,16 @@ def _draw_furniture(scene: Scene, name: str, x: float, scale: float, street: Str
     rng, paint = scene.rng, random_color(scene.rng)
     if name == "tree":
         size = (rng.uniform(2, 5), rng.uniform(3, 9))
-        draw = partial(objects.draw_tree, leaf=street.leaf)
-        scene.draw_facing(draw, size, ID["vegetation"], x, scale)
+        tree = partial(objects.draw_tree, leaf=street.leaf)
+        scene.draw_facing(tree, size, ID["vegetation"], x, scale)
     elif name in ("bin", "kiosk"):
         size = (0.7, 1.1) if name == "bin" else (rng.uniform(1.5, 3), 2.6)
         label = ID["static" if name == "bin" else "building"]
         scene.draw_facing(partial(objects.draw_box, paint=paint), size, label, x, scale)
     else:
         height = rng.uniform(5, 8) if name == "lamp" else rng.uniform(2.4, 4.2)
-        draw = partial(objects.draw_pole, top=name)
-        scene.draw_facing(draw, (1.6, height), ID["pole"], x, scale, rng.choice((-1, 1)))
+        pole = partial(objects.draw_pole, top=name)
+        scene.draw_facing(pole, (1.6, height), ID["pole"], x, scale, rng.choice((-1, 1)))
 
 
 def _plan_things(scene: Scene, street: Street) -> Plan:
@@ -156,14 +156,13 @@ def _random_turn(rng: Generator, low: float) -> float:
 def _draw_vehicle(scene: Scene, name: str, x: float, near: float) -> None:
     """Draw a vehicle across the street, or along it with its front or back to the camera."""
     rng, label = scene.rng, scene.new_instance(name)
-    style = str(rng.choice(list(objects.CAR_OUTLINES) if name == "car" else ["ribbed", "plain"]))
+    style = str(rng.choice(list(objects.CAR_SHAPES) if name == "car" else ["ribbed", "plain"]))
     length, width, height = (rng.uniform(*span) for span in VEHICLE_SIZES[name])
     height *= 1.25 if style == "van" else 1
     paint = random_color(rng, sat=(0, 0.15) if rng.random() < 0.4 else (0.2, 1))
     draw_side = partial(objects.VEHICLE_SIDES[name], paint=paint, style=style)
     across = rng.random() < 0.4
-    extent, depth = (length, width) if across else (width, length)
-    half = extent / 2
+    half, depth = (length / 2, width) if across else (width / 2, length)
     scene.darken_ground((x - half, x + half), (scene.scale_behind(near, depth), 1.04 * near), 0.45)
     if across:
         scene.draw_facing(draw_side, (length, height), label, x, near, _random_turn(rng, 0.7))

@@ -82,8 +82,7 @@ def draw_ground(scene: Scene, street: Street) -> None:
         near = unit * rng.uniform(5, 16)
         span = (scene.scale_behind(near, rng.uniform(6, 10)), near)
         scene.paint_ground(EVERYWHERE, span, asphalt, ID["road"])
-    white = dim((225, 225, 215), rng.uniform(0.7, 1.1))
-    _draw_surface(scene, road, asphalt, white)
+    _draw_surface(scene, road, asphalt, dim((225, 225, 215), rng.uniform(0.7, 1.1)))
     if rng.random() < 0.35:  # the shadow of the houses on one side
         x = rng.uniform(*road)
         side = (x, EVERYWHERE[1]) if rng.random() < 0.5 else (EVERYWHERE[0], x)
