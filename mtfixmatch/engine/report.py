@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import matplotlib
 from detectron2.config import CfgNode
@@ -73,8 +74,8 @@ def write_report(
 
 def _figures(results: Mapping[str, Mapping], tasks: Sequence[Task]) -> str:
     rows = [
-        [who, *(found[t.name][t.metric] for t in tasks), found["geometric_mean"]]
-        for who, found in results.items()
+        [network, *(figures[t.name][t.metric] for t in tasks), figures["geometric_mean"]]
+        for network, figures in results.items()
     ]
     headers = ["", *metric_names(tasks), "geometric mean"]
     return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f")
@@ -94,23 +95,16 @@ def _broken(broken: Mapping[str, str]) -> str:
 
 
 def _configuration(cfg: CfgNode) -> str:
-    rows = []
-    for key in SHOWN_KEYS:
-        node = cfg
-        for name in key.split("."):
-            node = node[name]
-        rows.append([f"`{key}`", f"`{node}`"])
-    for name in cfg.MODEL.TASKS:
-        rows += [
-            [f"`TASKS.{name.upper()}.{k}`", f"`{v}`"] for k, v in cfg.TASKS[name.upper()].items()
-        ]
+    names = [f"TASKS.{task.upper()}" for task in cfg.MODEL.TASKS]
+    keys = [*SHOWN_KEYS, *(f"{x}.{key}" for x in names for key in attrgetter(x)(cfg))]
+    rows = [[f"`{key}`", f"`{attrgetter(key)(cfg)}`"] for key in keys if "COLORS" not in key]
     return tabulate(rows, headers=["key", "value"], tablefmt="pipe")
 
 
 def _pictures(folder: str) -> list[str]:
     names = ("predictions.png", "pseudo_labels.png")
-    there = [name for name in names if os.path.isfile(os.path.join(folder, name))]
-    return [f"## {name[:-4].replace('_', ' ').capitalize()}\n\n![]({name})" for name in there]
+    drawn = [name for name in names if os.path.isfile(os.path.join(folder, name))]
+    return [f"## {name[:-4].replace('_', ' ').capitalize()}\n\n![]({name})" for name in drawn]
 
 
 def read_history(path: str) -> list[dict]:
@@ -140,9 +134,8 @@ def draw_curves(history: Sequence[Mapping], tasks: Sequence[Task], path: str) ->
     from matplotlib import pyplot as plt
 
     kinds = [("loss_{}_", "loss"), ("teacher/{}/", "metric"), ("[metric]{}/", "pseudo-labels")]
-    figure, axes = plt.subplots(
-        len(tasks), len(kinds), figsize=(15, 3.6 * len(tasks)), squeeze=False
-    )
+    size = (15, 3.6 * len(tasks))
+    figure, axes = plt.subplots(len(tasks), len(kinds), figsize=size, squeeze=False)
     for row, task in zip(axes, tasks, strict=True):
         for axis, (prefix, title) in zip(row, kinds, strict=True):
             _draw_axis(axis, history, prefix.format(task.name), f"{task.name}: {title}")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from operator import attrgetter
 
 import torch
 import yaml
@@ -86,7 +87,7 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
 def warn_of_unread_keys(cfg: CfgNode) -> None:
     """Warn of the keys of Detectron2 that were changed but have no effect here."""
     defaults = get_cfg()
-    changed = [key for key in UNREAD if _get(cfg, key) != _get(defaults, key)]
+    changed = [key for key in UNREAD if attrgetter(key)(cfg) != attrgetter(key)(defaults)]
     if changed:
         logger.warning("These keys of Detectron2 have no effect: %s", ", ".join(changed))
 
@@ -106,10 +107,10 @@ def check_config(cfg: CfgNode) -> None:
     """Raise InputError for a value that cannot work."""
     build_tasks(cfg)
     for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
-        if not _get(cfg, key):
+        if not attrgetter(key)(cfg):
             raise InputError(f"{key} is empty: it must name one or more of {DATASET_NAMES}")
     for key, choices in CHOICES.items():
-        value = _get(cfg, key)
+        value = attrgetter(key)(cfg)
         if value not in choices:
             raise InputError(f"{key} is {value!r}: it must be one of {', '.join(choices)}")
     _check_numbers(cfg)
@@ -118,8 +119,8 @@ def check_config(cfg: CfgNode) -> None:
 
 def _check_numbers(cfg: CfgNode) -> None:
     for key in ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS"):
-        if _get(cfg, key) < 1:
-            raise InputError(f"{key} is {_get(cfg, key)}: it must be at least 1")
+        if attrgetter(key)(cfg) < 1:
+            raise InputError(f"{key} is {attrgetter(key)(cfg)}: it must be at least 1")
     if any(side <= 0 or side % 32 for side in cfg.INPUT.TRAIN_SIZE):
         raise InputError(f"INPUT.TRAIN_SIZE is {cfg.INPUT.TRAIN_SIZE}: multiples of 32 are needed")
     low, high = cfg.INPUT.SCALE_RANGE
@@ -129,13 +130,6 @@ def _check_numbers(cfg: CfgNode) -> None:
         raise InputError(
             f"DATALOADER.MAX_BROKEN is {cfg.DATALOADER.MAX_BROKEN}: it is a share, 0-1"
         )
-
-
-def _get(cfg: CfgNode, key: str):
-    node = cfg
-    for name in key.split("."):
-        node = node[name]
-    return node
 
 
 def _draw_seed(folder: str) -> int:

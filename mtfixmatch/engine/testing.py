@@ -20,11 +20,9 @@ def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, name: str, ranks: Ra
     """Evaluate a model on DATASETS.TEST and log the results under a name."""
     loader = build_eval_loader(cfg, records)
     results = evaluate(model, loader, records, tasks, ranks.callbacks())
-    losses = (
-        evaluate_losses(model, build_eval_loader(cfg, records), records, tasks)
-        if cfg.TEST.EVAL_LOSSES
-        else {}
-    )
+    losses = {}
+    if cfg.TEST.EVAL_LOSSES:
+        losses = evaluate_losses(model, build_eval_loader(cfg, records), records, tasks)
     if results:
         for task, values in losses.items():
             results[task]["losses"] = values

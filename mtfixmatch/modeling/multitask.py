@@ -152,20 +152,15 @@ class MultiTaskNet(nn.Module):
 
     def _infer(self, images: Sequence[Tensor], inputs: Sequence[dict]) -> list[dict]:
         """Run images of one size."""
-        batch = ImageList.from_tensors(
-            [(x.to(self.device) - self.pixel_mean) / self.pixel_std for x in images],
-            self.backbone.size_divisibility,
-        )
-        features = self.backbone(batch.tensor.contiguous(memory_format=self.memory_format))
-        size = (batch.tensor.shape[-2], batch.tensor.shape[-1])
-        output_sizes = [
-            (x.get("height", s[0]), x.get("width", s[1]))
-            for x, s in zip(inputs, batch.image_sizes, strict=True)
-        ]
+        pixels = [(x.to(self.device) - self.pixel_mean) / self.pixel_std for x in images]
+        batch = ImageList.from_tensors(pixels, self.backbone.size_divisibility).tensor
+        features = self.backbone(batch.contiguous(memory_format=self.memory_format))
+        size, (height, width) = tuple(batch.shape[-2:]), images[0].shape[1:]
+        output_sizes = [(x.get("height", height), x.get("width", width)) for x in inputs]
         results: list[dict] = [{} for _ in inputs]
         for name, key in self.result_keys.items():
             outputs = self._run_head(self.head(name), features, range(len(results)))
-            own = self.head(name).inference(outputs, size, batch.image_sizes, output_sizes)
+            own = self.head(name).inference(outputs, size, (height, width), output_sizes)
             for result, value in zip(results, own, strict=True):
                 result[key] = value
         return results

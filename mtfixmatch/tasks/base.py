@@ -302,19 +302,15 @@ class TaskHead(nn.Module, ABC):
 
     @abstractmethod
     def inference(
-        self,
-        outputs: Outputs,
-        size: Size,
-        image_sizes: Sequence[Size],
-        output_sizes: Sequence[Size],
+        self, outputs: Outputs, size: Size, image_size: Size, output_sizes: Sequence[Size]
     ) -> list[Any]:
-        """Compute the result for each of N images, in Detectron2's format where it has one.
+        """Compute the results of N images of one size, in Detectron2's format where it has one.
 
         Args:
             outputs: of the head.
-            size: of the batch the images came in, padding included.
-            image_sizes: of the images without padding.
-            output_sizes: that the results should have.
+            size: (height, width) of the images with padding.
+            image_size: without padding.
+            output_sizes: of the results.
         """
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -169,40 +169,28 @@ class DenseHead(TaskHead):
     @torch.no_grad()
     def predict(self, outputs: Outputs, size: Size, least_score: float) -> list[Instances]:
         """Boxes after NMS with pred_boxes, scores and pred_classes for each image."""
-        return self._detect(outputs, size, [size] * len(outputs[0]), least_score)
+        return self._detect(outputs, size, size, least_score)
 
     @torch.no_grad()
     def inference(
-        self,
-        outputs: Outputs,
-        size: Size,
-        image_sizes: Sequence[Size],
-        output_sizes: Sequence[Size],
+        self, outputs: Outputs, size: Size, image_size: Size, output_sizes: Sequence[Size]
     ) -> list[Instances]:
         """See base class."""
-        instances = self._detect(outputs, size, image_sizes, self.detector.test_score_thresh)
-        return [
-            detector_postprocess(x, *output)
-            for x, output in zip(instances, output_sizes, strict=True)
-        ]
+        instances = self._detect(outputs, size, image_size, self.detector.test_score_thresh)
+        pairs = zip(instances, output_sizes, strict=True)
+        return [detector_postprocess(x, *output_size) for x, output_size in pairs]
 
     def _detect(
-        self, outputs: Outputs, size: Size, image_sizes: Sequence[Size], least_score: float
+        self, outputs: Outputs, size: Size, image_size: Size, least_score: float
     ) -> list[Instances]:
         """The detector's inference with a score threshold of our choice."""
         anchors = self.anchors(size)
         counts = [len(level) for level in anchors]
         net, instances = self.detector, []
-        for scores, deltas, image_size in zip(
-            self.scores(outputs), outputs[1], image_sizes, strict=True
-        ):
+        for scores, deltas in zip(self.scores(outputs), outputs[1], strict=True):
+            levels = (anchors, scores.split(counts), deltas.split(counts))
             candidates = net._decode_multi_level_predictions(
-                anchors,
-                scores.split(counts),
-                deltas.split(counts),
-                least_score,
-                net.test_topk_candidates,
-                image_size,
+                *levels, least_score, net.test_topk_candidates, image_size
             )
             boxes, classes = candidates.pred_boxes.tensor, candidates.pred_classes
             keep = batched_nms(boxes, candidates.scores, classes, net.test_nms_thresh)
@@ -228,6 +216,25 @@ class ShapesOnly(nn.Identity):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """See detectron2.modeling.Backbone."""
         return self.shapes
+
+
+def detector_arguments(
+    cfg: CfgNode, node: CfgNode, shapes: dict[str, ShapeSpec], num_classes: int
+) -> dict[str, Any]:
+    """Return the arguments of a detector that are the same for all of Detectron2's."""
+    return {
+        "backbone": ShapesOnly(shapes),
+        "head_in_features": list(shapes),
+        "num_classes": num_classes,
+        "focal_loss_alpha": node.FOCAL_LOSS_ALPHA,
+        "focal_loss_gamma": node.FOCAL_LOSS_GAMMA,
+        "test_score_thresh": node.SCORE_THRESH_TEST,
+        "test_topk_candidates": node.TOPK_CANDIDATES_TEST,
+        "test_nms_thresh": node.NMS_THRESH_TEST,
+        "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+    }
 
 
 def with_classes(cfg: CfgNode, node: str, class_names: Sequence[str]) -> CfgNode:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..augmentation.geometry import Size
 from .base import Assigned, Outputs
-from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, ShapesOnly, stack
+from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, detector_arguments, stack
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
@@ -101,18 +101,6 @@ def _build_fcos(cfg: CfgNode, num_classes: int, shapes: dict[str, ShapeSpec]) ->
         norm=node.NORM,
         prior_prob=node.PRIOR_PROB,
     )
-    return fcos.FCOS(
-        backbone=ShapesOnly(shapes),
-        head=head,
-        head_in_features=list(shapes),
-        num_classes=num_classes,
-        center_sampling_radius=node.CENTER_SAMPLING_RADIUS,
-        focal_loss_alpha=node.FOCAL_LOSS_ALPHA,
-        focal_loss_gamma=node.FOCAL_LOSS_GAMMA,
-        test_score_thresh=node.SCORE_THRESH_TEST,
-        test_topk_candidates=node.TOPK_CANDIDATES_TEST,
-        test_nms_thresh=node.NMS_THRESH_TEST,
-        max_detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-    )
+    arguments = detector_arguments(cfg, node, shapes, num_classes)
+    radius = node.CENTER_SAMPLING_RADIUS
+    return fcos.FCOS(head=head, center_sampling_radius=radius, **arguments)

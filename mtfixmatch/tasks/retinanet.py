@@ -11,7 +11,7 @@ from detectron2.modeling.meta_arch import retinanet
 from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
-from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, ShapesOnly, with_classes
+from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, detector_arguments, with_classes
 
 
 @DETECTION_HEAD_REGISTRY.register()
@@ -57,23 +57,13 @@ class RetinaNetHead(DenseHead):
 
 
 def _build_retinanet(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> retinanet.RetinaNet:
-    node = cfg.MODEL.RETINANET
+    node, used = cfg.MODEL.RETINANET, list(shapes.values())
     return retinanet.RetinaNet(
-        backbone=ShapesOnly(shapes),
-        head=retinanet.RetinaNetHead(cfg, list(shapes.values())),
-        head_in_features=list(shapes),
-        anchor_generator=build_anchor_generator(cfg, list(shapes.values())),
+        head=retinanet.RetinaNetHead(cfg, used),
+        anchor_generator=build_anchor_generator(cfg, used),
         box2box_transform=Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS),
         anchor_matcher=Matcher(
             node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True
         ),
-        num_classes=node.NUM_CLASSES,
-        focal_loss_alpha=node.FOCAL_LOSS_ALPHA,
-        focal_loss_gamma=node.FOCAL_LOSS_GAMMA,
-        test_score_thresh=node.SCORE_THRESH_TEST,
-        test_topk_candidates=node.TOPK_CANDIDATES_TEST,
-        test_nms_thresh=node.NMS_THRESH_TEST,
-        max_detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
+        **detector_arguments(cfg, node, shapes, node.NUM_CLASSES),
     )

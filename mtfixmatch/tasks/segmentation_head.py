@@ -80,18 +80,11 @@ class SegmentationHead(TaskHead):
 
     @torch.no_grad()
     def inference(
-        self,
-        outputs: Outputs,
-        size: Size,
-        image_sizes: Sequence[Size],
-        output_sizes: Sequence[Size],
+        self, outputs: Outputs, size: Size, image_size: Size, output_sizes: Sequence[Size]
     ) -> list[Tensor]:
         """See base class."""
-        logits = self._full_size(outputs[0])
-        return [
-            sem_seg_postprocess(x, image_size, *output)
-            for x, image_size, output in zip(logits, image_sizes, output_sizes, strict=True)
-        ]
+        pairs = zip(self._full_size(outputs[0]), output_sizes, strict=True)
+        return [sem_seg_postprocess(x, image_size, *output_size) for x, output_size in pairs]
 
     @torch.no_grad()
     def agreement(self, outputs: Outputs, assigned: Sequence[Assigned]) -> float:

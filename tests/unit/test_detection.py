@@ -343,7 +343,7 @@ def test_agreement_by_hand(make_head):
 def test_results_at_the_size_of_the_image(make_head):
     logits = np.full((ANCHORS, K), -20.0)
     logits[MIDDLE, 1] = 2.0
-    (found,) = make_head().inference(raw_outputs(logits), SIZE, [(32, 32)], [(64, 16)])
+    (found,) = make_head().inference(raw_outputs(logits), SIZE, (32, 32), [(64, 16)])
     assert found.image_size == (64, 16)
     assert found.pred_boxes.tensor.tolist() == [[4, 16, 12, 48]]
     assert found.pred_classes.tolist() == [1]

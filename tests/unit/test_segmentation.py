@@ -196,7 +196,7 @@ def test_agreement_by_hand(make_head):
 
 def test_results_at_the_size_of_the_image(make_head):
     raw = constant(0.0, 2.0, 1.0)
-    (found,) = make_head().inference(raw, SIZE, [(6, 10)], [(30, 50)])
+    (found,) = make_head().inference(raw, SIZE, (6, 10), [(30, 50)])
     assert found.shape == (K, 30, 50)
     torch.testing.assert_close(found[:, 17, 4], torch.tensor([0.0, 2.0, 1.0]))
 
@@ -204,7 +204,7 @@ def test_results_at_the_size_of_the_image(make_head):
 def test_padding_is_cut_off_before_resizing(make_head):
     raw = torch.zeros(1, K, 2, 3)
     raw[0, 1, :, :2], raw[0, 2, :, 2] = 5.0, 50.0  # the last 4 of 12 columns are padding
-    (found,) = make_head().inference((raw,), SIZE, [(8, 6)], [(16, 12)])
+    (found,) = make_head().inference((raw,), SIZE, (8, 6), [(16, 12)])
     assert (found.argmax(0) == 1).all()
 
 

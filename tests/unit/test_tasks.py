@@ -218,7 +218,7 @@ class BrightnessHead(TaskHead):
     def predict(self, outputs, size, least_score):
         return F.interpolate(outputs[0][:, None], size)[:, 0]
 
-    def inference(self, outputs, size, image_sizes, output_sizes):
+    def inference(self, outputs, size, image_size, output_sizes):
         return [
             F.interpolate(x[None, None], s)[0, 0]
             for x, s in zip(outputs[0], output_sizes, strict=True)
