@@ -13,61 +13,35 @@ MAX_LINES = 20  # errors or warnings of one kind
 
 
 class Pool(NamedTuple):
-    """Images from which a part of each batch is drawn.
-
-    Attributes:
-        name: description of the images.
-        per_batch: number of images in a batch.
-        indices: indices of the records.
-    """
+    """Images from which a part of each batch is drawn."""
 
     name: str
     per_batch: int
-    indices: list[int]
+    indices: list[int]  # of the records
 
 
 @dataclass
 class Split:
-    """The images and labels of training or validation.
+    """The images and labels of training or validation."""
 
-    Attributes:
-        name: "training" or "validation".
-        datasets: names of the datasets.
-        images: number of images.
-        labels: label key -> labeled images; also "all" -> images with all labels and "none".
-        hidden: label key -> images whose label is hidden from training.
-        sizes: (width, height) in pixels -> images.
-        statistics: task name -> label statistics of the images that batches are drawn from.
-    """
-
-    name: str
+    name: str  # "training" or "validation"
     datasets: list[str]
-    images: int
-    labels: dict[str, int]
-    hidden: dict[str, int]
-    sizes: Counter
-    statistics: dict[str, Statistics]
+    images: int  # number of them
+    labels: dict[str, int]  # label key -> labeled images, and "all" or "none" of the keys
+    hidden: dict[str, int]  # label key -> images whose label is hidden from training
+    sizes: Counter  # (width, height) in pixels -> images
+    statistics: dict[str, Statistics]  # by task, of the images that batches are drawn from
 
 
 @dataclass
 class Findings:
-    """All findings of a check.
-
-    Attributes:
-        tasks: tasks of MODEL.TASKS.
-        splits: training, validation.
-        pools: pools of the training batches, each with its `count_labels`.
-        ignored: dataset -> reason -> number of objects that its reader ignored.
-        num_decoded: number of decoded images.
-        warnings: lines about what may be a mistake.
-        errors: lines about what must be corrected.
-    """
+    """All findings of a check: warnings may be mistakes, errors must be corrected."""
 
     tasks: list[Task]
-    splits: list[Split] = field(default_factory=list)
-    pools: list[tuple[Pool, dict[str, int]]] = field(default_factory=list)
-    ignored: dict[str, Counter] = field(default_factory=dict)
-    num_decoded: int = 0
+    splits: list[Split] = field(default_factory=list)  # training, validation
+    pools: list[tuple[Pool, dict[str, int]]] = field(default_factory=list)  # with `count_labels`
+    ignored: dict[str, Counter] = field(default_factory=dict)  # dataset -> reason -> objects
+    num_decoded: int = 0  # images
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
