@@ -36,18 +36,20 @@ def hide_labels(
     Raises:
         InputError: the mode is unknown, a count is not possible, or an image id occurs twice.
     """
-    _check(records, mode)
+    if mode not in MODES:
+        raise InputError(f"partial labels: mode {mode!r} is none of {', '.join(MODES)}")
+    _check_ids(records)
     hidden: dict[str, set[str]] = {}
     for key, count in counts.items():
         labeled = [record["image_id"] for record in records if key in record]
         _check_count(key, count, len(labeled))
-        stream = mode if mode == "nested" else key
-        ranking = _rank(labeled, stream, seed)
+        prefix = f"{seed}/{mode if mode == 'nested' else key}/"
+        ranking = sorted(labeled, key=lambda x: hashlib.sha256((prefix + x).encode()).digest())
         hidden[key] = set() if count == ALL else set(ranking[count:])
-    return [_hide(r, [key for key in counts if r["image_id"] in hidden[key]]) for r in records]
+    return [_hide(record, hidden) for record in records]
 
 
-def write_manifest(records: Iterable[Record], keys: dict[str, str], path: str, **made: Any) -> None:
+def write_manifest(records: Sequence[Record], keys: dict[str, str], path: str, **made: Any) -> None:
     """Write a manifest of the labeled images, so that another run can use the same ones.
 
     Args:
@@ -56,7 +58,6 @@ def write_manifest(records: Iterable[Record], keys: dict[str, str], path: str, *
         path: JSON file to write.
         made: settings of the choice, which the manifest repeats.
     """
-    records = list(records)
     labels = {}
     for name, key in keys.items():
         images = sorted(record["image_id"] for record in records if key in record)
@@ -65,15 +66,12 @@ def write_manifest(records: Iterable[Record], keys: dict[str, str], path: str, *
 
 
 def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str) -> list[Record]:
-    """Keep the labels of the images that a manifest names, and hide the others.
+    """Keep the labels that a manifest names, and hide the others as `hide_labels` does.
 
     Args:
         records: dataset records; they are not changed.
         keys: task name -> label key.
         path: manifest of another run, see `write_manifest`.
-
-    Returns:
-        New records as `hide_labels` returns them.
 
     Raises:
         InputError: the manifest cannot be read, was changed by hand, lacks a task, or names an
@@ -90,7 +88,7 @@ def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str)
                 f"in this dataset, such as {min(kept - labeled)!r}"
             )
         hidden[key] = labeled - kept
-    return [_hide(r, [key for key in hidden if r["image_id"] in hidden[key]]) for r in records]
+    return [_hide(record, hidden) for record in records]
 
 
 def _read_manifest(path: str, name: str) -> list[str]:
@@ -121,24 +119,13 @@ def count_labels(records: Iterable[Record], keys: Sequence[str]) -> dict[str, in
     return counts | {"all": sum(map(all, present)), "none": sum(not any(row) for row in present)}
 
 
-def _rank(image_ids: list[str], stream: str, seed: int) -> list[str]:
-    def digest(image_id: str) -> bytes:
-        return hashlib.sha256(f"{seed}/{stream}/{image_id}".encode()).digest()
-
-    return sorted(image_ids, key=digest)
-
-
-def _hide(record: Record, keys: list[str]) -> Record:
+def _hide(record: Record, hidden: dict[str, set[str]]) -> Record:
+    """Return a copy of a record without the labels to hide: label key -> image ids."""
+    keys = [key for key, image_ids in hidden.items() if record["image_id"] in image_ids]
     kept = {key: value for key, value in record.items() if key not in keys}
     if keys:
         kept["hidden"] = record.get("hidden", {}) | {key: record[key] for key in keys}
     return kept
-
-
-def _check(records: Sequence[Record], mode: str) -> None:
-    if mode not in MODES:
-        raise InputError(f"partial labels: mode {mode!r} is none of {', '.join(MODES)}")
-    _check_ids(records)
 
 
 def _check_ids(records: Sequence[Record]) -> None:

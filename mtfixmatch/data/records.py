@@ -49,16 +49,13 @@ def make_annotation(box: Sequence[float], category_id: int, iscrowd: int) -> dic
 def clip_box(
     box: Sequence[float], record: Record, problem: str, *, tolerance: float = 0.0
 ) -> list[float]:
-    """Clip a box to its image.
+    """Clip a box [x0, y0, x1, y1] in pixels, ends exclusive, to its image; it may become empty.
 
     Args:
-        box: [x0, y0, x1, y1] in pixels, ends exclusive.
+        box: box as the file gives it.
         record: record of the image.
         problem: first words of the error; it names the file and the box as it stands there.
         tolerance: pixels that the box may reach over the border beyond MAX_OVERSHOOT.
-
-    Returns:
-        [x0, y0, x1, y1] inside the image; the box may be empty.
 
     Raises:
         InputError: the box reaches too far over the border, or its ends are in the wrong order.
@@ -92,7 +89,7 @@ def add_map(record: Record, path: str, scan: Sequence, *, lut: bytes, expected: 
     """Label an image with a semantic map.
 
     Args:
-        record: record of the image, which is changed.
+        record: record of the image; changed.
         path: file of the map.
         scan: [height, width, ids] of the map, see `scan_label_map`.
         lut: look-up table of 256 bytes, see `sem_seg_lut` above.
@@ -106,8 +103,7 @@ def add_map(record: Record, path: str, scan: Sequence, *, lut: bytes, expected: 
     unknown = [i for i in ids if lut[i] == INVALID_LABEL]
     if unknown:
         raise InputError(f"{path}: id {unknown[0]} is {expected} (image: {record['file_name']})")
-    record["sem_seg_file_name"] = path
-    record["sem_seg_lut"] = lut
+    record |= {"sem_seg_file_name": path, "sem_seg_lut": lut}
 
 
 def add_labels(

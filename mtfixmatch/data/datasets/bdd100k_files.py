@@ -38,24 +38,14 @@ CITYSCAPES_FOLDERS = ("leftImg8bit", "gtFine")
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The files of one split.
+    """The files of one split."""
 
-    Attributes:
-        root: folder that holds images and labels.
-        split: "train" or "val".
-        large: image id -> image of the 100K part.
-        small: image id -> image of the 10K part; for "train", without the images that the 100K part
-            holds for validation.
-        maps: image id -> label map of the 10K part.
-        boxes: JSON with the boxes of the 100K part.
-    """
-
-    root: str
-    split: str
-    large: dict[str, str]
-    small: dict[str, str]
-    maps: dict[str, str]
-    boxes: str
+    root: str  # folder that holds images and labels
+    split: str  # "train" or "val"
+    large: dict[str, str]  # image id -> image of the 100K part
+    small: dict[str, str]  # image id -> image of the 10K part; no validation image of the 100K
+    maps: dict[str, str]  # image id -> label map of the 10K part
+    boxes: str  # JSON with the boxes of the 100K part
 
 
 def find_files(root: str, split: str) -> SplitFiles:
@@ -70,7 +60,7 @@ def find_files(root: str, split: str) -> SplitFiles:
     check_images(list(maps), small, os.path.dirname(next(iter(maps.values()))))
     if split == "train":
         held_out = _list_files(root, LARGE, "val")
-        small = {name: path for name, path in small.items() if name not in held_out}
+        small = {x: path for x, path in small.items() if x not in held_out}
     return SplitFiles(root=root, split=split, large=large, small=small, maps=maps, boxes=boxes)
 
 
@@ -80,7 +70,7 @@ def check_images(labeled: Collection[str], images: dict[str, str], source: str) 
     Args:
         labeled: ids of the labeled images.
         images: image id -> file.
-        source: file or folder of the labels.
+        source: file or folder of the labels, for the message.
     """
     missing = [image_id for image_id in labeled if image_id not in images]
     folder = os.path.dirname(next(iter(images.values())))
@@ -98,22 +88,21 @@ def check_images(labeled: Collection[str], images: dict[str, str], source: str) 
 
 def _find(root: str, kind: str, split: str) -> tuple[str, str]:
     """Return the file or folder of a kind, and the suffix of the files in it."""
-    candidates = [
-        (os.path.join(parent, place.format(split)), suffix)
+    suffixes = {
+        os.path.join(parent, place.format(split)): suffix
         for place, suffix in PLACES[kind]
         for parent in PARENTS
-    ]
-    paths = [(os.path.join(root, place), suffix) for place, suffix in candidates]
-    existing = [(path, suffix) for path, suffix in paths if os.path.exists(path)]
-    if not existing:
+    }
+    places = [place for place in suffixes if os.path.exists(os.path.join(root, place))]
+    if not places:
         raise InputError(
-            f"{root}: looked for the {kind} in {' and '.join(place for place, _ in candidates)}, "
+            f"{root}: looked for the {kind} in {' and '.join(suffixes)}, "
             "but there is none; give the folder that holds images and labels"
         )
-    if len(existing) > 1:
-        others = ", ".join(path for path, _ in existing[1:])
-        logger.info("The %s are read from %s, not from %s", kind, existing[0][0], others)
-    return existing[0]
+    first, *others = [os.path.join(root, place) for place in places]
+    if others:
+        logger.info("The %s are read from %s, not from %s", kind, first, ", ".join(others))
+    return first, suffixes[places[0]]
 
 
 def _list_files(root: str, kind: str, split: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ Datasets that your own code registers work here, too: give DatasetCatalog a func
 records (see `mtfixmatch.data.records`), and MetadataCatalog the classes of the tasks.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -33,9 +34,9 @@ def register(
 
     Args:
         name: name of the dataset.
-        load: function that returns the records.
+        load: returns the records, and adds file -> message to `broken` for files it leaves out.
         metadata: classes and colors, under Detectron2's keys.
-        broken: where `load` collects file -> message for files that it leaves out.
+        broken: see `load`.
     """
     # Both catalogs refuse to change an entry.
     DatasetCatalog.pop(name, None)
@@ -65,8 +66,7 @@ def get_records(names: Sequence[str]) -> list[Record]:
                 f"DATASETS: there is no dataset {name!r}, expected one of "
                 f"{', '.join(_broken)} or one that your code registers"
             )
-    messages: list[str] = []
-    records: list[Record] = []
+    messages, records = [], []
     if comm.is_main_process():
         try:
             records = _load(names)
@@ -86,15 +86,13 @@ def check_class_lists(names: Sequence[str], keys: Iterable[str]) -> None:
         names: datasets.
         keys: keys of the class lists in the metadata, such as "thing_classes".
     """
-    for key in keys:
-        first = MetadataCatalog.get(names[0]).get(key) if names else None
-        for name in names:
-            classes = MetadataCatalog.get(name).get(key)
-            if classes != first:
-                raise InputError(
-                    f"DATASETS: {names[0]} and {name} cannot be used together, "
-                    f"their {key} are {first} and {classes}"
-                )
+    for key, name in itertools.product(keys, names):
+        first, classes = (MetadataCatalog.get(x).get(key) for x in (names[0], name))
+        if classes != first:
+            raise InputError(
+                f"DATASETS: {names[0]} and {name} cannot be used together, "
+                f"their {key} are {first} and {classes}"
+            )
 
 
 def _load(names: Sequence[str]) -> list[Record]:
@@ -122,20 +120,14 @@ def _load_dataset(name: str) -> list[Record]:
 
 def _with_corners(record: Record) -> Record:
     """Return a record of a user's own code with XYXY_ABS boxes, whatever mode they have."""
-    labels = {}
-    for key, value in record.items():
-        if isinstance(value, list) and any(_is_other_mode(x) for x in value):
-            labels[key] = [{**x, **_corners(x)} for x in value]
-    return {**record, **labels}
+    lists = {key: value for key, value in record.items() if isinstance(value, list)}
+    return record | {key: [_corners(x) for x in value] for key, value in lists.items()}
 
 
-def _is_other_mode(annotation: Any) -> bool:
+def _corners(annotation: Any) -> Any:
+    """Convert the box of an annotation; values of other lists stay as they are."""
     mode = annotation.get("bbox_mode") if isinstance(annotation, dict) else None
-    return mode not in (None, BoxMode.XYXY_ABS)
-
-
-def _corners(annotation: dict[str, Any]) -> dict[str, Any]:
-    corners = BoxMode.convert(
-        annotation["bbox"], BoxMode(annotation["bbox_mode"]), BoxMode.XYXY_ABS
-    )
-    return {"bbox": corners, "bbox_mode": BoxMode.XYXY_ABS}
+    if mode in (None, BoxMode.XYXY_ABS):
+        return annotation
+    corners = BoxMode.convert(annotation["bbox"], BoxMode(mode), BoxMode.XYXY_ABS)
+    return {**annotation, "bbox": corners, "bbox_mode": BoxMode.XYXY_ABS}

@@ -28,8 +28,7 @@ INSTANCE_LABEL_IDS = frozenset(x.id for x in labels if x.hasInstances)
 
 # The ids of an instance map are bare label ids, or label id * 1000 + number of the instance.
 INSTANCES_PER_CLASS = 1000
-# Components of a group region up to this many pixels are left out.
-MAX_SPECK_PIXELS = 10
+MAX_SPECK_PIXELS = 10  # larger components of a group region become boxes
 
 
 def cityscapes_metadata() -> dict[str, Any]:
@@ -131,32 +130,20 @@ def mask_extents(ids: np.ndarray, wanted: np.ndarray) -> list[list[int]]:
 
 
 def _run_begins(ids: np.ndarray) -> np.ndarray:
-    """Return the positions in `ids.ravel()` where a run of one id begins in its row.
-
-    A map has a hundred times fewer runs than pixels.
-    """
+    """Return where runs of one id begin in `ids.ravel()`, a hundred times fewer than pixels."""
     begins = np.ones(ids.shape, bool)
     begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
     return np.flatnonzero(begins)
 
 
 def _component_boxes(ids: np.ndarray, group: int, extent: list[int]) -> tuple[list, int]:
-    """Return [x0, y0, x1, y1] of each component of a group region, and the number of specks.
-
-    Args:
-        ids: (H, W) instance map.
-        group: id of the region.
-        extent: [x0, y0, x1, y1] of the region; searching it alone is much faster.
-    """
-    x0, y0, x1, y1 = extent
+    """Return [x0, y0, x1, y1] of each component of a group region, and the number of specks."""
+    x0, y0, x1, y1 = extent  # searching the extent of the region alone is much faster
     mask = (ids[y0:y1, x0:x1] == group).astype(np.uint8)
     # Row 0 is the background; a row is x, y, width, height, area.
     rows = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:].tolist()
-    boxes = [
-        [x0 + x, y0 + y, x0 + x + w, y0 + y + h]
-        for x, y, w, h, area in rows
-        if area > MAX_SPECK_PIXELS
-    ]
+    large = [box for *box, area in rows if area > MAX_SPECK_PIXELS]
+    boxes = [[x0 + x, y0 + y, x0 + x + w, y0 + y + h] for x, y, w, h in large]
     return boxes, len(rows) - len(boxes)
 
 
@@ -168,17 +155,14 @@ def _check_instance_ids(path: str, ids: list[int]) -> None:
 
 
 def _label_id(instance_id: int) -> int:
-    bare = instance_id < INSTANCES_PER_CLASS
-    return instance_id if bare else instance_id // INSTANCES_PER_CLASS
+    return instance_id // (1 if instance_id < INSTANCES_PER_CLASS else INSTANCES_PER_CLASS)
 
 
 def _add_boxes(record: Record, path: str, scan: list) -> None:
     """Add the boxes of an instance map as `scan_instances` returns them."""
     *size, boxes, ignored = scan
     check_map_size(record, path, size)
-    record["annotations"] = [
-        make_annotation(box, category, iscrowd) for category, iscrowd, *box in boxes
-    ]
+    record["annotations"] = [make_annotation(x[2:], *x[:2]) for x in boxes]
     if ignored:
         record["ignored"] = ignored
 

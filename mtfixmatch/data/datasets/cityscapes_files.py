@@ -20,8 +20,7 @@ LABELS_SUFFIX = "_gtFine_labelIds.png"
 
 SEQUENCE = "sequence"
 UNLABELED_SPLITS = ("train_extra", SEQUENCE)
-# Numbers of images in the official download. A snippet has 30 frames; the annotated one is in
-# "train".
+# Images in the official download. A snippet has 30 frames; the annotated one is in "train".
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "train_extra": 19998, SEQUENCE: 29 * 2975}
 IMAGE_PACKAGES = {
     "train_extra": "leftImg8bit_trainextra.zip",
@@ -52,7 +51,8 @@ def find_maps(root: str, split: str, images: list[str], suffix: str) -> dict[str
     """Return image -> map for the images that have one, and warn of the others."""
     if split in UNLABELED_SPLITS:
         return {}
-    paths = {image: _map_path(root, split, image, suffix) for image in images}
+    folder = os.path.join(root, "gtFine", split)
+    paths = {x: os.path.join(folder, _city(x), image_id(x) + suffix) for x in images}
     existing = {image: path for image, path in paths.items() if os.path.isfile(path)}
     missing = [path for image, path in paths.items() if image not in existing]
     if missing:
@@ -70,9 +70,9 @@ def image_id(image: str) -> str:
 
 def _list_images(root: str, split: str, why: str = "") -> list[str]:
     """Return the images of a split, sorted; `why` explains in an error what they are for."""
-    top, folder = _image_folders(split)
     pattern = _image_pattern(split)
-    for place in (root, os.path.join(root, top), os.path.join(root, top, folder)):
+    parts = pattern.split("/")
+    for place in (os.path.join(root, *parts[:n]) for n in range(3)):
         if not os.path.isdir(place):
             package = IMAGE_PACKAGES.get(split, "leftImg8bit_trainvaltest.zip")
             raise InputError(
@@ -85,17 +85,13 @@ def _list_images(root: str, split: str, why: str = "") -> list[str]:
     return sorted(images)
 
 
-def _image_folders(split: str) -> tuple[str, str]:
-    return ("leftImg8bit_sequence", "train") if split == SEQUENCE else ("leftImg8bit", split)
-
-
 def _image_pattern(split: str) -> str:
-    return os.path.join(*_image_folders(split), "*", f"*{IMAGE_SUFFIX}")
+    folder = "leftImg8bit_sequence/train" if split == SEQUENCE else f"leftImg8bit/{split}"
+    return f"{folder}/*/*{IMAGE_SUFFIX}"
 
 
-def _map_path(root: str, split: str, image: str, suffix: str) -> str:
-    city = os.path.basename(os.path.dirname(image))
-    return os.path.join(root, "gtFine", split, city, image_id(image) + suffix)
+def _city(image: str) -> str:
+    return os.path.basename(os.path.dirname(image))
 
 
 def _check_count(root: str, split: str, count: int) -> None:
@@ -113,7 +109,7 @@ def _check_cities(root: str, split: str, images: list[str]) -> None:
     if split in UNLABELED_SPLITS:
         return
     folder = os.path.join(root, "gtFine", split)
-    cities = sorted({os.path.basename(os.path.dirname(image)) for image in images})
+    cities = sorted(set(map(_city, images)))
     missing = [city for city in cities if not os.path.isdir(os.path.join(folder, city))]
     if 2 * len(missing) > len(cities):
         raise InputError(
@@ -126,25 +122,17 @@ def _check_cities(root: str, split: str, images: list[str]) -> None:
 def _explain(root: str, package: str) -> str:
     """Return advice on files that `root` lacks: where they are, or which package holds them."""
     advice = "expected the folder that holds leftImg8bit and gtFine"
-    holders = [x for x in (root, *_folders_near(root)) if _holds_images(x)]
+    path = os.path.abspath(root)
+    above = [os.path.normpath(os.path.join(path, *[os.pardir] * n)) for n in (1, 2, 3)]
+    near = [root, *sorted(glob.glob(os.path.join(glob.escape(path), "*"))), *above]
+    holders = [x for x in near if os.path.isdir(os.path.join(x, "leftImg8bit"))]
     if holders and holders[0] != root:
         return f"{advice}, which is {holders[0]} (DATASETS.ROOT is the folder above it)"
-    zips = [
+    archives = [
         path
         for folder in (root, os.path.dirname(root))
         for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.zip")))
         if os.path.basename(path).startswith(("leftImg8bit", "gtFine"))
     ]
-    packed = f" (found as zip files: {', '.join(zips)})" if zips else ""
+    packed = f" (found as zip files: {', '.join(archives)})" if archives else ""
     return f"{advice}, with {package} unzipped in it{packed}"
-
-
-def _folders_near(root: str) -> list[str]:
-    """Return the folders in `root` and above it, one of which may be the right root."""
-    path = os.path.abspath(root)
-    above = [os.path.normpath(os.path.join(path, *[os.pardir] * n)) for n in (1, 2, 3)]
-    return sorted(glob.glob(os.path.join(glob.escape(path), "*"))) + above
-
-
-def _holds_images(folder: str) -> bool:
-    return os.path.isdir(os.path.join(folder, "leftImg8bit"))

@@ -44,8 +44,8 @@ def load_coco_style(
 ) -> tuple[list[Record], list[str]]:
     """Return the records of one split, sorted by image id, and the classes of its boxes.
 
-    Each image of the folder is a record. The image is labeled for boxes if the JSON lists it, and
-    for segmentation if there is a map of the same name. So each split needs its own image folder.
+    Each image of the folder is a record, labeled for boxes if the JSON lists it, and for
+    segmentation if there is a map of the same name. So each split needs its own image folder.
 
     Args:
         images: folder of images, searched with its subfolders.
@@ -80,11 +80,7 @@ def load_coco_style(
 
 
 def load_instances(boxes: str, scan: FileScanner) -> dict[str, Any]:
-    """Return the content of a COCO instances JSON, see `read_instances`.
-
-    Raises:
-        InputError: the file cannot be read or has a wrong form.
-    """
+    """Return the content of a COCO instances JSON, also if it is cached; see `read_instances`."""
     strict = replace(scan, broken=None)
     return strict([boxes], read_instances, name="coco_style_read_instances", source=boxes)[boxes]
 
@@ -102,11 +98,8 @@ def _find_files(folder: str, suffixes: tuple[str, ...], key: str) -> dict[str, s
     for parent, _, names in sorted(os.walk(folder, followlinks=True)):
         for path in sorted(os.path.join(parent, x) for x in names if not x.startswith(".")):
             stem, suffix = os.path.splitext(os.path.relpath(path, folder))
-            if suffix.lower() not in suffixes:
-                continue
-            if stem in files:
+            if suffix.lower() in suffixes and files.setdefault(stem, path) != path:
                 raise InputError(f"{key}: {files[stem]} and {path} differ only in the suffix")
-            files[stem] = path
     if not files:
         raise InputError(f"{key}: no file in {folder} ends in {', '.join(suffixes)}")
     return files
@@ -116,8 +109,8 @@ def _check_classes(classes: list[str], content: dict[str, Any], boxes: str, key:
     if len(set(classes)) < len(classes):
         raise InputError(f"{CLASSES_KEY} names a class twice: {classes}")
     categories = class_names(content)
-    missing = [name for name in classes if name not in categories]
-    extra = [name for name in categories if name not in classes]
+    missing = [x for x in classes if x not in categories]
+    extra = [x for x in categories if x not in classes]
     if missing or extra:
         raise InputError(
             f"{key}: the categories of {boxes} are not those of {CLASSES_KEY} (of TRAIN.BOXES "
@@ -131,24 +124,19 @@ def _add_boxes(
     """Label the listed images; an image without a record is broken and is left out."""
     record_of_id = {}
     for image_id, name, height, width in content["images"]:
-        if name in records:
-            record = record_of_id[image_id] = records[name]
-            _check_image_size(record, name, (height, width), boxes)
+        if record := records.get(name):
+            record_of_id[image_id] = record
+            if [height, width] != [record["height"], record["width"]]:
+                raise InputError(
+                    f"{boxes}: image {name!r} has {width}x{height} pixels there, "
+                    f"but {record['file_name']} is {record['width']}x{record['height']}"
+                )
             record["annotations"] = []
     category_of_id = {i: classes.index(name) for i, name in content["categories"]}
     for annotation, image_id, category, iscrowd, bbox in content["annotations"]:
-        if image_id in record_of_id:
-            record = record_of_id[image_id]
+        if record := record_of_id.get(image_id):
             box = _convert_box(bbox, record, f"{boxes}: annotation {annotation}")
             record["annotations"].append(make_annotation(box, category_of_id[category], iscrowd))
-
-
-def _check_image_size(record: Record, name: str, size: tuple[int, int], boxes: str) -> None:
-    if size != (record["height"], record["width"]):
-        raise InputError(
-            f"{boxes}: image {name!r} has {size[1]}x{size[0]} pixels there, "
-            f"but {record['file_name']} is {record['width']}x{record['height']}"
-        )
 
 
 def _convert_box(bbox: list[float], record: Record, annotation: str) -> list[float]:

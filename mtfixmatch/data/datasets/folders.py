@@ -5,9 +5,7 @@ from collections.abc import Iterable
 
 from ...utils.errors import InputError
 
-# `mtfixmatch.street` writes this file last: a folder with it is complete and is no official
-# download.
-MARK = "street.json"
+MARK = "street.json"  # `mtfixmatch.street` writes it last: the folder is complete, not official
 
 
 def is_generated(root: str) -> bool:
