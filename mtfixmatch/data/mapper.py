@@ -21,11 +21,7 @@ _VIEW = 100
 
 
 def read_rgb(record: dict) -> Tensor:
-    """Read the image of a record, (3, H, W) uint8 RGB.
-
-    Raises:
-        InputError: if the file cannot be read or has another size than the record says.
-    """
+    """Read the image of a record, (3, H, W) uint8 RGB; a bad file or size is an InputError."""
     pixels = read_rgb_pixels(record["file_name"], [record["height"], record["width"]])
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 

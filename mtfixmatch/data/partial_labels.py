@@ -21,7 +21,7 @@ def hide_labels(
 ) -> list[Record]:
     """Keep each label on a given number of its images, and hide it on the others.
 
-    The choice depends only on the seed and the image ids, not on the order of the records.
+    The choice depends on the seed and the image ids alone, not on the order of the records.
 
     Args:
         records: dataset records; they are not changed.
@@ -42,7 +42,10 @@ def hide_labels(
     hidden: dict[str, set[str]] = {}
     for key, count in counts.items():
         labeled = [record["image_id"] for record in records if key in record]
-        _check_count(key, count, len(labeled))
+        if count < ALL:
+            raise InputError(f"partial labels: {key} = {count}, expected -1 (all) or 0 and more")
+        if count > (have := len(labeled)):
+            raise InputError(f"partial labels: {key} = {count}, but only {have} images have it")
         prefix = f"{seed}/{mode if mode == 'nested' else key}/"
         ranking = sorted(labeled, key=lambda x: hashlib.sha256((prefix + x).encode()).digest())
         hidden[key] = set() if count == ALL else set(ranking[count:])
@@ -50,12 +53,12 @@ def hide_labels(
 
 
 def write_manifest(records: Sequence[Record], keys: dict[str, str], path: str, **made: Any) -> None:
-    """Write a manifest of the labeled images, so that another run can use the same ones.
+    """Write a JSON manifest of the labeled images, so that another run can use the same ones.
 
     Args:
         records: records after `hide_labels`.
         keys: task name -> label key.
-        path: JSON file to write.
+        path: file to write.
         made: settings of the choice, which the manifest repeats.
     """
     labels = {}
@@ -137,10 +140,3 @@ def _check_ids(records: Sequence[Record]) -> None:
                 "so labels cannot be hidden by image"
             )
         seen.add(record["image_id"])
-
-
-def _check_count(key: str, count: int, labeled: int) -> None:
-    if count < ALL:
-        raise InputError(f"partial labels: {key} = {count}, expected -1 (all) or 0 and more")
-    if count > labeled:
-        raise InputError(f"partial labels: {key} = {count}, but only {labeled} images have it")

@@ -47,33 +47,30 @@ def make_annotation(box: Sequence[float], category_id: int, iscrowd: int) -> dic
 
 
 def clip_box(
-    box: Sequence[float], record: Record, problem: str, *, tolerance: float = 0.0
+    box: Sequence[float],
+    record: Record,
+    problem: str,
+    *,
+    tolerance: float = 0.0,
+    may_be_empty: bool = False,
 ) -> list[float]:
-    """Clip a box [x0, y0, x1, y1] in pixels, ends exclusive, to its image; it may become empty.
-
-    Args:
-        box: box as the file gives it.
-        record: record of the image.
-        problem: first words of the error; it names the file and the box as it stands there.
-        tolerance: pixels that the box may reach over the border beyond MAX_OVERSHOOT.
+    """Clip a box [x0, y0, x1, y1] in pixels, ends exclusive, to its image.
 
     Raises:
-        InputError: the box reaches too far over the border, or its ends are in the wrong order.
+        InputError: the box reaches over the border by more than MAX_OVERSHOOT and `tolerance`, its
+            ends are in the wrong order, or nothing is left. The error begins with `problem`.
     """
     limits = [record["width"], record["height"]] * 2
     clipped = [min(max(x, 0.0), float(limit)) for x, limit in zip(box, limits, strict=True)]
     overshoot = max(abs(a - b) for a, b in zip(box, clipped, strict=True))
-    if overshoot > MAX_OVERSHOOT + tolerance or box[2] < box[0] or box[3] < box[1]:
-        raise outside_error(record, problem)
+    empty = clipped[2] <= clipped[0] or clipped[3] <= clipped[1]
+    wrong = box[2] < box[0] or box[3] < box[1] or (empty and not may_be_empty)
+    if wrong or overshoot > MAX_OVERSHOOT + tolerance:
+        raise InputError(
+            f"{problem}, which is not inside its image {record['file_name']} of "
+            f"{record['width']}x{record['height']} pixels"
+        )
     return clipped
-
-
-def outside_error(record: Record, problem: str) -> InputError:
-    """Return the error for a box that is not inside its image, see `clip_box`."""
-    return InputError(
-        f"{problem}, which is not inside its image {record['file_name']} of "
-        f"{record['width']}x{record['height']} pixels"
-    )
 
 
 def check_map_size(record: Record, path: str, size: Sequence[int]) -> None:
@@ -92,7 +89,7 @@ def add_map(record: Record, path: str, scan: Sequence, *, lut: bytes, expected: 
         record: record of the image; changed.
         path: file of the map.
         scan: [height, width, ids] of the map, see `scan_label_map`.
-        lut: look-up table of 256 bytes, see `sem_seg_lut` above.
+        lut: see `sem_seg_lut` above.
         expected: words for the error after "id 99 is ", such as "no class of BDD100K".
 
     Raises:
@@ -112,13 +109,9 @@ def add_labels(
     scans: Mapping[str, Any],
     add: Callable[[Record, str, Any], None],
 ) -> None:
-    """Add the label of each scanned file to its record, and drop records with a broken file.
+    """Call `add` with the record of each label file, the file and its scan.
 
-    Args:
-        records: name -> record; changed.
-        paths: name -> file of its label.
-        scans: file -> what its scan returned; broken files are absent.
-        add: function of (record, file, scan) that adds the label.
+    Records of a broken file, which is absent in `scans`, are dropped.
     """
     for name, path in paths.items():
         if path in scans:

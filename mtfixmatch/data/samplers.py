@@ -46,7 +46,7 @@ class MixedBatchSampler(Sampler[list[Draw]]):
             counts: images per global batch from each pool.
             seed: seed of the permutations, the same on all ranks.
             start_step: step of the first batch.
-            rank: number of this process, below `world_size`.
+            rank: number of this process.
             world_size: number of processes.
 
         Raises:
@@ -89,13 +89,7 @@ def _permutation(size: int, seed: int, pool: int, epoch: int) -> np.ndarray:
 
 
 def labeled_indices(records: Sequence[dict[str, Any]], keys: dict[str, str], which: str) -> list:
-    """Return the indices of the records that have "any" label, "all" or that of one task.
-
-    Args:
-        records: dataset records.
-        keys: task name -> label key.
-        which: "any", "all" or a task name; another value raises InputError.
-    """
+    """Return the indices of records with "any" label, "all" or that of one task by `keys`."""
     choices = ["any", "all", *keys]
     if which not in choices:
         raise InputError(f"DATALOADER.LABELED is {which!r}, expected one of {', '.join(choices)}")

@@ -30,7 +30,6 @@ OFFICIAL = {
     "train": {"annotations": 69_853, "sem_seg_file_name": 6_546, "all": 2_972, "none": 143},
     "val": {"annotations": 10_000, "sem_seg_file_name": 1_000, "all": 0, "none": 0},
 }
-LABEL_KEYS = ("annotations", "sem_seg_file_name")
 COUNTED = {"annotations": "boxes", "sem_seg_file_name": "maps", "all": "both", "none": "neither"}
 
 ROUNDING = 1e-3  # pixels that the decimals in the file may cost
@@ -46,7 +45,7 @@ def bdd100k_metadata() -> dict[str, Any]:
 
 
 def load_bdd100k(*, root: str, split: str, scan: FileScanner) -> list[Record]:
-    """Return the records of one split, its two parts merged, sorted by image id.
+    """Return the records of a split, "train" or "val", its parts merged, sorted by image id.
 
     An image in both parts is one record with both labels; its file is that of the 100K part. The
     10K part for training loses the images that the 100K part holds for validation.
@@ -54,11 +53,6 @@ def load_bdd100k(*, root: str, split: str, scan: FileScanner) -> list[Record]:
     An image is not labeled for boxes without a frame in the JSON (137 of the official 70,000), nor
     if the "labels" of its frame are null or absent (10 more). As in BDD100K's own tools, boxes with
     the attribute "crowd" or one of the categories UNCERTAIN are ignored.
-
-    Args:
-        root: folder that holds images and labels.
-        split: "train" or "val".
-        scan: reads the files. Its `broken` takes images and maps; a bad JSON is always an error.
 
     Raises:
         InputError: files are missing, misplaced or of the wrong form.
@@ -109,7 +103,7 @@ def _add_boxes(record: Record, boxes: list[list], ignored: dict[str, int], frame
         # The file gives the first and the last pixel.
         x1, y1 = last[0] + 1.0, last[1] + 1.0
         problem = f"{frame} has the box x1, y1, x2, y2 = {[x0, y0, *last]}"
-        box = clip_box([x0, y0, x1, y1], record, problem, tolerance=ROUNDING)
+        box = clip_box([x0, y0, x1, y1], record, problem, tolerance=ROUNDING, may_be_empty=True)
         if min(box[2] - box[0], box[3] - box[1]) < 1 - ROUNDING:
             ignored[DEGENERATE] = ignored.get(DEGENERATE, 0) + 1
         else:
@@ -119,10 +113,8 @@ def _add_boxes(record: Record, boxes: list[list], ignored: dict[str, int], frame
 
 
 def _check_counts(root: str, split: str, records: list[Record]) -> None:
-    counts = count_labels(records, LABEL_KEYS)
+    counts = count_labels(records, ["annotations", "sem_seg_file_name"])
     if counts != OFFICIAL[split] and not is_generated(root):
         shown = [f"{COUNTED[key]} {counts[key]}/{n}" for key, n in OFFICIAL[split].items()]
-        logger.warning(
-            "%s: not the official BDD100K, number of %s images found/expected: %s",
-            *(root, split, ", ".join(shown)),
-        )
+        text = "%s: not the official BDD100K, number of %s images found/expected: %s"
+        logger.warning(text, root, split, ", ".join(shown))

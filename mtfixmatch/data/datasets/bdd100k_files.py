@@ -65,13 +65,7 @@ def find_files(root: str, split: str) -> SplitFiles:
 
 
 def check_images(labeled: Collection[str], images: dict[str, str], source: str) -> None:
-    """Warn of labels without an image, and raise InputError if most labels have none.
-
-    Args:
-        labeled: ids of the labeled images.
-        images: image id -> file.
-        source: file or folder of the labels, for the message.
-    """
+    """Warn of ids with labels in `source` but no image, or raise InputError for most of them."""
     missing = [image_id for image_id in labeled if image_id not in images]
     folder = os.path.dirname(next(iter(images.values())))
     if 2 * len(missing) > len(labeled):
@@ -80,10 +74,8 @@ def check_images(labeled: Collection[str], images: dict[str, str], source: str) 
             f"labeled in {source}; unpack the rest, or labels and images of the same split"
         )
     if missing:
-        logger.warning(
-            "%s: %d of the %d labeled images are not in %s, the first is %s",
-            *(source, len(missing), len(labeled), folder, missing[0]),
-        )
+        text = "%s: %d of the %d labeled images are not in %s, the first is %s"
+        logger.warning(text, source, len(missing), len(labeled), folder, missing[0])
 
 
 def _find(root: str, kind: str, split: str) -> tuple[str, str]:

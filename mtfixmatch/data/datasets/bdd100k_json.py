@@ -31,6 +31,7 @@ CATEGORIES = (
     | {other: (CLASSES.index(name), other) for other, name in UNCERTAIN.items()}
 )
 
+CORNERS = ("x1", "y1", "x2", "y2")
 CHUNK = 1 << 24  # characters per read
 SEPARATORS = re.compile(r"[\s,]*")
 # A decoder fails at most this far from the end of a chunk that ends inside a token, or says that a
@@ -39,16 +40,13 @@ LONGEST_LITERAL = len("-Infinity")
 
 
 def read_frames(path: str) -> list[list]:
-    """Return the boxes in a detection JSON, in a compact form for `scan_files`.
+    """Return the boxes in a detection JSON, or raise InputError for a wrong form.
 
     Returns:
         [image name, boxes, {reason to ignore: count}] for each frame. The boxes are None for a
         frame whose "labels" are null or absent, else [[class, iscrowd, x1, y1, x2, y2], ...] in
         pixel indices, both ends inclusive. UNCERTAIN objects and those with the attribute "crowd"
         are ignored: their "iscrowd" is 1. NO_OBJECTS are left out.
-
-    Raises:
-        InputError: the file is truncated, is no JSON, or has another form than the one above.
     """
     frames: list[list] = []
     names: set[str] = set()
@@ -132,17 +130,14 @@ def _read_category(label: Any, where: str) -> tuple[int | None, str]:
     attributes = label.get("attributes")
     crowd = attributes.get("crowd") if isinstance(attributes, dict) else attributes
     if crowd not in (None, False, True):
-        raise InputError(
-            f"{where} has 'attributes' {shown_json(attributes)}, expected an object or null, with "
-            "'crowd' true or false"
-        )
+        what = f"{where} has 'attributes' {shown_json(attributes)}"
+        raise InputError(f"{what}, expected an object or null, with 'crowd' true or false")
     return category, reason or ("crowd" if crowd else "")
 
 
 def _read_corners(box: Any, where: str) -> list[float]:
-    corners = [box.get(x) if isinstance(box, dict) else None for x in ("x1", "y1", "x2", "y2")]
+    corners: list[Any] = [box.get(x) if isinstance(box, dict) else None for x in CORNERS]
     if not all(map(is_number, corners)):
-        raise InputError(
-            f"{where} has 'box2d' {shown_json(box)}, expected x1, y1, x2 and y2, finite numbers"
-        )
+        shown = shown_json(box)
+        raise InputError(f"{where} has 'box2d' {shown}, expected x1, y1, x2 and y2, finite numbers")
     return corners

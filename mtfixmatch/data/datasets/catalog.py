@@ -30,17 +30,9 @@ _broken: dict[str, dict[str, str]] = {}
 def register(
     name: str, load: Callable[[], list[Record]], metadata: dict[str, Any], broken: dict[str, str]
 ) -> None:
-    """Register a dataset, or replace the one of the same name.
-
-    Args:
-        name: name of the dataset.
-        load: returns the records, and adds file -> message to `broken` for files it leaves out.
-        metadata: classes and colors, under Detectron2's keys.
-        broken: see `load`.
-    """
-    # Both catalogs refuse to change an entry.
-    DatasetCatalog.pop(name, None)
-    MetadataCatalog.pop(name, None)
+    """Register or replace a dataset, whose `load` adds file -> message to `broken`."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop(name, None)  # both refuse to change an entry
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(**metadata)
     _broken[name] = broken
@@ -83,7 +75,7 @@ def check_class_lists(names: Sequence[str], keys: Iterable[str]) -> None:
     """Raise InputError unless the datasets, which must be loaded, have the same classes.
 
     Args:
-        names: datasets.
+        names: names of datasets.
         keys: keys of the class lists in the metadata, such as "thing_classes".
     """
     for key, name in itertools.product(keys, names):
@@ -111,10 +103,9 @@ def _load_dataset(name: str) -> list[Record]:
     messages = list(broken_files([name]).values())
     for message in messages[:MAX_SHOWN]:
         logger.warning("%s: one of %d files left out: %s", name, len(messages), message)
-    for i, record in enumerate(records):
-        missing = [key for key in REQUIRED_KEYS if key not in record]
-        if missing:
-            raise InputError(f"{name}: record {i} needs the key {missing[0]!r}")
+    for (i, record), key in itertools.product(enumerate(records), REQUIRED_KEYS):
+        if key not in record:
+            raise InputError(f"{name}: record {i} needs the key {key!r}")
     return records if name in _broken else [_with_corners(record) for record in records]
 
 

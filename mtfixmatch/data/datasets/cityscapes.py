@@ -43,12 +43,7 @@ def cityscapes_metadata() -> dict[str, Any]:
 
 
 def load_cityscapes(*, root: str, split: str, scan: FileScanner) -> list[Record]:
-    """Return the records of one split, sorted by image id.
-
-    Args:
-        root: folder that holds leftImg8bit and gtFine.
-        split: "train", "val", "train_extra" or "sequence".
-        scan: reads the files.
+    """Return the records of a split, sorted by image id.
 
     Raises:
         InputError: files are missing, misplaced or of the wrong form.

@@ -56,10 +56,8 @@ def find_maps(root: str, split: str, images: list[str], suffix: str) -> dict[str
     existing = {image: path for image, path in paths.items() if os.path.isfile(path)}
     missing = [path for image, path in paths.items() if image not in existing]
     if missing:
-        logger.warning(
-            "%s: %d of %d images of %s have no *%s and count as unlabeled (the first: %s)",
-            *(root, len(missing), len(paths), split, suffix, missing[0]),
-        )
+        text = "%s: %d of %d images of %s have no *%s and count as unlabeled (the first: %s)"
+        logger.warning(text, root, len(missing), len(paths), split, suffix, missing[0])
     return existing
 
 
@@ -98,10 +96,8 @@ def _check_count(root: str, split: str, count: int) -> None:
     expected = OFFICIAL_COUNTS.get(split, count)
     if count != expected:
         rest = " without the images of leftImg8bit/train" if split == SEQUENCE else ""
-        logger.warning(
-            "%s: found %d images in %s%s, the official Cityscapes has %d",
-            *(root, count, _image_pattern(split), rest, expected),
-        )
+        text = "%s: found %d images in %s%s, the official Cityscapes has %d"
+        logger.warning(text, root, count, _image_pattern(split), rest, expected)
 
 
 def _check_cities(root: str, split: str, images: list[str]) -> None:

@@ -11,17 +11,11 @@ import numpy as np
 from ...utils.errors import InputError
 from ...utils.images import read_image_size
 from ...utils.labels import IGNORE_LABEL, INVALID_LABEL
-from ..records import (
-    Record,
-    add_labels,
-    add_map,
-    clip_box,
-    make_annotation,
-    make_record,
-    outside_error,
-)
+from ..records import Record, add_labels, add_map, clip_box, make_annotation, make_record
 from .instances_json import read_instances
 from .scan import FileScanner, scan_label_map
+
+Records = dict[str, Record]  # by the path of the image below its folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MAP_SUFFIXES = (".png",)
@@ -118,9 +112,7 @@ def _check_classes(classes: list[str], content: dict[str, Any], boxes: str, key:
         )
 
 
-def _add_boxes(
-    records: dict[str, Record], content: dict[str, Any], classes: list[str], boxes: str
-) -> None:
+def _add_boxes(records: Records, content: dict[str, Any], classes: list[str], boxes: str) -> None:
     """Label the listed images; an image without a record is broken and is left out."""
     record_of_id = {}
     for image_id, name, height, width in content["images"]:
@@ -135,43 +127,30 @@ def _add_boxes(
     category_of_id = {i: classes.index(name) for i, name in content["categories"]}
     for annotation, image_id, category, iscrowd, bbox in content["annotations"]:
         if record := record_of_id.get(image_id):
-            box = _convert_box(bbox, record, f"{boxes}: annotation {annotation}")
+            x, y, w, h = bbox
+            problem = f"{boxes}: annotation {annotation} has bbox {bbox}"
+            box = clip_box([x, y, x + w, y + h], record, problem)
             record["annotations"].append(make_annotation(box, category_of_id[category], iscrowd))
-
-
-def _convert_box(bbox: list[float], record: Record, annotation: str) -> list[float]:
-    """Return the [x0, y0, x1, y1] of a COCO box [x, y, width, height], clipped to the image."""
-    x, y, w, h = bbox
-    problem = f"{annotation} has bbox {bbox}"
-    box = clip_box([x, y, x + w, y + h], record, problem)
-    if box[0] >= box[2] or box[1] >= box[3]:
-        raise outside_error(record, problem)
-    return box
 
 
 def _make_lut(classes: Sequence[str], ignore_label: int, key: str) -> bytes:
     """Return the look-up table of the maps, id -> class, `IGNORE_LABEL` or `INVALID_LABEL`."""
     if not classes:
         raise InputError(f"{SEM_SEG_KEY} is empty: name the classes of the maps in {key}")
-    if len(classes) > INVALID_LABEL or len(set(classes)) < len(classes):
-        raise InputError(
-            f"{SEM_SEG_KEY} lists {len(classes)} classes, "
-            f"expected different names and at most {INVALID_LABEL}"
-        )
-    if not len(classes) <= ignore_label <= 255:
-        raise InputError(
-            f"{IGNORE_KEY} is {ignore_label}, expected {len(classes)} to 255: "
-            f"the ids below are the classes of {SEM_SEG_KEY}"
-        )
+    count = len(classes)
+    if count > INVALID_LABEL or len(set(classes)) < count:
+        expected = f"different names and at most {INVALID_LABEL}"
+        raise InputError(f"{SEM_SEG_KEY} lists {count} classes, expected {expected}")
+    if not count <= ignore_label <= 255:
+        expected = f"{count} to 255: the ids below are the classes of {SEM_SEG_KEY}"
+        raise InputError(f"{IGNORE_KEY} is {ignore_label}, expected {expected}")
     lut = np.full(256, INVALID_LABEL, np.uint8)
-    lut[: len(classes)] = np.arange(len(classes))
+    lut[:count] = np.arange(count)
     lut[ignore_label] = IGNORE_LABEL
     return lut.tobytes()
 
 
-def _add_maps(
-    records: dict[str, Record], folder: str, lut: bytes, key: str, scan: FileScanner
-) -> None:
+def _add_maps(records: Records, folder: str, lut: bytes, key: str, scan: FileScanner) -> None:
     files = _find_files(folder, MAP_SUFFIXES, key)
     scans = scan(files.values(), scan_label_map, name="coco_style_scan_label_map", source=folder)
     stems = {name: os.path.splitext(name)[0].replace("/", os.sep) for name in records}

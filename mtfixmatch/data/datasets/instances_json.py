@@ -24,15 +24,11 @@ UNIQUE = (
 
 
 def read_instances(path: str) -> dict[str, Any]:
-    """Return the boxes in a COCO instances JSON, in a compact form for `scan_files`.
+    """Return the boxes in a COCO instances JSON, or raise InputError for a wrong form.
 
     Returns:
-        "categories": [[id, name], ...] by id;
-        "images": [[id, file_name, height, width], ...];
+        "categories": [[id, name], ...] by id; "images": [[id, file_name, height, width], ...];
         "annotations": [[id, image id, category id, iscrowd, [x, y, width, height]], ...].
-
-    Raises:
-        InputError: the file cannot be read or has a wrong form.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -72,7 +68,7 @@ def _read_crowd(path: str, entry: dict) -> int:
 
 
 def _read_box(path: str, entry: dict) -> list[float]:
-    box = entry.get("bbox")
+    box: Any = entry.get("bbox")
     numbers = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
     if not numbers or min(box[2:]) <= 0:
         form = "a width and height above 0" if numbers else "[x, y, width, height], finite numbers"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +21,6 @@ from ...utils.files import reading, write_atomically
 from ...utils.images import read_label_map
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 # Raise this when the results of a scanned function change their meaning.
 CACHE_VERSION = 2
@@ -42,11 +41,7 @@ class FileScanner:
     ) -> dict[str, Any]:
         """Return file -> result of `scan_files`; broken files are absent.
 
-        Args:
-            paths: files.
-            function: see `scan_files`.
-            name: kind of the scan; with `source` it names the cache file.
-            source: file or folder of the dataset.
+        The kind of the scan, `name`, and the dataset's file or folder `source` name the cache.
         """
         paths = list(paths)
         cache_file = self.cache_dir and cache_path(self.cache_dir, name, source)
@@ -75,7 +70,7 @@ def scan_files(
         One result per path, in the same order; None for a broken file.
 
     Raises:
-        InputErrors: files cannot be used, and `broken` is None. The others are cached nevertheless.
+        InputErrors: files cannot be used, and `broken` is None; the others are in the cache.
     """
     name = f"{function.__module__}.{function.__qualname__}"
     cache = _load_cache(cache_file, name)
@@ -84,9 +79,8 @@ def scan_files(
     errors = {path: error for path, (_, error) in stamped.items() if error}
     current = {path: cache[path] for path in stamps if cache.get(path, [])[:2] == stamps[path]}
     todo = [path for path in stamps if path not in current]
-    for path, (result, error) in zip(
-        todo, _run(partial(_guard, function), todo, workers), strict=True
-    ):
+    results = _run(partial(_guard, function), todo, workers)
+    for path, (result, error) in zip(todo, results, strict=True):
         if error:
             errors[path] = error
         else:
@@ -127,7 +121,7 @@ def _stamp(path: str) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _run(function: Callable[[str], T], paths: list[str], workers: int) -> Iterator[T]:
+def _run(function: Callable[[str], list], paths: list[str], workers: int) -> Iterator[list]:
     if len(paths) >= MIN_FILES_FOR_PROCESSES:
         logger.info("Scanning %d files, from %s on", len(paths), paths[0])
     # On a terminal, a progress bar appears after two seconds.
