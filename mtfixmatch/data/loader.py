@@ -97,8 +97,8 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     """
     records = get_records(cfg.DATASETS.TRAIN)
     _count_broken(cfg, records)
+    keys = {task.name: task.label_key for task in tasks}
     if cfg.DATASETS.LABEL_MANIFEST:
-        keys = {task.name: task.label_key for task in tasks}
         records = hide_by_manifest(records, keys, cfg.DATASETS.LABEL_MANIFEST)
     else:
         wanted = {task.label_key: task.num_labels for task in tasks}
@@ -110,7 +110,7 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
                 f"no image of {list(cfg.DATASETS.TRAIN)} is labeled for {task.name}: check the "
                 f"dataset's files, TASKS.{task.name.upper()}.LABELS and MODEL.TASKS"
             )
-    counts = count_labels(records, [task.label_key for task in tasks])
+    counts = count_labels(records, list(keys.values()))
     logger.info("Training labels: %s", counts)
     for task in tasks if cfg.DATALOADER.SAMPLING == "implicit" else ():
         batches = len(records) / (counts[task.label_key] * cfg.SOLVER.IMS_PER_BATCH)

@@ -85,11 +85,9 @@ def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str)
     for name, key in keys.items():
         kept = set(_read_manifest(path, name))
         labeled = {record["image_id"] for record in records if key in record}
-        if kept - labeled:
-            raise InputError(
-                f"{path}: {len(kept - labeled)} of its images for {name} have no such label "
-                f"in this dataset, such as {min(kept - labeled)!r}"
-            )
+        if missing := kept - labeled:
+            what = f"{len(missing)} of its images for {name} have no such label in this dataset"
+            raise InputError(f"{path}: {what}, such as {min(missing)!r}")
         hidden[key] = labeled - kept
     return [_hide(record, hidden) for record in records]
 
@@ -102,10 +100,9 @@ def _read_manifest(path: str, name: str) -> list[str]:
     except InputError as error:
         raise InputError(f"DATASETS.LABEL_MANIFEST {error}") from None
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"DATASETS.LABEL_MANIFEST {path}: expected the label_subsets.json of a run with labels "
-            f"for {name} ({type(error).__name__}: {error})"
-        ) from None
+        expected = f"the label_subsets.json of a run with labels for {name}"
+        what = f"expected {expected} ({type(error).__name__}: {error})"
+        raise InputError(f"DATASETS.LABEL_MANIFEST {path}: {what}") from None
     if _digest(images) != digest:
         raise InputError(f"{path}: the images listed for {name} do not have the hash {digest}")
     return images
@@ -135,8 +132,6 @@ def _check_ids(records: Sequence[Record]) -> None:
     seen: set[str] = set()
     for record in records:
         if record["image_id"] in seen:
-            raise InputError(
-                f"{record['file_name']}: image id {record['image_id']!r} occurs twice, "
-                "so labels cannot be hidden by image"
-            )
+            what = f"image id {record['image_id']!r} occurs twice"
+            raise InputError(f"{record['file_name']}: {what}, so labels cannot be hidden by image")
         seen.add(record["image_id"])

@@ -47,39 +47,31 @@ def make_annotation(box: Sequence[float], category_id: int, iscrowd: int) -> dic
 
 
 def clip_box(
-    box: Sequence[float],
-    record: Record,
-    problem: str,
-    *,
-    tolerance: float = 0.0,
-    may_be_empty: bool = False,
+    box: list[float], record: Record, problem: str, *, tolerance: float = 0.0, empty: bool = False
 ) -> list[float]:
     """Clip a box [x0, y0, x1, y1] in pixels, ends exclusive, to its image.
 
     Raises:
         InputError: the box reaches over the border by more than MAX_OVERSHOOT and `tolerance`, its
-            ends are in the wrong order, or nothing is left. The error begins with `problem`.
+            ends are in the wrong order, or nothing is left of it unless `empty` is allowed. The
+            error begins with `problem`.
     """
     limits = [record["width"], record["height"]] * 2
     clipped = [min(max(x, 0.0), float(limit)) for x, limit in zip(box, limits, strict=True)]
     overshoot = max(abs(a - b) for a, b in zip(box, clipped, strict=True))
-    empty = clipped[2] <= clipped[0] or clipped[3] <= clipped[1]
-    wrong = box[2] < box[0] or box[3] < box[1] or (empty and not may_be_empty)
+    outside = clipped[2] <= clipped[0] or clipped[3] <= clipped[1]
+    wrong = box[2] < box[0] or box[3] < box[1] or (outside and not empty)
     if wrong or overshoot > MAX_OVERSHOOT + tolerance:
-        raise InputError(
-            f"{problem}, which is not inside its image {record['file_name']} of "
-            f"{record['width']}x{record['height']} pixels"
-        )
+        image = f"image {record['file_name']} of {record['width']}x{record['height']} pixels"
+        raise InputError(f"{problem}, which is not inside its {image}")
     return clipped
 
 
 def check_map_size(record: Record, path: str, size: Sequence[int]) -> None:
     """Raise InputError unless the label map at `path` has the [height, width] of its image."""
     if [record["height"], record["width"]] != list(size):
-        raise InputError(
-            f"{path} is {size[1]}x{size[0]} pixels, "
-            f"but its image {record['file_name']} is {record['width']}x{record['height']}"
-        )
+        image = f"its image {record['file_name']} is {record['width']}x{record['height']}"
+        raise InputError(f"{path} is {size[1]}x{size[0]} pixels, but {image}")
 
 
 def add_map(record: Record, path: str, scan: Sequence, *, lut: bytes, expected: str) -> None:

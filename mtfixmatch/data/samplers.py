@@ -124,9 +124,8 @@ def build_pools(
         InputError: a setting is unknown, or a pool would be empty.
     """
     if sampling not in SAMPLINGS:
-        raise InputError(
-            f"DATALOADER.SAMPLING is {sampling!r}, expected one of {', '.join(SAMPLINGS)}"
-        )
+        expected = ", ".join(SAMPLINGS)
+        raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, expected one of {expected}")
     if sampling == "explicit":
         pool = labeled_indices(records, keys, labeled)
         others = sorted(set(range(len(records))).difference(pool))
@@ -151,7 +150,5 @@ def _check_explicit(
         )
     for indices, what in ((pool, "is labeled"), (others, "is left that is not labeled")):
         if not indices:
-            raise InputError(
-                f"DATALOADER.SAMPLING is 'explicit', but no image {what} "
-                f"(DATALOADER.LABELED is {labeled!r})"
-            )
+            problem = f"no image {what} (DATALOADER.LABELED is {labeled!r})"
+            raise InputError(f"DATALOADER.SAMPLING is 'explicit', but {problem}")

@@ -103,7 +103,7 @@ def _add_boxes(record: Record, boxes: list[list], ignored: dict[str, int], frame
         # The file gives the first and the last pixel.
         x1, y1 = last[0] + 1.0, last[1] + 1.0
         problem = f"{frame} has the box x1, y1, x2, y2 = {[x0, y0, *last]}"
-        box = clip_box([x0, y0, x1, y1], record, problem, tolerance=ROUNDING, may_be_empty=True)
+        box = clip_box([x0, y0, x1, y1], record, problem, tolerance=ROUNDING, empty=True)
         if min(box[2] - box[0], box[3] - box[1]) < 1 - ROUNDING:
             ignored[DEGENERATE] = ignored.get(DEGENERATE, 0) + 1
         else:

@@ -87,10 +87,8 @@ def _find(root: str, kind: str, split: str) -> tuple[str, str]:
     }
     places = [place for place in suffixes if os.path.exists(os.path.join(root, place))]
     if not places:
-        raise InputError(
-            f"{root}: looked for the {kind} in {' and '.join(suffixes)}, "
-            "but there is none; give the folder that holds images and labels"
-        )
+        problem = f"looked for the {kind} in {' and '.join(suffixes)}, but there is none"
+        raise InputError(f"{root}: {problem}; give the folder that holds images and labels")
     first, *others = [os.path.join(root, place) for place in places]
     if others:
         logger.info("The %s are read from %s, not from %s", kind, first, ", ".join(others))

@@ -54,10 +54,8 @@ def get_records(names: Sequence[str]) -> list[Record]:
     """
     for name in names:
         if name not in DatasetCatalog:
-            raise InputError(
-                f"DATASETS: there is no dataset {name!r}, expected one of "
-                f"{', '.join(_broken)} or one that your code registers"
-            )
+            expected = f"one of {', '.join(_broken)} or one that your code registers"
+            raise InputError(f"DATASETS: there is no dataset {name!r}, expected {expected}")
     messages, records = [], []
     if comm.is_main_process():
         try:
@@ -81,10 +79,8 @@ def check_class_lists(names: Sequence[str], keys: Iterable[str]) -> None:
     for key, name in itertools.product(keys, names):
         first, classes = (MetadataCatalog.get(x).get(key) for x in (names[0], name))
         if classes != first:
-            raise InputError(
-                f"DATASETS: {names[0]} and {name} cannot be used together, "
-                f"their {key} are {first} and {classes}"
-            )
+            reason = f"their {key} are {first} and {classes}"
+            raise InputError(f"DATASETS: {names[0]} and {name} cannot be used together, {reason}")
 
 
 def _load(names: Sequence[str]) -> list[Record]:

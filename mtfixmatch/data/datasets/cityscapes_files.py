@@ -72,11 +72,9 @@ def _list_images(root: str, split: str, why: str = "") -> list[str]:
     parts = pattern.split("/")
     for place in (os.path.join(root, *parts[:n]) for n in range(3)):
         if not os.path.isdir(place):
-            package = IMAGE_PACKAGES.get(split, "leftImg8bit_trainvaltest.zip")
-            raise InputError(
-                f"{root}: looked for images in {pattern}{why}, but there is no folder {place}; "
-                + _explain(root, package)
-            )
+            advice = _explain(root, IMAGE_PACKAGES.get(split, "leftImg8bit_trainvaltest.zip"))
+            problem = f"looked for images in {pattern}{why}, but there is no folder {place}"
+            raise InputError(f"{root}: {problem}; {advice}")
     images = glob.glob(os.path.join(glob.escape(root), pattern))
     if not images:
         raise InputError(f"{root}: there is no image {pattern}{why}")
@@ -108,11 +106,10 @@ def _check_cities(root: str, split: str, images: list[str]) -> None:
     cities = sorted(set(map(_city, images)))
     missing = [city for city in cities if not os.path.isdir(os.path.join(folder, city))]
     if 2 * len(missing) > len(cities):
-        raise InputError(
-            f"{folder}: expected the maps of the {len(cities)} cities in leftImg8bit/{split}, but "
-            f"{len(missing)} have no folder there (the first: {missing[0]}); "
-            + _explain(root, "gtFine_trainvaltest.zip")
-        )
+        expected = f"the maps of the {len(cities)} cities in leftImg8bit/{split}"
+        problem = f"{len(missing)} have no folder there (the first: {missing[0]})"
+        advice = _explain(root, "gtFine_trainvaltest.zip")
+        raise InputError(f"{folder}: expected {expected}, but {problem}; {advice}")
 
 
 def _explain(root: str, package: str) -> str:

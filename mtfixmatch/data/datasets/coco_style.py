@@ -119,10 +119,9 @@ def _add_boxes(records: Records, content: dict[str, Any], classes: list[str], bo
         if record := records.get(name):
             record_of_id[image_id] = record
             if [height, width] != [record["height"], record["width"]]:
-                raise InputError(
-                    f"{boxes}: image {name!r} has {width}x{height} pixels there, "
-                    f"but {record['file_name']} is {record['width']}x{record['height']}"
-                )
+                file = f"{record['file_name']} is {record['width']}x{record['height']}"
+                what = f"image {name!r} has {width}x{height} pixels there"
+                raise InputError(f"{boxes}: {what}, but {file}")
             record["annotations"] = []
     category_of_id = {i: classes.index(name) for i, name in content["categories"]}
     for annotation, image_id, category, iscrowd, bbox in content["annotations"]:

@@ -17,7 +17,5 @@ def check_unmixed(root: str, dataset: str, other: str, other_names: Iterable[str
     """Raise InputError if the folder of a dataset also holds files or folders of another one."""
     for name in other_names:
         if os.path.exists(os.path.join(root, name)):
-            raise InputError(
-                f"{root}: expected {dataset} alone, but {name} belongs to {other}; "
-                "give each dataset a folder of its own"
-            )
+            problem = f"expected {dataset} alone, but {name} belongs to {other}"
+            raise InputError(f"{root}: {problem}; give each dataset a folder of its own")
