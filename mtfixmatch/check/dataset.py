@@ -88,17 +88,12 @@ def _describe(
 ) -> Split:
     """Count what a split holds; `drawn` are the records that its label statistics cover."""
     keys = [task.label_key for task in tasks]
-    return Split(
-        name=name,
-        datasets=datasets,
-        images=len(records),
-        labels=count_labels(records, keys),
-        hidden={key: sum(key in r.get("hidden", {}) for r in records) for key in keys},
-        sizes=Counter((record["width"], record["height"]) for record in records),
-        statistics={
-            t.name: t.statistics([r for r in drawn if t.label_key in r], scan) for t in tasks
-        },
-    )
+    labels = count_labels(records, keys)
+    hidden = {key: sum(key in r.get("hidden", {}) for r in records) for key in keys}
+    sizes = Counter((record["width"], record["height"]) for record in records)
+    labeled = {task.name: [r for r in drawn if task.label_key in r] for task in tasks}
+    statistics = {task.name: task.statistics(labeled[task.name], scan) for task in tasks}
+    return Split(name, datasets, len(records), labels, hidden, sizes, statistics)
 
 
 def _decode_images(records: Records, scan: FileScan, decode_all: bool) -> int:

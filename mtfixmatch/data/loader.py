@@ -38,13 +38,9 @@ class DrawnDataset(Dataset):
     """
 
     def __init__(self, records: Sequence[dict], mapper: Callable, keys: Sequence[str], skip: bool):
-        """Serialize the records into one block that workers share.
+        """Serialize the records, for a mapper of (record, draw), into a block that workers share.
 
-        Args:
-            records: of the training images.
-            mapper: (record, draw) -> item.
-            keys: of the labels; an image is replaced by one with the same labels.
-            skip: replace an image if it or its labels are broken, by the next such record.
+        With `skip`, the next record with the same label `keys` replaces one with broken files.
         """
         self._records = DatasetFromList(list(records), copy=False)
         self._mapper, self._keys, self._skip = mapper, list(keys), skip

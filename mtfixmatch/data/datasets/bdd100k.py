@@ -54,8 +54,7 @@ def load_bdd100k(*, root: str, split: str, scan: FileScanner) -> list[Record]:
     if the "labels" of its frame are null or absent (10 more). As in BDD100K's own tools, boxes with
     the attribute "crowd" or one of the categories UNCERTAIN are ignored.
 
-    Raises:
-        InputError: files are missing, misplaced or of the wrong form.
+    InputError: files are missing, misplaced or of the wrong form.
     """
     files = find_files(root, split)
     images = dict(sorted((files.small | files.large).items()))
@@ -84,16 +83,12 @@ def _read_maps(records: dict[str, Record], files: SplitFiles, scan: FileScanner)
 def _read_boxes(records: dict[str, Record], files: SplitFiles, scan: FileScanner) -> None:
     name, strict = f"bdd100k_{files.split}_boxes", replace(scan, broken=None)
     frames = strict([files.boxes], read_frames, name=name, source=files.root)[files.boxes]
-    check_images([_image_id(frame[0]) for frame in frames], files.large, files.boxes)
+    check_images([os.path.splitext(frame[0])[0] for frame in frames], files.large, files.boxes)
     while frames:  # free the frames on the way: they take as much memory as the annotations
         name, boxes, ignored = frames.pop()
-        image_id = _image_id(name)
+        image_id = os.path.splitext(name)[0]
         if image_id in files.large and image_id in records and boxes is not None:
             _add_boxes(records[image_id], boxes, ignored, f"{files.boxes}: frame {name!r}")
-
-
-def _image_id(name: str) -> str:
-    return os.path.splitext(name)[0]
 
 
 def _add_boxes(record: Record, boxes: list[list], ignored: dict[str, int], frame: str) -> None:

@@ -49,11 +49,7 @@ class SplitFiles:
 
 
 def find_files(root: str, split: str) -> SplitFiles:
-    """Find the files of a split.
-
-    Raises:
-        InputError: files are missing, or `root` holds another dataset as well.
-    """
+    """Find the files of a split; InputError if some are missing or of another dataset."""
     check_unmixed(root, "BDD100K", "Cityscapes", CITYSCAPES_FOLDERS)
     large, small = _list_files(root, LARGE, split), _list_files(root, SMALL, split)
     maps, boxes = _list_files(root, MAPS, split), _find(root, BOXES, split)[0]

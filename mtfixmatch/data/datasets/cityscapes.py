@@ -5,7 +5,7 @@ labeled for segmentation. The splits "train_extra" and "sequence" have no labels
 `cityscapes_files` says where the files are.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -51,9 +51,10 @@ def load_cityscapes(*, root: str, split: str, scan: FileScanner) -> list[Record]
     images = find_images(root, split)
     sizes = scan(images, read_image_size, name=f"cityscapes_{split}_sizes", source=root)
     records = {x: make_record(x, image_id(x), sizes[x]) for x in images if x in sizes}
+    add_label_map = partial(add_map, lut=label_id_lut(), expected="no label id of Cityscapes")
     for suffix, function, name, add in (
         (INSTANCES_SUFFIX, scan_instances, "boxes", _add_boxes),
-        (LABELS_SUFFIX, scan_label_map, "maps", _add_map),
+        (LABELS_SUFFIX, scan_label_map, "maps", add_label_map),
     ):
         maps = find_maps(root, split, list(records), suffix)
         scans = scan(maps.values(), function, name=f"cityscapes_{split}_{name}", source=root)
@@ -71,16 +72,13 @@ def label_id_lut() -> bytes:
 
 
 def scan_instances(path: str) -> list:
-    """Return the boxes of an instance map.
+    """Return the boxes of an instance map, or raise InputError for a bad file or an unknown id.
 
     The box of an instance is the extent of its mask. A region with a bare class id is a group of
     objects without instance ids: each of its connected components becomes a box with "iscrowd" 1.
 
     Returns:
         [height, width, [[category id, iscrowd, x0, y0, x1, y1], ...], {reason to ignore: count}]
-
-    Raises:
-        InputError: the file cannot be read or holds an unknown id.
     """
     ids = read_instance_map(path)
     present = np.unique(ids.ravel()[_run_begins(ids)]).tolist()
@@ -160,7 +158,3 @@ def _add_boxes(record: Record, path: str, scan: list) -> None:
     record["annotations"] = [make_annotation(x[2:], *x[:2]) for x in boxes]
     if ignored:
         record["ignored"] = ignored
-
-
-def _add_map(record: Record, path: str, scan: list) -> None:
-    add_map(record, path, scan, lut=label_id_lut(), expected="no label id of Cityscapes")

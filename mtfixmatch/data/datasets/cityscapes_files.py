@@ -22,10 +22,7 @@ SEQUENCE = "sequence"
 UNLABELED_SPLITS = ("train_extra", SEQUENCE)
 # Images in the official download. A snippet has 30 frames; the annotated one is in "train".
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "train_extra": 19998, SEQUENCE: 29 * 2975}
-IMAGE_PACKAGES = {
-    "train_extra": "leftImg8bit_trainextra.zip",
-    SEQUENCE: "leftImg8bit_sequence_trainvaltest.zip",
-}
+IMAGE_PACKAGES = {"train_extra": "trainextra", SEQUENCE: "sequence_trainvaltest"}
 BDD100K_FOLDERS = ("images/100k", "images/10k", "labels/det_20")
 
 
@@ -43,7 +40,11 @@ def find_images(root: str, split: str) -> list[str]:
         images = [image for image in images if image_id(image) not in annotated]
     if not is_generated(root):
         _check_cities(root, split, images)
-        _check_count(root, split, len(images))
+        expected = OFFICIAL_COUNTS.get(split, len(images))
+        if len(images) != expected:
+            rest = " without the images of leftImg8bit/train" if split == SEQUENCE else ""
+            text = "%s: found %d images in %s%s, the official Cityscapes has %d"
+            logger.warning(text, root, len(images), _image_pattern(split), rest, expected)
     return images
 
 
@@ -72,7 +73,8 @@ def _list_images(root: str, split: str, why: str = "") -> list[str]:
     parts = pattern.split("/")
     for place in (os.path.join(root, *parts[:n]) for n in range(3)):
         if not os.path.isdir(place):
-            advice = _explain(root, IMAGE_PACKAGES.get(split, "leftImg8bit_trainvaltest.zip"))
+            package = IMAGE_PACKAGES.get(split, "trainvaltest")
+            advice = _explain(root, f"leftImg8bit_{package}.zip")
             problem = f"looked for images in {pattern}{why}, but there is no folder {place}"
             raise InputError(f"{root}: {problem}; {advice}")
     images = glob.glob(os.path.join(glob.escape(root), pattern))
@@ -88,14 +90,6 @@ def _image_pattern(split: str) -> str:
 
 def _city(image: str) -> str:
     return os.path.basename(os.path.dirname(image))
-
-
-def _check_count(root: str, split: str, count: int) -> None:
-    expected = OFFICIAL_COUNTS.get(split, count)
-    if count != expected:
-        rest = " without the images of leftImg8bit/train" if split == SEQUENCE else ""
-        text = "%s: found %d images in %s%s, the official Cityscapes has %d"
-        logger.warning(text, root, count, _image_pattern(split), rest, expected)
 
 
 def _check_cities(root: str, split: str, images: list[str]) -> None:
