@@ -1,5 +1,6 @@
-"""The findings of a data check."""
+"""The findings of a data check, and the warnings of the dataset readers during it."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from ..tasks.base import Statistics
 from ..utils.errors import InputError
 
 MAX_LINES = 20  # errors or warnings of one kind
+READERS = "mtfixmatch.data"  # parent of the loggers of the readers and of the loader
 
 
 class Pool(NamedTuple):
@@ -58,3 +60,25 @@ def limit_lines(lines: Sequence[str]) -> list[str]:
     """Return the first MAX_LINES lines and, if there are more, a line with their number."""
     more = len(lines) - MAX_LINES
     return [*lines[:MAX_LINES], *([f"and {more} more like the last one"] if more > 0 else [])]
+
+
+class ReaderWarnings(logging.Handler):
+    """Context manager that collects each reader warning once and drops the other log lines."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning once, however often the files are read."""
+        if (message := record.getMessage()) not in self.messages:
+            self.messages.append(message)
+
+    def __enter__(self) -> "ReaderWarnings":
+        logging.getLogger(READERS).addHandler(self)
+        logging.getLogger(READERS).propagate = False
+        return self
+
+    def __exit__(self, *_) -> None:
+        logging.getLogger(READERS).removeHandler(self)
+        logging.getLogger(READERS).propagate = True

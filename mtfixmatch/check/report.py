@@ -31,7 +31,7 @@ def check_report(findings: Findings, reader_warnings: Sequence[str]) -> str:
         "## Warnings of the readers\n\n" + _list(reader_warnings) if reader_warnings else "",
         f"## Samples\n\n![samples as the training draws them]({SHEET})",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _table(rows: Iterable[Sequence[Any]], headers: Sequence[str]) -> str:
@@ -46,23 +46,23 @@ def _list(lines: Iterable[str]) -> str:
 
 def _labels(findings: Findings) -> str:
     splits = findings.splits
-    rows: list[list] = [["images", *(split.images for split in splits)]]
+    rows: list[list] = [["images", *(x.images for x in splits)]]
     for task in findings.tasks:
         key = task.label_key
-        rows.append([f"labeled for {task.name}", *(split.labels[key] for split in splits)])
-        if any(split.hidden[key] for split in splits):
-            rows.append([f"label hidden for {task.name}", *(split.hidden[key] for split in splits)])
-    for key, text in (("all", "labeled for all tasks"), ("none", "labeled for no task")):
-        rows.append([text, *(split.labels[key] for split in splits)])
-    return _table(rows, ["", *(f"{s.name}: {', '.join(s.datasets)}" for s in splits)])
+        rows.append([f"labeled for {task.name}", *(x.labels[key] for x in splits)])
+        if any(x.hidden[key] for x in splits):
+            rows.append([f"label hidden for {task.name}", *(x.hidden[key] for x in splits)])
+    rows.append(["labeled for all tasks", *(x.labels["all"] for x in splits)])
+    rows.append(["labeled for no task", *(x.labels["none"] for x in splits)])
+    return _table(rows, ["", *(f"{x.name}: {', '.join(x.datasets)}" for x in splits)])
 
 
 def _batch(findings: Findings) -> str:
-    keys = [task.label_key for task in findings.tasks]
+    keys = [*(task.label_key for task in findings.tasks), "none"]
     rows: list[list] = []
     for (name, per_batch, indices), counts in findings.pools:
-        row = [name, per_batch, len(indices), f"{len(indices) / per_batch:.1f}"]
-        rows.append([*row, *(counts[key] for key in [*keys, "none"])])
+        steps = f"{len(indices) / per_batch:.1f}"
+        rows.append([name, per_batch, len(indices), steps, *(counts[key] for key in keys)])
     tasks = [f"labeled for {task.name}" for task in findings.tasks]
     headers = ["drawn from", "in a batch", "images", "steps for all", *tasks, "for no task"]
     return _table(rows, headers)

@@ -100,13 +100,13 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
         wanted = {task.label_key: task.num_labels for task in tasks}
         mode, seed = cfg.DATASETS.LABEL_SUBSETS, cfg.DATASETS.LABEL_SEED
         records = hide_labels(records, wanted, mode=mode, seed=seed)
+    counts = count_labels(records, list(keys.values()))
     for task in tasks:
-        if not any(task.label_key in record for record in records):
+        if not counts[task.label_key]:
             raise InputError(
                 f"no image of {list(cfg.DATASETS.TRAIN)} is labeled for {task.name}: check the "
                 f"dataset's files, TASKS.{task.name.upper()}.LABELS and MODEL.TASKS"
             )
-    counts = count_labels(records, list(keys.values()))
     logger.info("Training labels: %s", counts)
     for task in tasks if cfg.DATALOADER.SAMPLING == "implicit" else ():
         batches = len(records) / (counts[task.label_key] * cfg.SOLVER.IMS_PER_BATCH)
@@ -147,7 +147,7 @@ def build_train_loader(
     Args:
         cfg: of the training.
         tasks: whose targets are read.
-        records: of the training images.
+        records: see `train_records`.
         flip_prob: of a horizontal flip in the weak view; None: INPUT.FLIP_PROB.
     """
     pools, counts = train_pools(cfg, tasks, records)

@@ -21,7 +21,7 @@ def hide_labels(
 ) -> list[Record]:
     """Keep each label on a given number of its images, and hide it on the others.
 
-    The choice depends on the seed and the image ids alone, not on the order of the records.
+    The ranking of the images depends on the seed and their ids, not on the order of the records.
 
     Args:
         records: dataset records; they are not changed.
@@ -74,7 +74,7 @@ def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str)
     Args:
         records: dataset records; they are not changed.
         keys: task name -> label key.
-        path: manifest of another run, see `write_manifest`.
+        path: file of another run's `write_manifest`.
 
     Raises:
         InputError: the manifest cannot be read, was changed by hand, lacks a task, or names an

@@ -38,12 +38,8 @@ def make_record(path: str, image_id: str, size: Sequence[int]) -> Record:
 
 def make_annotation(box: Sequence[float], category_id: int, iscrowd: int) -> dict[str, Any]:
     """Return the annotation of a box [x0, y0, x1, y1] in pixels, ends exclusive."""
-    return {
-        "bbox": [float(x) for x in box],
-        "bbox_mode": BoxMode.XYXY_ABS,
-        "category_id": category_id,
-        "iscrowd": iscrowd,
-    }
+    bbox = {"bbox": [float(x) for x in box], "bbox_mode": BoxMode.XYXY_ABS}
+    return {**bbox, "category_id": category_id, "iscrowd": iscrowd}
 
 
 def clip_box(

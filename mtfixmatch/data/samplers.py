@@ -118,7 +118,7 @@ def build_pools(
             fixed number of labeled images and the rest from the other images.
         labeled: images that count as labeled, see `labeled_indices`.
         batch_size: images per global batch.
-        labeled_per_batch: number of labeled images in a batch if `sampling` is "explicit".
+        labeled_per_batch: labeled images among them if `sampling` is "explicit".
 
     Raises:
         InputError: a setting is unknown, or a pool would be empty.

@@ -54,7 +54,8 @@ def load_bdd100k(*, root: str, split: str, scan: FileScanner) -> list[Record]:
     if the "labels" of its frame are null or absent (10 more). As in BDD100K's own tools, boxes with
     the attribute "crowd" or one of the categories UNCERTAIN are ignored.
 
-    InputError: files are missing, misplaced or of the wrong form.
+    Raises:
+        InputError: files are missing, misplaced or of the wrong form.
     """
     files = find_files(root, split)
     images = dict(sorted((files.small | files.large).items()))

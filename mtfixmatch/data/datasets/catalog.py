@@ -84,13 +84,11 @@ def check_class_lists(names: Sequence[str], keys: Iterable[str]) -> None:
 
 
 def _load(names: Sequence[str]) -> list[Record]:
-    records = []
     for name in names:
         load = DatasetCatalog[name]
         if name not in _loaded or _loaded[name][0] is not load:
             _loaded[name] = (load, _load_dataset(name))
-        records += _loaded[name][1]
-    return records
+    return [record for name in names for record in _loaded[name][1]]
 
 
 def _load_dataset(name: str) -> list[Record]:

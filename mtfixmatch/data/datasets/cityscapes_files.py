@@ -39,7 +39,8 @@ def find_images(root: str, split: str) -> list[str]:
         annotated = set(map(image_id, _list_images(root, "train", why)))
         images = [image for image in images if image_id(image) not in annotated]
     if not is_generated(root):
-        _check_cities(root, split, images)
+        if split not in UNLABELED_SPLITS:
+            _check_cities(root, split, images)
         expected = OFFICIAL_COUNTS.get(split, len(images))
         if len(images) != expected:
             rest = " without the images of leftImg8bit/train" if split == SEQUENCE else ""
@@ -94,8 +95,6 @@ def _city(image: str) -> str:
 
 def _check_cities(root: str, split: str, images: list[str]) -> None:
     """Raise InputError if most cities have no maps: the download is unfinished."""
-    if split in UNLABELED_SPLITS:
-        return
     folder = os.path.join(root, "gtFine", split)
     cities = sorted(set(map(_city, images)))
     missing = [city for city in cities if not os.path.isdir(os.path.join(folder, city))]
@@ -115,11 +114,8 @@ def _explain(root: str, package: str) -> str:
     holders = [x for x in near if os.path.isdir(os.path.join(x, "leftImg8bit"))]
     if holders and holders[0] != root:
         return f"{advice}, which is {holders[0]} (DATASETS.ROOT is the folder above it)"
-    archives = [
-        path
-        for folder in (root, os.path.dirname(root))
-        for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.zip")))
-        if os.path.basename(path).startswith(("leftImg8bit", "gtFine"))
-    ]
+    folders = [glob.escape(folder) for folder in (root, os.path.dirname(root))]
+    patterns = [os.path.join(x, f"{y}*.zip") for x in folders for y in ("gtFine", "leftImg8bit")]
+    archives = [path for pattern in patterns for path in sorted(glob.glob(pattern))]
     packed = f" (found as zip files: {', '.join(archives)})" if archives else ""
     return f"{advice}, with {package} unzipped in it{packed}"
