@@ -71,17 +71,11 @@ def check_map_size(record: Record, path: str, size: Sequence[int]) -> None:
 
 
 def add_map(record: Record, path: str, scan: Sequence, *, lut: bytes, expected: str) -> None:
-    """Label an image with a semantic map.
-
-    Args:
-        record: record of the image; changed.
-        path: file of the map.
-        scan: [height, width, ids] of the map, see `scan_label_map`.
-        lut: see `sem_seg_lut` above.
-        expected: words for the error after "id 99 is ", such as "no class of BDD100K".
+    """Label an image with the semantic map at `path`, whose `scan` is [height, width, ids].
 
     Raises:
-        InputError: the map has another size than its image, or an id that the table lacks.
+        InputError: the map has another size than its image, or an id that `lut` lacks. The id is
+            called `expected`, such as "no class of BDD100K".
     """
     *size, ids = scan
     check_map_size(record, path, size)
