@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..engine.evaluation import geometric_mean
 from ..utils.errors import InputError
-from .figures import PAPER, SEED, Figure, Metric, StudyResults, task_of, tasks_of
+from .figures import OURS, PAPER, SEED, Figure, Metric, StudyResults, task_of, tasks_of
 from .layout import BlockLayout, matches
 from .plan import Run, Value
 
@@ -55,9 +55,8 @@ class Cell:
     @property
     def difference(self) -> float | None:
         """Our mean minus the paper's figure."""
-        if self.paper is None or not self.values:
-            return None
-        return fmean(self.values.values()) - self.paper.value
+        ours = self.value(OURS)
+        return None if self.paper is None or ours is None else ours - self.paper.value
 
     @property
     def placeholder(self) -> str:

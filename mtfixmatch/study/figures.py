@@ -3,7 +3,7 @@
 import ast
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +59,8 @@ def collect_results(study: Study, runs: Sequence[Run]) -> StudyResults:
 def primary_metrics(study: Study) -> dict[str, str]:
     """Return the primary metric of each task of the config: {"detection": "detection/mAP"}."""
     tasks = resolve_config(str(study.config), []).TASKS
-    kinds = {name.lower(): TASK_REGISTRY.get(node.KIND) for name, node in tasks.items()}
-    return {name: f"{name}/{kind.metric}" for name, kind in kinds.items()}
+    metrics = {name.lower(): TASK_REGISTRY.get(x.KIND).metric for name, x in tasks.items()}
+    return {name: f"{name}/{metric}" for name, metric in metrics.items()}
 
 
 def class_metric(primary: str) -> str:
@@ -76,8 +76,7 @@ def task_of(metric: str) -> str:
 
 def tasks_of(run: Run, default: Iterable[str]) -> list[str]:
     """Return the tasks that a run trains: those of its overrides, or the default."""
-    overrides = dict(zip(run.overrides[::2], run.overrides[1::2], strict=True))
-    tasks = overrides.get("MODEL.TASKS")
+    tasks = dict(zip(run.overrides[::2], run.overrides[1::2], strict=True)).get("MODEL.TASKS")
     return list(ast.literal_eval(tasks)) if tasks else list(default)
 
 
@@ -115,8 +114,7 @@ def overlap_of(run: Run) -> int | None:
     try:
         images = [set(label["images"]) for label in json.loads(text)["labels"].values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        path = f"{run.source}/{SUBSETS_FILE}"
-        raise InputError(f"{path}: cannot read its lists of images ({error!r})") from None
+        raise InputError(f"{run.source}/{SUBSETS_FILE}: has no image lists ({error!r})") from None
     return len(set.intersection(*images)) if len(images) > 1 else None
 
 
@@ -139,7 +137,7 @@ def _paper_figure(row: Mapping[str, str], names: Iterable[str], path: Path) -> F
         raise InputError(f"{path}: {dict(row)} is no figure ({error!r})") from None
 
 
-def write_figures(figures: Iterable[Figure], factors: Sequence[str], path: Path) -> None:
+def write_figures(figures: Iterable[Figure], factors: Collection[str], path: Path) -> None:
     """Write the long table, one line per figure."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -26,10 +26,8 @@ WEIGHTS_FILE = "model_best.pth"  # written by train_net.py
 def draw_grid(study: Study, done: Sequence[Run], path: Path) -> str:
     """Draw a column for each experiment that study.yaml names, then the ground truth.
 
-    Args:
-        study: with the key "figure": {images: rows, columns: [{factor: value}, ...]}.
-        done: runs to choose from; a column shows its first one.
-        path: of the picture.
+    The file's key "figure" has {images: rows, columns: [{factor: value}, ...]}; a column shows its
+    first run among `done`.
 
     Returns:
         The reason why there is no picture, or "".

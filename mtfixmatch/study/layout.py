@@ -69,8 +69,7 @@ def read_layout(study: Study, results: StudyResults) -> list[TableLayout]:
 def _check_tasks(metrics: Iterable[str], results: StudyResults, where: str) -> None:
     for task in map(task_of, metrics):
         if task not in results.primary:
-            expected = ", ".join(sorted(results.primary))
-            raise InputError(f"{where}: there is no task {task!r}, expected one of {expected}")
+            raise InputError(f"{where}: there is no task {task!r}, only {sorted(results.primary)}")
 
 
 def _class_metrics(task: str, results: StudyResults) -> list[Metric]:
@@ -101,18 +100,13 @@ def _block(title: str, entry: Mapping[str, Any], factors: Mapping, where: str) -
         raise InputError(f"{where}: {unknown[0]!r} is no factor of the study")
     metrics = [Metric(x) if isinstance(x, str) else x for x in entry["metrics"]]
     baseline = tuple(entry.get("baseline", ()))
-    if baseline and not _is_row(baseline, [factors[name] for name in rows]):
+    # A mapped factor has the values that it maps; another one may have any.
+    choices = [factors[name] if isinstance(factors[name], Mapping) else baseline for name in rows]
+    fits = all(value in choice for value, choice in zip(baseline, choices, strict=False))
+    if baseline and not (fits and len(baseline) == len(rows)):
         raise InputError(f"{where}.baseline: expected a value of each of {', '.join(rows)}")
     overlap_of = entry.get("overlap_of", 0)
     return BlockLayout(title, selection, rows, columns, metrics, overlap_of, baseline)
-
-
-def _is_row(values: Sequence[Value], factors: Sequence[Any]) -> bool:
-    """Tell whether each factor has a value, and a mapped factor one of its own."""
-    return len(values) == len(factors) and all(
-        not isinstance(factor, Mapping) or value in factor
-        for value, factor in zip(values, factors, strict=True)
-    )
 
 
 def read_filter(where: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Filter:

@@ -23,9 +23,7 @@ OPTIONAL = ("common", "tables", "per_class", "curves", "figure")
 class Run:
     """One training of a study."""
 
-    # In the order of the study's factors; one that does not apply is absent, such as the
-    # unlabeled images of a supervised baseline.
-    factors: dict[str, Value]
+    factors: dict[str, Value]  # in the study's order; one that does not apply is absent
     overrides: list[str]  # KEY VALUE pairs for train_net.py, in this order
     folder: Path  # OUTPUT_DIR of the training
     archived: Mapping[str, bytes] = field(default_factory=dict)  # file name -> content
@@ -93,15 +91,9 @@ class Study:
 def load_study(
     folder: Path, *, output: str = "", seeds: Sequence[int] = (), opts: Sequence[str] = ()
 ) -> Study:
-    """Read a study.
+    """Read study.yaml; `output` and `seeds` replace its own, `opts` follow each run's overrides.
 
     Runs of the study's own output may be archived; with another output every run starts anew.
-
-    Args:
-        folder: of study.yaml.
-        output: replaces the file's output folder.
-        seeds: replace the file's seeds.
-        opts: KEY VALUE pairs for every run, after its own.
 
     Raises:
         InputError: for a missing or wrong file; the message names file and key.

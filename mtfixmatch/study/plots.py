@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,15 +15,9 @@ from .tables import label
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-LINE = {"markersize": 4, "capsize": 3, "linewidth": 1.3}
-
 
 def draw_curves(block: Block, title: str, path: Path) -> bool:
-    """Draw a panel for each metric of a block, a line for each row, over the columns' factors.
-
-    Returns:
-        False, without a picture, if none of our runs is done.
-    """
+    """Draw a panel per metric of a block with a line per row; return False if no run is done."""
     if not any(cell.values for cell in block.cells.values()):
         return False
     metrics = block.layout.metrics
@@ -58,8 +51,10 @@ def _draw_panel(axis: Axes, block: Block, metric: Metric) -> None:
         for source, style, alpha in ((PAPER, "x--", 0.45), (OURS, "o-", 1.0)):
             y = np.array([cell.value(source) for cell in cells], dtype=float)  # None becomes nan
             spreads = [cell.spread or 0.0 for cell in cells] if source == OURS else None
-            look: dict[str, Any] = {"fmt": f"C{index % 10}{style}", "alpha": alpha, **LINE}
-            axis.errorbar(positions + shift, y, yerr=spreads, **look)
+            axis.errorbar(
+                positions + shift, y, yerr=spreads, fmt=f"C{index % 10}{style}", alpha=alpha,
+                markersize=4, capsize=3, linewidth=1.3,
+            )  # fmt: skip
     axis.set_title(metric.name)
     axis.set_xlabel(label(block.layout.columns), fontsize=9)
     axis.set_xticks(positions, [label(column) for column in columns], fontsize=9)

@@ -33,15 +33,10 @@ PAPER_LEGEND = " The second line gives the paper's figure and, in brackets, our 
 
 
 def write_report(study: Study, runs: list[Run]) -> Path:
-    """Write the report with figures.csv, tables/, curves/ and qualitative.jpg beside it.
+    """Write the report of some runs with its figures and pictures beside it; return its path.
 
     The report of all runs of the study's own output goes into the README.md beside study.yaml, if
     that has the marks for it. Any other report is report.md in the output folder.
-
-    Cells of runs that are not among `runs` show "-".
-
-    Returns:
-        The path of the report.
 
     Raises:
         InputError: for a file that cannot be used.
@@ -54,8 +49,7 @@ def write_report(study: Study, runs: list[Run]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     results = collect_results(study, runs)
     done = [run for run in runs if results.states[run.name].name == "done"]
-    figures = [*results.paper, *results.ours]
-    write_figures(figures, list(study.content["factors"]), folder / "figures.csv")
+    write_figures([*results.paper, *results.ours], study.content["factors"], folder / "figures.csv")
     parts = [
         f"# {study.content['title']}",
         "## Runs\n\n" + _states(results) + _time(done),
@@ -119,8 +113,7 @@ def _table(study: Study, table: TableLayout, results: StudyResults, folder: Path
 
 
 def _curves(study: Study, table: TableLayout, block: Block, folder: Path) -> str:
-    wanted = map(str, study.content.get("curves") or [])
-    if table.name not in wanted or table.per_class:
+    if table.per_class or table.name not in map(str, study.content.get("curves") or []):
         return ""
     title = f"Table {table.name} {block.layout.title}".strip()
     words = ["table", *re.findall(r"[^\W_]+", title)[1:]]
@@ -134,8 +127,7 @@ def _pictures(study: Study, done: Sequence[Run], folder: Path) -> list[str]:
     path = folder / "qualitative.jpg"
     reason = draw_grid(study, done, path)
     text = "Predictions that score above TEST.PICTURE_THRESHOLD:\n\n![predictions](qualitative.jpg)"
-    if reason and path.exists():  # figures of a run are kept longer than its weights
-        text += f"\n\nThe picture is from an earlier report: {reason}."
-    elif reason:
-        text = f"No picture: {reason}."
+    if reason:  # figures of a run are kept longer than its weights
+        earlier = f"{text}\n\nThe picture is from an earlier report: {reason}."
+        text = earlier if path.exists() else f"No picture: {reason}."
     return ["## Predictions\n\n" + text]

@@ -54,11 +54,7 @@ class Launcher:
         return command + run.overrides
 
     def __call__(self, run: Run, slot: Slot | None = None) -> str | None:
-        """Train to the end, on a slot or all that is visible, with the output in run.log.
-
-        Returns:
-            The reason of a failure, or None.
-        """
+        """Train to the end, with the output in run.log; return the reason of a failure, or None."""
         run.folder.mkdir(parents=True, exist_ok=True)
         if not os.environ.get("SLURM_JOB_ID"):  # under SLURM, the status names the job
             write_status(run, None)
@@ -101,10 +97,9 @@ def pending(runs: Sequence[Run], *, again: bool = False) -> list[Run]:
 def run_here(
     runs: Sequence[Run], launch: Callable[[Run, Slot], str | None], slots: Sequence[Slot]
 ) -> dict[str, str]:
-    """Run on this machine, one run per slot at a time; a failure does not stop the others.
+    """Run on this machine, one run per slot at a time, and return {failed run: reason}.
 
-    Returns:
-        name of a failed run -> reason.
+    A failure does not stop the other runs.
     """
     free: SimpleQueue[Slot] = SimpleQueue()
     for slot in slots:
@@ -157,15 +152,10 @@ def submit(
     runs: Sequence[Run], launch: Launcher, *,
     folder: Path, partition: str, parameters: Mapping[str, str], cluster: str = "slurm",
 ) -> list[Any]:  # fmt: skip
-    """Submit the runs to SLURM through submitit, one job each.
+    """Submit the runs to SLURM through submitit, one job each with the launcher's GPUs.
 
-    Args:
-        runs: to train.
-        launch: called in each job; it gives the job its number of GPUs.
-        folder: of submitit's logs; every node must see it.
-        partition: of SLURM.
-        parameters: of submitit, as texts, such as {"timeout_min": "4320"}.
-        cluster: of submitit: "slurm", or "local" and "debug" for this machine.
+    Every node must see `folder`, which gets submitit's logs. `parameters` are submitit's, as texts,
+    such as {"timeout_min": "4320"}; its clusters "local" and "debug" are this machine.
 
     Raises:
         InputError: without submitit, or for wrong parameters.

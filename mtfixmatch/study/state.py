@@ -41,10 +41,7 @@ def state_of(run: Run) -> State:
 
 
 def results_of(run: Run, network: str = "teacher") -> dict[str, Any]:
-    """Return the results of the best checkpoint, as `engine.evaluation.evaluate` gives them.
-
-    They are empty if the run is not done or did not evaluate that network, such as "student".
-    """
+    """Return what `engine.evaluation.evaluate` gave for the best checkpoint; {} if it has not."""
     return _read_json(run, BEST_FILE).get(network, {}) if state_of(run).name == "done" else {}
 
 

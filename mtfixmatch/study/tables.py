@@ -50,21 +50,15 @@ def markdown(block: Block) -> str:
 
 
 def class_markdown(block: Block, shares: Sequence[Figure]) -> str:
-    """Write a block of classes as Markdown, a line per class, because a page is not wide enough.
-
-    Args:
-        block: with the classes as metrics.
-        shares: of the classes in the data, in percent; may be empty.
-    """
+    """Write a line per class, because a page is not wide enough, with its share of the data."""
     if not block.cells:
         return EMPTY
     grid = _grid(block, digits=3)
     if shares:
         title = shares[0].metric.name.split("/")[1].replace("_", " ")
         texts = {share.metric.class_name: f"{share.value:g}" for share in shares}
-        n = len(block.layout.rows)
-        names = [f"{title} (%)", *[""] * (n - 1)]
-        grid.insert(1, names + [texts.get(name, "") for name in grid[0][n:]])
+        names = [f"{title} (%)"] + [""] * (len(block.layout.rows) - 1)
+        grid.insert(1, names + [texts.get(name, "") for name in grid[0][len(names) :]])
     return pipe_table(list(zip(*grid, strict=True)))
 
 
@@ -103,13 +97,10 @@ def _grid(block: Block, digits: int) -> list[list[str]]:
 
 
 def paired_table(block: Block) -> str:
-    """Write the differences from a block's baseline row, seed by seed, as Markdown.
+    """Write the differences from a block's baseline row, seed by seed; "" if there are none.
 
     Label subsets differ between seeds, often by more than methods do; pairing removes that
     variance. A cell gives mean ± sample standard deviation and the number of positive seeds.
-
-    Returns:
-        "" without a baseline, or if no row shares two seeds with it.
     """
     lines = lines_of(block)
     cells = [(names, [_paired(block, p) for p in heads.values()]) for names, heads in lines]
@@ -145,20 +136,15 @@ def overlap_table(block: Block, results: StudyResults) -> str:
     rows = {
         "ours": {column: f"{fmean(by_seed.values()):.1f}" for column, by_seed in ours.items()},
         "expected": {c: f"{expected_overlap(c, images):.1f}" for c in block.columns},
-        "paper": {column: f"{f.value:g}" for column, f in _overlaps(block, results.paper)},
     }
-    lines = [
-        [name, *(texts.get(column, "-") for column in block.columns)]
-        for name, texts in rows.items()
-        if texts or name != "paper"
-    ]
+    if paper := {column: f"{f.value:g}" for column, f in _overlaps(block, results.paper)}:
+        rows["paper"] = paper
+    lines = [[name, *(x.get(c, "-") for c in block.columns)] for name, x in rows.items()]
     return pipe_table([["images with all labels", *map(label, block.columns)], *lines])
 
 
 def expected_overlap(counts: Label, images: int) -> float:
-    """Return the mean overlap of two random subsets of `images` images.
-
-    One count stands for two subsets of the same size.
+    """Return the mean overlap of two random subsets; one count stands for two of the same size.
 
     >>> expected_overlap((744,), 2975)  # 744 * 744 / 2975
     186.06...
