@@ -11,8 +11,7 @@ import os
 import sys
 
 from mtfixmatch.check.dataset import check_data
-from mtfixmatch.check.findings import limit_lines
-from mtfixmatch.check.reader_log import ReaderWarnings
+from mtfixmatch.check.findings import ReaderWarnings, limit_lines
 from mtfixmatch.check.report import check_report
 from mtfixmatch.engine import load_config
 from mtfixmatch.utils.errors import InputError

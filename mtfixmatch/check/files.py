@@ -4,7 +4,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +15,8 @@ from ..data.records import Record, make_record
 from ..utils.files import reading, sha256_of
 from ..utils.images import read_image_size
 
+Pair = tuple[str, str]  # files of a training image and of a validation image
+
 THUMBNAIL_SIZE = 16  # pixels, both sides
 # Mean difference of two thumbnails in grey levels, 0-255. Compressing or scaling an image changes
 # its thumbnail by about 1; even frames of the same street differ by more than this.
@@ -23,26 +25,14 @@ SAME_IMAGE = 3.0
 
 @dataclass
 class FileScan:
-    """Runs functions on many files in parallel, with cached results, and collects the errors.
+    """Runs functions on many files in parallel, with cached results, and collects the errors."""
 
-    Attributes:
-        folder: folder of the caches.
-        workers: number of processes.
-        errors: one message for each file that could not be used.
-    """
-
-    folder: str
+    folder: str  # of the caches
     workers: int
     errors: list[str] = field(default_factory=list)
 
     def __call__(self, paths: Sequence[str], function: Callable[[str], Any], name: str) -> list:
-        """Return one result per path, None for a file that cannot be used.
-
-        Args:
-            paths: files.
-            function: see `scan_files`.
-            name: name of this set of files; each set has its own cache.
-        """
+        """Return one result of `scan_files` per path; each named set of files has its cache."""
         broken: dict[str, str] = {}
         cache_file = os.path.join(self.folder, f"{name}.{function.__name__}.json.gz")
         results = scan_files(paths, function, cache_file, self.workers, broken)
@@ -50,38 +40,19 @@ class FileScan:
         return results
 
 
-class Pair(NamedTuple):
-    """Files of a training image and of a validation image."""
-
-    train: str
-    val: str
-
-
 def decode(path: str) -> list[int]:
-    """Return the [height, width] of an image after reading it completely, as a training does.
-
-    Raises:
-        InputError: the image cannot be read.
-    """
+    """Return the [height, width] of an image after reading it completely, as a training does."""
     return list(_read_pixels(path).shape[1:])
 
 
 def hash_file(path: str) -> str:
-    """Return the SHA-256 of a file.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
+    """Return the SHA-256 of a file, or raise InputError."""
     with reading(path):
         return sha256_of(path)
 
 
 def thumbnail(path: str) -> list[int]:
-    """Return the grey levels (0-255) of an image, scaled to THUMBNAIL_SIZE², in rows.
-
-    Raises:
-        InputError: the image cannot be read.
-    """
+    """Return the grey levels (0-255) of an image, scaled to THUMBNAIL_SIZE², in rows."""
     grey = _read_pixels(path).mean(axis=0)
     size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).round().astype(int).ravel().tolist()
@@ -98,8 +69,7 @@ def find_copies(
     """Find files that are equal byte by byte.
 
     Returns:
-        Validation images that are copies, each with a training image; groups of equal training
-        images.
+        Validation images with the training image they copy; groups of equal training images.
     """
     files = [record["file_name"] for record in [*train, *val]]
     sizes = [os.path.getsize(file) for file in files]
@@ -111,7 +81,7 @@ def find_copies(
     for i, digest in zip(suspects, hashes, strict=True):
         if digest is not None:
             groups[digest][i >= len(train)].append(files[i])
-    leaks = [Pair(t[0], path) for t, v in groups.values() if t for path in v]
+    leaks = [(t[0], path) for t, v in groups.values() if t for path in v]
     return leaks, [t for t, _ in groups.values() if len(t) > 1]
 
 
@@ -125,21 +95,14 @@ def find_namesakes(
     Returns:
         Pairs that show the same scene, perhaps compressed or scaled; pairs that do not.
     """
-    file_of_id = {record["image_id"]: record["file_name"] for record in train}
-    pairs = [
-        Pair(file_of_id[r["image_id"]], r["file_name"]) for r in val if r["image_id"] in file_of_id
-    ]
-    train_thumbnails = scan([pair.train for pair in pairs], thumbnail, "training")
-    val_thumbnails = scan([pair.val for pair in pairs], thumbnail, "validation")
+    files = {record["image_id"]: record["file_name"] for record in train}
+    pairs = [(files[r["image_id"]], r["file_name"]) for r in val if r["image_id"] in files]
+    train_thumbnails = scan([file for file, _ in pairs], thumbnail, "training")
+    val_thumbnails = scan([file for _, file in pairs], thumbnail, "validation")
     same: list[Pair] = []
     different: list[Pair] = []
     for pair, a, b in zip(pairs, train_thumbnails, val_thumbnails, strict=True):
-        (same if _look_alike(a, b) else different).append(pair)
+        readable = a is not None and b is not None
+        alike = readable and np.abs(np.subtract(a, b)).mean() < SAME_IMAGE
+        (same if alike else different).append(pair)
     return same, different
-
-
-def _look_alike(a: list[int] | None, b: list[int] | None) -> bool:
-    """Compare two thumbnails; None stands for an image that cannot be read."""
-    if a is None or b is None:
-        return False
-    return bool(np.abs(np.subtract(a, b)).mean() < SAME_IMAGE)

@@ -1,5 +1,6 @@
-"""The findings of a data check."""
+"""The findings of a data check, and the warnings of the dataset readers during it."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,64 +11,39 @@ from ..tasks.base import Statistics
 from ..utils.errors import InputError
 
 MAX_LINES = 20  # errors or warnings of one kind
+READERS = "mtfixmatch.data"  # parent of the loggers of the readers and of the loader
 
 
 class Pool(NamedTuple):
-    """Images from which a part of each batch is drawn.
-
-    Attributes:
-        name: description of the images.
-        per_batch: number of images in a batch.
-        indices: indices of the records.
-    """
+    """Images from which a part of each batch is drawn."""
 
     name: str
     per_batch: int
-    indices: list[int]
+    indices: list[int]  # of the records
 
 
 @dataclass
 class Split:
-    """The images and labels of training or validation.
+    """The images and labels of training or validation."""
 
-    Attributes:
-        name: "training" or "validation".
-        datasets: names of the datasets.
-        images: number of images.
-        labels: label key -> labeled images; also "all" -> images with all labels and "none".
-        hidden: label key -> images whose label is hidden from training.
-        sizes: (width, height) in pixels -> images.
-        statistics: task name -> label statistics of the images that batches are drawn from.
-    """
-
-    name: str
+    name: str  # "training" or "validation"
     datasets: list[str]
-    images: int
-    labels: dict[str, int]
-    hidden: dict[str, int]
-    sizes: Counter
-    statistics: dict[str, Statistics]
+    images: int  # number of them
+    labels: dict[str, int]  # label key -> labeled images, and "all" or "none" of the keys
+    hidden: dict[str, int]  # label key -> images whose label is hidden from training
+    sizes: Counter  # (width, height) in pixels -> images
+    statistics: dict[str, Statistics]  # by task, of the images that batches are drawn from
 
 
 @dataclass
 class Findings:
-    """All findings of a check.
-
-    Attributes:
-        tasks: tasks of MODEL.TASKS.
-        splits: training, validation.
-        pools: pools of the training batches, each with its `count_labels`.
-        ignored: dataset -> reason -> number of objects that its reader ignored.
-        num_decoded: number of decoded images.
-        warnings: lines about what may be a mistake.
-        errors: lines about what must be corrected.
-    """
+    """All findings of a check: warnings may be mistakes, errors must be corrected."""
 
     tasks: list[Task]
-    splits: list[Split] = field(default_factory=list)
-    pools: list[tuple[Pool, dict[str, int]]] = field(default_factory=list)
-    ignored: dict[str, Counter] = field(default_factory=dict)
-    num_decoded: int = 0
+    splits: list[Split] = field(default_factory=list)  # training, validation
+    pools: list[tuple[Pool, dict[str, int]]] = field(default_factory=list)  # with `count_labels`
+    ignored: dict[str, Counter] = field(default_factory=dict)  # dataset -> reason -> objects
+    num_decoded: int = 0  # images
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -84,3 +60,25 @@ def limit_lines(lines: Sequence[str]) -> list[str]:
     """Return the first MAX_LINES lines and, if there are more, a line with their number."""
     more = len(lines) - MAX_LINES
     return [*lines[:MAX_LINES], *([f"and {more} more like the last one"] if more > 0 else [])]
+
+
+class ReaderWarnings(logging.Handler):
+    """Context manager that collects each reader warning once and drops the other log lines."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning once, however often the files are read."""
+        if (message := record.getMessage()) not in self.messages:
+            self.messages.append(message)
+
+    def __enter__(self) -> "ReaderWarnings":
+        logging.getLogger(READERS).addHandler(self)
+        logging.getLogger(READERS).propagate = False
+        return self
+
+    def __exit__(self, *_) -> None:
+        logging.getLogger(READERS).removeHandler(self)
+        logging.getLogger(READERS).propagate = True

@@ -31,13 +31,13 @@ def check_report(findings: Findings, reader_warnings: Sequence[str]) -> str:
         "## Warnings of the readers\n\n" + _list(reader_warnings) if reader_warnings else "",
         f"## Samples\n\n![samples as the training draws them]({SHEET})",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _table(rows: Iterable[Sequence[Any]], headers: Sequence[str]) -> str:
     # Keep the cells as they are: tabulate would reformat numbers.
-    right = ("left", *["right"] * (len(headers) - 1))
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=right)
+    align = ("left", *["right"] * (len(headers) - 1))
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def _list(lines: Iterable[str]) -> str:
@@ -46,29 +46,23 @@ def _list(lines: Iterable[str]) -> str:
 
 def _labels(findings: Findings) -> str:
     splits = findings.splits
-    rows: list[list] = [["images", *(split.images for split in splits)]]
+    rows: list[list] = [["images", *(x.images for x in splits)]]
     for task in findings.tasks:
         key = task.label_key
-        rows.append([f"labeled for {task.name}", *(split.labels[key] for split in splits)])
-        if any(split.hidden[key] for split in splits):
-            rows.append([f"label hidden for {task.name}", *(split.hidden[key] for split in splits)])
-    for key, text in (("all", "labeled for all tasks"), ("none", "labeled for no task")):
-        rows.append([text, *(split.labels[key] for split in splits)])
-    return _table(rows, ["", *(f"{s.name}: {', '.join(s.datasets)}" for s in splits)])
+        rows.append([f"labeled for {task.name}", *(x.labels[key] for x in splits)])
+        if any(x.hidden[key] for x in splits):
+            rows.append([f"label hidden for {task.name}", *(x.hidden[key] for x in splits)])
+    rows.append(["labeled for all tasks", *(x.labels["all"] for x in splits)])
+    rows.append(["labeled for no task", *(x.labels["none"] for x in splits)])
+    return _table(rows, ["", *(f"{x.name}: {', '.join(x.datasets)}" for x in splits)])
 
 
 def _batch(findings: Findings) -> str:
-    keys = [task.label_key for task in findings.tasks]
-    rows = [
-        [
-            pool.name,
-            pool.per_batch,
-            len(pool.indices),
-            f"{len(pool.indices) / pool.per_batch:.1f}",
-            *(counts[key] for key in [*keys, "none"]),
-        ]
-        for pool, counts in findings.pools
-    ]
+    keys = [*(task.label_key for task in findings.tasks), "none"]
+    rows: list[list] = []
+    for (name, per_batch, indices), counts in findings.pools:
+        steps = f"{len(indices) / per_batch:.1f}"
+        rows.append([name, per_batch, len(indices), steps, *(counts[key] for key in keys)])
     tasks = [f"labeled for {task.name}" for task in findings.tasks]
     headers = ["drawn from", "in a batch", "images", "steps for all", *tasks, "for no task"]
     return _table(rows, headers)
@@ -76,23 +70,20 @@ def _batch(findings: Findings) -> str:
 
 def _statistics(splits: Sequence[Split], task: Task) -> str:
     """Return the label statistics of a task; the class table only if the task has classes."""
-    tables = [_figures(splits, task)]
     heading = f"## {task.name.capitalize()}: {task.counted}"
+    parts = [heading, _figures(splits, task)]
     if task.class_names:
-        heading += " of each class"
-        tables.insert(0, _classes(splits, task))
-    return "\n\n".join(part for part in [heading, *tables] if part)
+        parts = [f"{heading} of each class", _classes(splits, task), parts[1]]
+    return "\n\n".join(filter(None, parts))
 
 
 def _classes(splits: Sequence[Split], task: Task) -> str:
     counts = [split.statistics[task.name].counts for split in splits]
     totals = [sum(x.values()) for x in counts]
-    rows: list[list] = []
-    for name in task.class_names:
-        row: list = [name]
-        for count, total in zip(counts, totals, strict=True):
-            row += [count[name], f"{100 * count[name] / max(total, 1):.2f}"]
-        rows.append(row)
+    rows: list[list] = [[name] for name in task.class_names]
+    for row in rows:
+        for number, total in zip([count[row[0]] for count in counts], totals, strict=True):
+            row += [number, f"{100 * number / max(total, 1):.2f}"]
     rows.append(["all", *(x for total in totals for x in (total, ""))])
     return _table(rows, ["class", *(text for split in splits for text in (split.name, "%"))])
 
@@ -107,12 +98,8 @@ def _figures(splits: Sequence[Split], task: Task) -> str:
 def _missing_classes(splits: Sequence[Split]) -> str:
     lines = []
     for split in splits:
-        names = [
-            f"{name} ({task})"
-            for task, statistics in split.statistics.items()
-            for name, count in statistics.counts.items()
-            if not count
-        ]
+        counts = {task: x.counts for task, x in split.statistics.items()}
+        names = [f"{name} ({task})" for task, x in counts.items() for name in x if not x[name]]
         if names:
             lines.append(f"never occurs in {split.name}: {', '.join(names)}")
     return _list(lines)

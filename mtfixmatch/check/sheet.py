@@ -22,24 +22,23 @@ SAMPLES = 8  # rows of the sheet, or more if there are more combinations of labe
 SHEET = "contact_sheet.png"
 
 
-def draw_sheet(cfg: CfgNode, records: Sequence[Record], found: Findings, path: str) -> None:
+def draw_sheet(cfg: CfgNode, records: Sequence[Record], findings: Findings, path: str) -> None:
     """Draw samples as the training will see them; one that cannot be read is an error."""
-    keys = [task.label_key for task in found.tasks]
+    keys = [task.label_key for task in findings.tasks]
     method = build_method(cfg)
-    mapper = TrainMapper(cfg, found.tasks, method.weak_flip_prob)
+    mapper = TrainMapper(cfg, findings.tasks, method.weak_flip_prob)
     items, captions = [], []
-    picked = pick_samples(records, keys, SAMPLES, max(cfg.SEED, 0))
-    for step, record in enumerate(picked):
+    for step, record in enumerate(pick_samples(records, keys, SAMPLES, max(cfg.SEED, 0))):
         # Each is the first image of a step of its own, because all images of a step share their
         # strong operations.
-        item = found.attempt(mapper, record, Draw(index=0, step=step, position=0))
+        item = findings.attempt(mapper, record, Draw(index=0, step=step, position=0))
         if item is not None:
             items.append(item)
-            names = [task.name for task in found.tasks if task.label_key in record]
+            names = [task.name for task in findings.tasks if task.label_key in record]
             captions.append(f"{record['image_id']}: {', '.join(names) or 'no label'}")
     if items:
-        snapshot = take_snapshot(items, found.tasks, method.strong_augmentation)
-        draw_samples(snapshot, found.tasks, captions, path)
+        snapshot = take_snapshot(items, findings.tasks, method.strong_augmentation)
+        draw_samples(snapshot, findings.tasks, captions, path)
 
 
 def take_snapshot(
@@ -47,41 +46,27 @@ def take_snapshot(
 ) -> Snapshot:
     """Views and labels of items of the mapper, with strong views where there is an augmentation."""
     weak = stack_images(items, torch.device("cpu"))
-    draws = [item["draw"] for item in items]
-    views = [
-        augmentation(image[None], step=draw.step, positions=[draw.position])
-        for image, draw in zip(weak, draws, strict=True)
-        if augmentation is not None
-    ]
-    strong = torch.cat([view.images for view in views]) if views else weak[:0]
-    moved = [
-        {
-            t.name: moved_target(t, x, view, 0)
-            for t in tasks
-            if (x := item["targets"][t.name]) is not None
-        }
-        for item, view in zip(items, views, strict=False)
-    ]
     labels = [item["targets"] for item in items]
+    views, moved = [], []
+    if augmentation is not None:
+        for image, item in zip(weak, items, strict=True):
+            draw, targets = item["draw"], item["targets"]
+            view = augmentation(image[None], step=draw.step, positions=[draw.position])
+            views.append(view.images)
+            labeled = [task for task in tasks if targets[task.name] is not None]
+            moved.append({t.name: moved_target(t, targets[t.name], view, 0) for t in labeled})
+    strong = torch.cat(views) if views else weak[:0]
     return Snapshot(weak=as_uint8(weak), strong=as_uint8(strong), labels=labels, moved=moved)
 
 
 def pick_samples(
     records: Sequence[Record], keys: Sequence[str], count: int, seed: int
 ) -> list[Record]:
-    """Pick images at random so that each combination of labels occurs in turn.
-
-    Args:
-        records: records to pick from.
-        keys: label keys.
-        count: number of images; the number of label combinations if that is larger.
-        seed: seed of the choice.
-    """
+    """Pick `count` random images, or more, so that each combination of labels occurs in turn."""
     kinds: dict[tuple[bool, ...], list[Record]] = defaultdict(list)
     for i in np.random.default_rng(seed).permutation(len(records)):
         kinds[tuple(key in records[i] for key in keys)].append(records[i])
     # Images with most labels first, then in the order of the tasks.
     order = sorted(kinds, key=lambda kind: (sum(kind), kind), reverse=True)
     turns = zip_longest(*(kinds[kind] for kind in order))
-    picked = [record for turn in turns for record in turn if record is not None]
-    return picked[: max(count, len(kinds))]
+    return [x for turn in turns for x in turn if x is not None][: max(count, len(kinds))]

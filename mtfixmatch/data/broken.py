@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from itertools import islice
 
 from ..utils.errors import InputError
 
@@ -12,11 +11,7 @@ MAX_SHOWN = 3  # files that the error names
 
 
 class BrokenFiles:
-    """The broken files of a training set, each counted once.
-
-    Attributes:
-        messages: file -> what is wrong with it.
-    """
+    """The broken files of a training set, each counted once."""
 
     def __init__(self, messages: Mapping[str, str], num_images: int, limit: float):
         """Start with the files that the readers left out.
@@ -30,9 +25,8 @@ class BrokenFiles:
             InputError: more files are broken than the limit allows.
         """
         self.messages = dict(messages)
-        self._num_images = num_images
-        self._limit = limit
-        self._check()
+        self._num_images, self._limit = num_images, limit
+        self.add({})
 
     def add(self, messages: Mapping[str, str]) -> None:
         """Add broken files of the loader, and warn of each new one.
@@ -44,11 +38,8 @@ class BrokenFiles:
             if file not in self.messages:
                 logger.warning("Another image takes its place: %s", message)
                 self.messages[file] = message
-        self._check()
-
-    def _check(self) -> None:
         if len(self.messages) > self._limit * self._num_images:
-            first = "; ".join(islice(self.messages.values(), MAX_SHOWN))
+            first = "; ".join([*self.messages.values()][:MAX_SHOWN])
             raise InputError(
                 f"{len(self.messages)} of {self._num_images} training images are broken, more than "
                 f"DATALOADER.MAX_BROKEN {self._limit} allows, such as: {first}"

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from multiprocessing import util
 
 import torch
@@ -33,23 +34,16 @@ class DrawnDataset(Dataset):
     """The training images, indexed by draws of the sampler.
 
     An InputError is returned as an item, because PyTorch would rewrite one that a worker raises.
-    The replacement of a broken image depends on the records alone: it is the same in each epoch,
-    for any number of workers and ranks, and after a resume.
+    The replacement of a broken image depends on the records alone, not on workers or resumes.
     """
 
     def __init__(self, records: Sequence[dict], mapper: Callable, keys: Sequence[str], skip: bool):
-        """Serialize the records into one block that workers share.
+        """Serialize the records, for a mapper of (record, draw), into a block that workers share.
 
-        Args:
-            records: of the training images.
-            mapper: (record, draw) -> item.
-            keys: of the labels; an image is replaced by one with the same labels.
-            skip: replace an image if it or its labels are broken, by the next such record.
+        With `skip`, the next record with the same label `keys` replaces one with broken files.
         """
         self._records = DatasetFromList(list(records), copy=False)
-        self._mapper = mapper
-        self._keys = list(keys)
-        self._skip = skip
+        self._mapper, self._keys, self._skip = mapper, list(keys), skip
 
     def __len__(self) -> int:
         return len(self._records)
@@ -80,9 +74,7 @@ class TrainLoader:
 
     def __init__(self, build: Callable[[int], Iterable[list]], broken: BrokenFiles):
         """Set a function from the first step to batches, and the list of broken files."""
-        self._build = build
-        self.broken = broken
-        self.start_step = 0
+        self._build, self.broken, self.start_step = build, broken, 0
 
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in self._build(self.start_step):
@@ -101,21 +93,20 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     """
     records = get_records(cfg.DATASETS.TRAIN)
     _count_broken(cfg, records)
+    keys = {task.name: task.label_key for task in tasks}
     if cfg.DATASETS.LABEL_MANIFEST:
-        keys = {task.name: task.label_key for task in tasks}
         records = hide_by_manifest(records, keys, cfg.DATASETS.LABEL_MANIFEST)
     else:
         wanted = {task.label_key: task.num_labels for task in tasks}
-        records = hide_labels(
-            records, wanted, mode=cfg.DATASETS.LABEL_SUBSETS, seed=cfg.DATASETS.LABEL_SEED
-        )
+        mode, seed = cfg.DATASETS.LABEL_SUBSETS, cfg.DATASETS.LABEL_SEED
+        records = hide_labels(records, wanted, mode=mode, seed=seed)
+    counts = count_labels(records, list(keys.values()))
     for task in tasks:
-        if not any(task.label_key in record for record in records):
+        if not counts[task.label_key]:
             raise InputError(
                 f"no image of {list(cfg.DATASETS.TRAIN)} is labeled for {task.name}: check the "
                 f"dataset's files, TASKS.{task.name.upper()}.LABELS and MODEL.TASKS"
             )
-    counts = count_labels(records, [task.label_key for task in tasks])
     logger.info("Training labels: %s", counts)
     for task in tasks if cfg.DATALOADER.SAMPLING == "implicit" else ():
         batches = len(records) / (counts[task.label_key] * cfg.SOLVER.IMS_PER_BATCH)
@@ -129,13 +120,9 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
 
 
 def _count_broken(cfg: CfgNode, records: Sequence[dict]) -> BrokenFiles:
-    """Return the broken files that the readers left out; the loader adds more.
-
-    Raises:
-        InputError: if there are too many.
-    """
-    found = broken_files(cfg.DATASETS.TRAIN)
-    return BrokenFiles(found, len(records) + len(found), cfg.DATALOADER.MAX_BROKEN)
+    """Return the broken files that the readers left out, or raise InputError for too many."""
+    messages = broken_files(cfg.DATASETS.TRAIN)
+    return BrokenFiles(messages, len(records) + len(messages), cfg.DATALOADER.MAX_BROKEN)
 
 
 def train_pools(
@@ -160,7 +147,7 @@ def build_train_loader(
     Args:
         cfg: of the training.
         tasks: whose targets are read.
-        records: of the training images.
+        records: see `train_records`.
         flip_prob: of a horizontal flip in the weak view; None: INPUT.FLIP_PROB.
     """
     pools, counts = train_pools(cfg, tasks, records)
@@ -168,27 +155,18 @@ def build_train_loader(
     mapper = WatchedMapper(TrainMapper(cfg, tasks, flip_prob), cfg.DATALOADER.NUM_WORKERS)
     dataset = DrawnDataset(records, mapper, keys, cfg.DATALOADER.SKIP_BROKEN)
 
-    def sampler(start_step: int) -> MixedBatchSampler:
-        return MixedBatchSampler(
-            pools=pools,
-            counts=counts,
-            seed=max(cfg.SEED, 0),
-            start_step=start_step,
-            rank=comm.get_rank(),
-            world_size=comm.get_world_size(),
-        )
-
-    sampler(0)  # raise the error of a batch that the ranks cannot share here, not in a worker
+    ranks = {"rank": comm.get_rank(), "world_size": comm.get_world_size()}
+    sampler = partial(MixedBatchSampler, pools=pools, counts=counts, seed=max(cfg.SEED, 0), **ranks)
+    sampler()  # raise the error of a batch that the ranks cannot share here, not in a worker
 
     def build(start_step: int) -> WatchedLoader:
         _kill_workers_at_exit()
         loader = DataLoader(
             dataset,
-            batch_sampler=sampler(start_step),
+            batch_sampler=sampler(start_step=start_step),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=list,
             worker_init_fn=_start_worker,
-            pin_memory=False,
         )
         return WatchedLoader(loader, mapper, cfg.DATALOADER.TIMEOUT)
 

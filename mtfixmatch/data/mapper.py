@@ -21,11 +21,7 @@ _VIEW = 100
 
 
 def read_rgb(record: dict) -> Tensor:
-    """Read the image of a record, (3, H, W) uint8 RGB.
-
-    Raises:
-        InputError: if the file cannot be read or has another size than the record says.
-    """
+    """Read the image of a record, (3, H, W) uint8 RGB; a bad file or size is an InputError."""
     pixels = read_rgb_pixels(record["file_name"], [record["height"], record["width"]])
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
@@ -57,12 +53,9 @@ class TrainMapper:
             seed: of all draws.
         """
         self.tasks = list(tasks)
-        self.scale_range = scale_range
-        self.size = size
-        self.flip_prob = flip_prob
+        self.scale_range, self.size, self.flip_prob = scale_range, size, flip_prob
         self.fill = torch.tensor(fill).view(1, 3, 1, 1)
-        self.diagnostics_period = diagnostics_period
-        self.seed = seed
+        self.diagnostics_period, self.seed = diagnostics_period, seed
 
     @classmethod
     def from_config(cls, cfg, tasks: Sequence[Task], flip_prob: float | None = None):
@@ -78,11 +71,7 @@ class TrainMapper:
         }
 
     def __call__(self, record: dict, draw: Draw) -> dict:
-        """Map one image of a batch.
-
-        Args:
-            record: see data.datasets.
-            draw: step and position; with the seed they fix every random choice.
+        """Map one image of a batch; seed, step and position fix every random choice.
 
         Returns:
             "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the image;
@@ -90,12 +79,11 @@ class TrainMapper:
             hidden from training, if this step measures pseudo-labels; "draw"; "file_name".
         """
         image = read_rgb(record)
-        size = (image.shape[1], image.shape[2])
-        matrix = self._view_matrix(size, draw)
-        view = geometry.warp(
-            image[None].float(), matrix[None], self.size, mode="bilinear", fill=self.fill
-        )
-        frame = geometry.warp_boxes(torch.tensor([[0.0, 0.0, size[1], size[0]]]), matrix)
+        _, height, width = image.shape
+        matrix = self._view_matrix((height, width), draw)
+        pixels = image[None].float()
+        view = geometry.warp(pixels, matrix[None], self.size, mode="bilinear", fill=self.fill)
+        frame = geometry.warp_boxes(torch.tensor([[0.0, 0.0, width, height]]), matrix)
         measures = self.diagnostics_period and draw.step % self.diagnostics_period == 0
         hidden = record.get("hidden", {}) if measures else {}
         return {
@@ -123,12 +111,12 @@ class TrainMapper:
     def _targets(self, labels: dict, matrix: Tensor, record: dict | None = None) -> dict:
         """Load and move the targets of `labels`; other keys that they need are in `record`."""
         source = labels if record is None else {**record, **labels}
-        return {
-            task.name: task.move_target(task.load_target(source), matrix, self.size)
-            if task.label_key in labels
-            else None
-            for task in self.tasks
-        }
+        targets: dict = dict.fromkeys(task.name for task in self.tasks)
+        for task in self.tasks:
+            if task.label_key in labels:
+                target = task.load_target(source)
+                targets[task.name] = task.move_target(target, matrix, self.size)
+        return targets
 
 
 class EvalMapper:
@@ -136,10 +124,5 @@ class EvalMapper:
 
     def __call__(self, record: dict) -> dict:
         """Return the image, its id and its size."""
-        return {
-            "image": read_rgb(record),
-            "image_id": record["image_id"],
-            "file_name": record["file_name"],
-            "height": record["height"],
-            "width": record["width"],
-        }
+        keys = ("image_id", "file_name", "height", "width")
+        return {"image": read_rgb(record)} | {key: record[key] for key in keys}

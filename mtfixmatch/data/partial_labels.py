@@ -21,7 +21,7 @@ def hide_labels(
 ) -> list[Record]:
     """Keep each label on a given number of its images, and hide it on the others.
 
-    The choice depends only on the seed and the image ids, not on the order of the records.
+    The ranking of the images depends on the seed and their ids, not on the order of the records.
 
     Args:
         records: dataset records; they are not changed.
@@ -36,27 +36,31 @@ def hide_labels(
     Raises:
         InputError: the mode is unknown, a count is not possible, or an image id occurs twice.
     """
-    _check(records, mode)
+    if mode not in MODES:
+        raise InputError(f"partial labels: mode {mode!r} is none of {', '.join(MODES)}")
+    _check_ids(records)
     hidden: dict[str, set[str]] = {}
     for key, count in counts.items():
         labeled = [record["image_id"] for record in records if key in record]
-        _check_count(key, count, len(labeled))
-        stream = mode if mode == "nested" else key
-        ranking = _rank(labeled, stream, seed)
+        if count < ALL:
+            raise InputError(f"partial labels: {key} = {count}, expected -1 (all) or 0 and more")
+        if count > (have := len(labeled)):
+            raise InputError(f"partial labels: {key} = {count}, but only {have} images have it")
+        prefix = f"{seed}/{mode if mode == 'nested' else key}/"
+        ranking = sorted(labeled, key=lambda x: hashlib.sha256((prefix + x).encode()).digest())
         hidden[key] = set() if count == ALL else set(ranking[count:])
-    return [_hide(r, [key for key in counts if r["image_id"] in hidden[key]]) for r in records]
+    return [_hide(record, hidden) for record in records]
 
 
-def write_manifest(records: Iterable[Record], keys: dict[str, str], path: str, **made: Any) -> None:
-    """Write a manifest of the labeled images, so that another run can use the same ones.
+def write_manifest(records: Sequence[Record], keys: dict[str, str], path: str, **made: Any) -> None:
+    """Write a JSON manifest of the labeled images, so that another run can use the same ones.
 
     Args:
         records: records after `hide_labels`.
         keys: task name -> label key.
-        path: JSON file to write.
+        path: file to write.
         made: settings of the choice, which the manifest repeats.
     """
-    records = list(records)
     labels = {}
     for name, key in keys.items():
         images = sorted(record["image_id"] for record in records if key in record)
@@ -65,15 +69,12 @@ def write_manifest(records: Iterable[Record], keys: dict[str, str], path: str, *
 
 
 def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str) -> list[Record]:
-    """Keep the labels of the images that a manifest names, and hide the others.
+    """Keep the labels that a manifest names, and hide the others as `hide_labels` does.
 
     Args:
         records: dataset records; they are not changed.
         keys: task name -> label key.
-        path: manifest of another run, see `write_manifest`.
-
-    Returns:
-        New records as `hide_labels` returns them.
+        path: file of another run's `write_manifest`.
 
     Raises:
         InputError: the manifest cannot be read, was changed by hand, lacks a task, or names an
@@ -84,13 +85,11 @@ def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str)
     for name, key in keys.items():
         kept = set(_read_manifest(path, name))
         labeled = {record["image_id"] for record in records if key in record}
-        if kept - labeled:
-            raise InputError(
-                f"{path}: {len(kept - labeled)} of its images for {name} have no such label "
-                f"in this dataset, such as {min(kept - labeled)!r}"
-            )
+        if missing := kept - labeled:
+            what = f"{len(missing)} of its images for {name} have no such label in this dataset"
+            raise InputError(f"{path}: {what}, such as {min(missing)!r}")
         hidden[key] = labeled - kept
-    return [_hide(r, [key for key in hidden if r["image_id"] in hidden[key]]) for r in records]
+    return [_hide(record, hidden) for record in records]
 
 
 def _read_manifest(path: str, name: str) -> list[str]:
@@ -101,10 +100,9 @@ def _read_manifest(path: str, name: str) -> list[str]:
     except InputError as error:
         raise InputError(f"DATASETS.LABEL_MANIFEST {error}") from None
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"DATASETS.LABEL_MANIFEST {path}: expected the label_subsets.json of a run with labels "
-            f"for {name} ({type(error).__name__}: {error})"
-        ) from None
+        expected = f"the label_subsets.json of a run with labels for {name}"
+        what = f"expected {expected} ({type(error).__name__}: {error})"
+        raise InputError(f"DATASETS.LABEL_MANIFEST {path}: {what}") from None
     if _digest(images) != digest:
         raise InputError(f"{path}: the images listed for {name} do not have the hash {digest}")
     return images
@@ -121,39 +119,19 @@ def count_labels(records: Iterable[Record], keys: Sequence[str]) -> dict[str, in
     return counts | {"all": sum(map(all, present)), "none": sum(not any(row) for row in present)}
 
 
-def _rank(image_ids: list[str], stream: str, seed: int) -> list[str]:
-    def digest(image_id: str) -> bytes:
-        return hashlib.sha256(f"{seed}/{stream}/{image_id}".encode()).digest()
-
-    return sorted(image_ids, key=digest)
-
-
-def _hide(record: Record, keys: list[str]) -> Record:
+def _hide(record: Record, hidden: dict[str, set[str]]) -> Record:
+    """Return a copy of a record without the labels to hide: label key -> image ids."""
+    keys = [key for key, image_ids in hidden.items() if record["image_id"] in image_ids]
     kept = {key: value for key, value in record.items() if key not in keys}
     if keys:
         kept["hidden"] = record.get("hidden", {}) | {key: record[key] for key in keys}
     return kept
 
 
-def _check(records: Sequence[Record], mode: str) -> None:
-    if mode not in MODES:
-        raise InputError(f"partial labels: mode {mode!r} is none of {', '.join(MODES)}")
-    _check_ids(records)
-
-
 def _check_ids(records: Sequence[Record]) -> None:
     seen: set[str] = set()
     for record in records:
         if record["image_id"] in seen:
-            raise InputError(
-                f"{record['file_name']}: image id {record['image_id']!r} occurs twice, "
-                "so labels cannot be hidden by image"
-            )
+            what = f"image id {record['image_id']!r} occurs twice"
+            raise InputError(f"{record['file_name']}: {what}, so labels cannot be hidden by image")
         seen.add(record["image_id"])
-
-
-def _check_count(key: str, count: int, labeled: int) -> None:
-    if count < ALL:
-        raise InputError(f"partial labels: {key} = {count}, expected -1 (all) or 0 and more")
-    if count > labeled:
-        raise InputError(f"partial labels: {key} = {count}, but only {labeled} images have it")

@@ -38,76 +38,51 @@ def make_record(path: str, image_id: str, size: Sequence[int]) -> Record:
 
 def make_annotation(box: Sequence[float], category_id: int, iscrowd: int) -> dict[str, Any]:
     """Return the annotation of a box [x0, y0, x1, y1] in pixels, ends exclusive."""
-    return {
-        "bbox": [float(x) for x in box],
-        "bbox_mode": BoxMode.XYXY_ABS,
-        "category_id": category_id,
-        "iscrowd": iscrowd,
-    }
+    bbox = {"bbox": [float(x) for x in box], "bbox_mode": BoxMode.XYXY_ABS}
+    return {**bbox, "category_id": category_id, "iscrowd": iscrowd}
 
 
 def clip_box(
-    box: Sequence[float], record: Record, problem: str, *, tolerance: float = 0.0
+    box: list[float], record: Record, problem: str, *, tolerance: float = 0.0, empty: bool = False
 ) -> list[float]:
-    """Clip a box to its image.
-
-    Args:
-        box: [x0, y0, x1, y1] in pixels, ends exclusive.
-        record: record of the image.
-        problem: first words of the error; it names the file and the box as it stands there.
-        tolerance: pixels that the box may reach over the border beyond MAX_OVERSHOOT.
-
-    Returns:
-        [x0, y0, x1, y1] inside the image; the box may be empty.
+    """Clip a box [x0, y0, x1, y1] in pixels, ends exclusive, to its image.
 
     Raises:
-        InputError: the box reaches too far over the border, or its ends are in the wrong order.
+        InputError: the box reaches over the border by more than MAX_OVERSHOOT and `tolerance`, its
+            ends are in the wrong order, or nothing is left of it unless `empty` is allowed. The
+            error begins with `problem`.
     """
     limits = [record["width"], record["height"]] * 2
     clipped = [min(max(x, 0.0), float(limit)) for x, limit in zip(box, limits, strict=True)]
     overshoot = max(abs(a - b) for a, b in zip(box, clipped, strict=True))
-    if overshoot > MAX_OVERSHOOT + tolerance or box[2] < box[0] or box[3] < box[1]:
-        raise outside_error(record, problem)
+    outside = clipped[2] <= clipped[0] or clipped[3] <= clipped[1]
+    wrong = box[2] < box[0] or box[3] < box[1] or (outside and not empty)
+    if wrong or overshoot > MAX_OVERSHOOT + tolerance:
+        image = f"image {record['file_name']} of {record['width']}x{record['height']} pixels"
+        raise InputError(f"{problem}, which is not inside its {image}")
     return clipped
-
-
-def outside_error(record: Record, problem: str) -> InputError:
-    """Return the error for a box that is not inside its image, see `clip_box`."""
-    return InputError(
-        f"{problem}, which is not inside its image {record['file_name']} of "
-        f"{record['width']}x{record['height']} pixels"
-    )
 
 
 def check_map_size(record: Record, path: str, size: Sequence[int]) -> None:
     """Raise InputError unless the label map at `path` has the [height, width] of its image."""
     if [record["height"], record["width"]] != list(size):
-        raise InputError(
-            f"{path} is {size[1]}x{size[0]} pixels, "
-            f"but its image {record['file_name']} is {record['width']}x{record['height']}"
-        )
+        image = f"its image {record['file_name']} is {record['width']}x{record['height']}"
+        raise InputError(f"{path} is {size[1]}x{size[0]} pixels, but {image}")
 
 
 def add_map(record: Record, path: str, scan: Sequence, *, lut: bytes, expected: str) -> None:
-    """Label an image with a semantic map.
-
-    Args:
-        record: record of the image, which is changed.
-        path: file of the map.
-        scan: [height, width, ids] of the map, see `scan_label_map`.
-        lut: look-up table of 256 bytes, see `sem_seg_lut` above.
-        expected: words for the error after "id 99 is ", such as "no class of BDD100K".
+    """Label an image with the semantic map at `path`, whose `scan` is [height, width, ids].
 
     Raises:
-        InputError: the map has another size than its image, or an id that the table lacks.
+        InputError: the map has another size than its image, or an id that `lut` lacks. The id is
+            called `expected`, such as "no class of BDD100K".
     """
     *size, ids = scan
     check_map_size(record, path, size)
     unknown = [i for i in ids if lut[i] == INVALID_LABEL]
     if unknown:
         raise InputError(f"{path}: id {unknown[0]} is {expected} (image: {record['file_name']})")
-    record["sem_seg_file_name"] = path
-    record["sem_seg_lut"] = lut
+    record |= {"sem_seg_file_name": path, "sem_seg_lut": lut}
 
 
 def add_labels(
@@ -116,13 +91,9 @@ def add_labels(
     scans: Mapping[str, Any],
     add: Callable[[Record, str, Any], None],
 ) -> None:
-    """Add the label of each scanned file to its record, and drop records with a broken file.
+    """Call `add` with the record of each label file, the file and its scan.
 
-    Args:
-        records: name -> record; changed.
-        paths: name -> file of its label.
-        scans: file -> what its scan returned; broken files are absent.
-        add: function of (record, file, scan) that adds the label.
+    Records of a broken file, which is absent in `scans`, are dropped.
     """
     for name, path in paths.items():
         if path in scans:

@@ -1,5 +1,6 @@
 """Choose the images of each batch."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,17 +14,11 @@ SAMPLINGS = ("uniform", "implicit", "explicit")
 
 
 class Draw(NamedTuple):
-    """One image of a batch; all its random choices are keyed on the step and the position.
+    """One image of a batch; all its random choices are keyed on the step and the position."""
 
-    Attributes:
-        index: index of the record.
-        step: training step.
-        position: position in the global batch of all ranks.
-    """
-
-    index: int  # type: ignore[assignment]  # hides tuple.index
-    step: int
-    position: int
+    index: int  # type: ignore[assignment]  # of the record; hides tuple.index
+    step: int  # training step
+    position: int  # in the global batch of all ranks
 
 
 class MixedBatchSampler(Sampler[list[Draw]]):
@@ -51,7 +46,7 @@ class MixedBatchSampler(Sampler[list[Draw]]):
             counts: images per global batch from each pool.
             seed: seed of the permutations, the same on all ranks.
             start_step: step of the first batch.
-            rank: rank of this process.
+            rank: number of this process.
             world_size: number of processes.
 
         Raises:
@@ -66,52 +61,35 @@ class MixedBatchSampler(Sampler[list[Draw]]):
             )
         self.pools = [np.asarray(pool, dtype=np.int64) for pool in pools]
         self.counts = list(counts)
-        self.seed = seed
-        self.start_step = start_step
-        self.rank = rank
-        self.world_size = world_size
+        self.seed, self.start_step = seed, start_step
+        self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        step = self.start_step
-        while True:
-            yield self.batch(step)
-            step += 1
+        return map(self.batch, itertools.count(self.start_step))
 
     def batch(self, step: int) -> list[Draw]:
         """Return the draws of this rank for a step."""
-        draws = []
-        first = 0
-        for pool, count in enumerate(self.counts):
-            for j in range(self.rank, count, self.world_size):
-                index = self._stream(pool, step * count + j)
-                draws.append(Draw(index=index, step=step, position=first + j))
-            first += count
-        return draws
+        return [
+            Draw(self._index(pool, step * count + j), step, sum(self.counts[:pool]) + j)
+            for pool, count in enumerate(self.counts)
+            for j in range(self.rank, count, self.world_size)
+        ]
 
-    def _stream(self, pool: int, position: int) -> int:
+    def _index(self, pool: int, place: int) -> int:
+        """Return the record index at a place in the endless stream of a pool."""
         members = self.pools[pool]
-        epoch, place = divmod(position, len(members))
+        epoch, place = divmod(place, len(members))
         return int(members[_permutation(len(members), self.seed, pool, epoch)[place]])
 
 
 # Only one or two permutations per pool are in use at a time.
 @lru_cache(maxsize=16)
 def _permutation(size: int, seed: int, pool: int, epoch: int) -> np.ndarray:
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, pool, epoch])))
-    return generator.permutation(size)
+    return np.random.default_rng([seed, pool, epoch]).permutation(size)
 
 
 def labeled_indices(records: Sequence[dict[str, Any]], keys: dict[str, str], which: str) -> list:
-    """Return the indices of the records that count as labeled.
-
-    Args:
-        records: dataset records.
-        keys: task name -> label key.
-        which: "any" label, "all" labels, or the name of one task.
-
-    Raises:
-        InputError: `which` is none of these.
-    """
+    """Return the indices of records with "any" label, "all" or that of one task by `keys`."""
     choices = ["any", "all", *keys]
     if which not in choices:
         raise InputError(f"DATALOADER.LABELED is {which!r}, expected one of {', '.join(choices)}")
@@ -131,7 +109,7 @@ def build_pools(
 ) -> tuple[list[list[int]], list[int]]:
     """Return the pools of record indices, and the number of images per batch from each pool.
 
-    Paper Sec. 3, "Mini-batch sampling".
+    See paper Sec. 3, "Mini-batch sampling".
 
     Args:
         records: dataset records.
@@ -140,19 +118,20 @@ def build_pools(
             fixed number of labeled images and the rest from the other images.
         labeled: images that count as labeled, see `labeled_indices`.
         batch_size: images per global batch.
-        labeled_per_batch: number of labeled images in a batch if `sampling` is "explicit".
+        labeled_per_batch: labeled images among them if `sampling` is "explicit".
 
     Raises:
         InputError: a setting is unknown, or a pool would be empty.
     """
     if sampling not in SAMPLINGS:
-        choices = ", ".join(SAMPLINGS)
-        raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, expected one of {choices}")
+        expected = ", ".join(SAMPLINGS)
+        raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, expected one of {expected}")
     if sampling == "explicit":
         pool = labeled_indices(records, keys, labeled)
         others = sorted(set(range(len(records))).difference(pool))
-        _check_explicit(pool, others, labeled, batch_size, labeled_per_batch)
-        return [pool, others], [labeled_per_batch, batch_size - labeled_per_batch]
+        counts = [labeled_per_batch, batch_size - labeled_per_batch]
+        _check_explicit(pool, others, labeled, *counts)
+        return [pool, others], counts
     uniform = sampling == "uniform"
     pool = labeled_indices(records, keys, labeled) if uniform else list(range(len(records)))
     if not pool:
@@ -162,16 +141,14 @@ def build_pools(
 
 
 def _check_explicit(
-    pool: list[int], others: list[int], labeled: str, batch_size: int, labeled_per_batch: int
+    pool: list[int], others: list[int], labeled: str, first: int, rest: int
 ) -> None:
-    if not 1 <= labeled_per_batch < batch_size:
+    if min(first, rest) < 1:
         raise InputError(
-            f"DATALOADER.LABELED_PER_BATCH is {labeled_per_batch}, expected 1 to {batch_size - 1} "
-            f"(SOLVER.IMS_PER_BATCH is {batch_size}) when DATALOADER.SAMPLING is 'explicit'"
+            f"DATALOADER.LABELED_PER_BATCH is {first}, expected 1 to {first + rest - 1} "
+            f"(SOLVER.IMS_PER_BATCH is {first + rest}) when DATALOADER.SAMPLING is 'explicit'"
         )
     for indices, what in ((pool, "is labeled"), (others, "is left that is not labeled")):
         if not indices:
-            raise InputError(
-                f"DATALOADER.SAMPLING is 'explicit', but no image {what} "
-                f"(DATALOADER.LABELED is {labeled!r})"
-            )
+            problem = f"no image {what} (DATALOADER.LABELED is {labeled!r})"
+            raise InputError(f"DATALOADER.SAMPLING is 'explicit', but {problem}")

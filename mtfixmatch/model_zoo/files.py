@@ -137,7 +137,11 @@ def find_model(name: str, root: Root) -> PublishedModel:
         raise InputError(f"model {name!r}: {error}; root= or ${ROOT_VARIABLE} is needed") from None
     if name not in index:
         raise InputError(f"{where}: there is no model {name!r}, only {', '.join(sorted(index))}")
-    entry = index[name]
+    return _parse_entry(index[name], name, root)
+
+
+def _parse_entry(entry: dict[str, Any], name: str, root: str) -> PublishedModel:
+    where = f"{root}/{INDEX_FILE}"
     try:
         files = {"weights": entry["weights"], "facts_file": entry["facts"]}
         model = PublishedModel(root=root, **files, size=entry["size"], sha256=entry["sha256"])

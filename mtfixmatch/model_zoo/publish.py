@@ -93,9 +93,10 @@ def _check_name(name: str) -> str:
 
 def _facts_of(run: Path, cfg: CfgNode) -> dict[str, Any]:
     results = read_json(run / "results_best.json")
-    labels = read_json(run / "label_subsets.json")["labels"]
+    subsets = read_json(run / "label_subsets.json")
     tasks = build_tasks(cfg)
     try:
+        labels = subsets["labels"]
         return {
             "metrics": results["teacher"],
             "iteration": results["iteration"],

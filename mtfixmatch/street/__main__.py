@@ -1,7 +1,5 @@
 """`python -m mtfixmatch.street`: generate a dataset of street scenes."""
 
-import sys
-
 from .generate import main
 
-sys.exit(main())
+raise SystemExit(main())

@@ -4,8 +4,6 @@ The ground is flat and the camera looks along the street. An object at depth z i
 `scale` = focal / z pixels per metre, with its foot CAMERA_HEIGHT * scale below the horizon.
 """
 
-from __future__ import annotations
-
 import colorsys
 import math
 from collections import Counter
@@ -16,10 +14,11 @@ import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 from numpy.random import Generator
 
-Color = tuple[float, float, float, float]  # RGBA in [0, 255]
+Color = tuple[float, float, float]  # RGB in [0, 255]
 Point = tuple[float, float]
 Range = tuple[float, float]
-DARK: Color = (28, 28, 32, 255)
+DARK: Color = (28, 28, 32)
+GLASS: tuple[Range, Range, Range] = ((0.5, 0.65), (0.05, 0.4), (0.1, 0.55))  # of `random_color`
 ID = {name: label.id for name, label in name2label.items()}  # Cityscapes' label ids
 CAMERA_HEIGHT = 1.5  # metres
 CIRCLE = [(math.cos(angle), math.sin(angle)) for angle in np.linspace(0, 2 * math.pi, 13)[:-1]]
@@ -30,21 +29,16 @@ NARROW = 8  # pixels; a layer of less width shows no details
 def random_color(
     rng: Generator, hue: Range = (0, 1), sat: Range = (0, 0.9), val: Range = (0.2, 0.95)
 ) -> Color:
-    """Draw an opaque colour from ranges of hue, saturation and value, each within [0, 1]."""
+    """Draw a colour from ranges of hue, saturation and value, each within [0, 1]."""
     ranges = zip((hue, sat, val), rng.random(3).tolist(), strict=True)
     red, green, blue = colorsys.hsv_to_rgb(*(low + u * (high - low) for (low, high), u in ranges))
-    return (255 * red, 255 * green, 255 * blue, 255.0)
-
-
-def random_glass(rng: Generator) -> Color:
-    """Draw the colour of a window, mostly dark and bluish."""
-    return random_color(rng, (0.5, 0.65), (0.05, 0.4), (0.1, 0.55))
+    return 255 * red, 255 * green, 255 * blue
 
 
 def dim(color: Color, factor: float) -> Color:
     """Multiply the brightness of a colour; a factor above 1 brightens it."""
-    red, green, blue = (min(255.0, factor * c) for c in color[:3])
-    return (red, green, blue, color[3])
+    red, green, blue = (min(255.0, factor * c) for c in color)
+    return red, green, blue
 
 
 def white_noise(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -62,28 +56,23 @@ class Layer:
     """One object on a transparent picture, with the id of every pixel.
 
     Attributes:
-        rng: Source of all that is random in the drawing.
         size: Width and height in metres; the origin is the bottom left corner.
         scale: Pixels per metre across and up.
         label: Id that is drawn; None leaves the ids alone, for details of an object.
+        is_narrow: Whether the layer is too narrow to show details.
         rgba: (H, W, 4) uint8.
         ids: (H, W) uint16, 0 where nothing is drawn.
     """
 
-    def __init__(self, rng: Generator, size: Point, scale: float, label: int, squeeze: float = 1):
+    def __init__(self, rng: Generator, size: Point, scale: float, label: int, squeeze: float):
         """Make an empty layer, whose width is foreshortened by `squeeze` in (0, 1]."""
-        self.rng = rng
-        self.size = size
+        self.rng, self.size = rng, size
         self.label: int | None = label
         self.scale = (float(scale * squeeze), float(scale))
         cols, rows = (max(2, round(length * s)) for length, s in zip(size, self.scale, strict=True))
         self.rgba = np.zeros((rows, cols, 4), np.uint8)
         self.ids = np.zeros((rows, cols), np.uint16)
-
-    @property
-    def is_narrow(self) -> bool:
-        """Whether the layer is too narrow to show details."""
-        return self.ids.shape[1] < NARROW
+        self.is_narrow = cols < NARROW
 
     def _to_pixels(self, points: Sequence[Point]) -> list[np.ndarray]:
         """Convert metres to OpenCV's fixed-point coordinates, as the list its functions take."""
@@ -98,7 +87,7 @@ class Layer:
         if self.label is not None:
             cv2.fillPoly(self.ids, pixels, self.label, cv2.LINE_8, SHIFT)
         if color is not None:
-            cv2.fillPoly(self.rgba, pixels, color, cv2.LINE_8, SHIFT)
+            cv2.fillPoly(self.rgba, pixels, (*color, 255), cv2.LINE_8, SHIFT)
 
     def rect(self, left: float, low: float, right: float, top: float, color: Color | None) -> None:
         """Fill a rectangle."""
@@ -111,7 +100,7 @@ class Layer:
     def line(self, points: Sequence[Point], width: float, color: Color) -> None:
         """Draw a line through points, at least one pixel wide."""
         pixels, thickness = self._to_pixels(points), max(1, round(width * sum(self.scale) / 2))
-        cv2.polylines(self.rgba, pixels, False, color, thickness, cv2.LINE_8, SHIFT)
+        cv2.polylines(self.rgba, pixels, False, (*color, 255), thickness, cv2.LINE_8, SHIFT)
         if self.label is not None:
             cv2.polylines(self.ids, pixels, False, self.label, thickness, cv2.LINE_8, SHIFT)
 
@@ -134,7 +123,6 @@ class Scene:
     """A picture with the id and the scale of every pixel.
 
     Attributes:
-        rng: Source of all that is random in the scene.
         unit: Pixels, relative to a picture of 256 rows.
         rgb: (H, W, 3) uint8.
         ids: (H, W) uint16, as in Cityscapes' instanceIds.
@@ -144,8 +132,7 @@ class Scene:
 
     def __init__(self, rng: Generator, width: int, height: int):
         """Make a black picture of width x height pixels, labeled as sky."""
-        self.rng = rng
-        self.width, self.height = width, height
+        self.rng, self.width, self.height = rng, width, height
         self.unit = height / 256
         self.rgb: np.ndarray = np.zeros((height, width, 3), np.uint8)
         self.ids = np.full((height, width), ID["sky"], np.uint16)
@@ -180,14 +167,7 @@ class Scene:
         return np.array([self.project(aside, 0, s) for aside, s in corners])
 
     def paint_ground(self, x: Range, scale: Range, color: Color, label: int | None = None) -> None:
-        """Paint a rectangle of the ground.
-
-        Args:
-            x: Its left and right end, in metres.
-            scale: The scales of its far and near end.
-            color: Its colour.
-            label: Its id; None leaves the ids alone.
-        """
+        """Paint a rectangle from left to right in metres and between a far and a near scale."""
         pixels = [np.round(self._project_ground(x, scale) * (1 << SHIFT)).astype(np.int32)]
         cv2.fillPoly(self.rgb, pixels, color, cv2.LINE_8, SHIFT)
         if label is not None:
@@ -207,15 +187,9 @@ class Scene:
     def draw_facing(
         self, draw: Draw, size: Point, label: int, x: float, scale: float, squeeze: float = 1
     ) -> None:
-        """Draw an object that faces the camera.
+        """Draw an object that faces the camera, with its middle x metres aside.
 
-        Args:
-            draw: Draws the object on a layer.
-            size: Width and height of that layer in metres.
-            label: Id of the object.
-            x: Place of its middle, in metres aside.
-            scale: Pixels per metre.
-            squeeze: In [-1, 1]: how far it is turned away from the camera; negative mirrors it.
+        It is turned away from the camera by `squeeze` in [-1, 1]; a negative one mirrors it.
         """
         middle, foot = self.project(x, 0, scale)
         reach = abs(squeeze) * size[0] * scale / 2
@@ -224,10 +198,9 @@ class Scene:
         layer = Layer(self.rng, size, scale, label, abs(squeeze))
         draw(layer)
         layer.shade()
-        if squeeze < 0:
-            layer.rgba, layer.ids = layer.rgba[:, ::-1].copy(), layer.ids[:, ::-1].copy()
-        corner = round(middle - layer.ids.shape[1] / 2), round(foot - layer.ids.shape[0])
-        self._blend(layer.rgba, layer.ids, corner, scale)
+        left, top = round(middle - layer.ids.shape[1] / 2), round(foot - layer.ids.shape[0])
+        step = -1 if squeeze < 0 else 1
+        self._blend(layer.rgba[:, ::step], layer.ids[:, ::step], left, top, scale)
 
     def draw_along(
         self, draw: Draw, size: Point, label: int, x: float, near: float, mirror: bool = False
@@ -253,13 +226,11 @@ class Scene:
         shape = tuple((high - low).astype(int).tolist())
         rgba = cv2.warpPerspective(layer.rgba, matrix, shape, flags=cv2.INTER_LINEAR)
         ids = cv2.warpPerspective(layer.ids, matrix, shape, flags=cv2.INTER_NEAREST)
-        self._blend(rgba, ids, (int(low[0]), int(low[1])), middle)
+        self._blend(rgba, ids, int(low[0]), int(low[1]), middle)
 
-    def _blend(
-        self, rgba: np.ndarray, ids: np.ndarray, corner: tuple[int, int], scale: float
-    ) -> None:
-        """Put a layer over the scene, its top left corner at the pixel `corner`."""
-        (left, top), (rows, cols) = corner, ids.shape
+    def _blend(self, rgba: np.ndarray, ids: np.ndarray, left: int, top: int, scale: float) -> None:
+        """Put a layer over the scene, its top left corner at the pixel (left, top)."""
+        rows, cols = ids.shape
         x0, x1 = max(left, 0), min(left + cols, self.width)
         y0, y1 = max(top, 0), min(top + rows, self.height)
         if x0 >= x1 or y0 >= y1:

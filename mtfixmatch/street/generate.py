@@ -6,14 +6,11 @@ Scene i of a split depends on (seed, split, i) and the size alone, not on the nu
 images, nor on the layout.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
-import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,11 +22,13 @@ from tqdm import tqdm
 
 from ..data.datasets.folders import MARK
 from ..utils.errors import InputError
+from ..utils.files import read_json, reading
 from .layouts import LAYOUTS, SPLITS, Frames, write_frames
 from .scene import draw_scene
 
 VERSION = 1  # of the drawing; raise it when a scene changes
 MIN_SIZE = 32  # pixels
+PART = f"{MARK}.part"  # stands in for MARK until the dataset is complete
 
 Job = tuple[str, int]  # a split, and the number of a scene in it
 
@@ -46,14 +45,8 @@ def generate(
 ) -> bool:
     """Write a dataset of street scenes, unless `root` already holds it.
 
-    Args:
-        root: Folder to write; it is missing, empty, or was written by this function.
-        num_train: Number of scenes in the split "train".
-        num_val: Number of scenes in the split "val".
-        size: Width and height of the images in pixels.
-        seed: Seed of the dataset; every seed gives other scenes.
-        workers: Number of processes.
-        layout: How files are arranged; a name in LAYOUTS.
+    `root` is missing, empty, or was written by this function. Images have `size` (width, height) in
+    pixels, every `seed` gives other scenes, and `layout` is a name in LAYOUTS.
 
     Returns:
         Whether anything was written.
@@ -61,77 +54,65 @@ def generate(
     Raises:
         InputError: An argument is out of range, or `root` holds something else.
     """
-    _check_arguments(num_train, num_val, size, seed, workers, layout)
     root = Path(root)
     arguments: dict[str, Any] = {"version": VERSION, "train": num_train, "val": num_val}
     arguments |= {"size": list(size), "seed": seed}
+    _check_arguments(arguments, workers, layout)
     if layout != "cityscapes":  # the default is not recorded
         arguments["layout"] = layout
     if _is_complete(root, arguments):
         return False
-    part = _part(root)
     jobs = [("train", i) for i in range(num_train)] + [("val", i) for i in range(num_val)]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(arguments) + "\n")
-        frames = _write_all(partial(_write_scene, root, layout, size, seed), jobs, workers)
-        write_frames(root, frames)
-        os.replace(part, root / MARK)
+        (root / PART).write_text(json.dumps(arguments) + "\n")
+        write = partial(_write_scene, root, layout, size, seed)
+        write_frames(root, _write_all(write, jobs, workers))
+        (root / PART).replace(root / MARK)
     except OSError as error:
         raise InputError(f"{root}: cannot be written: {error.strerror or error}") from error
     return True
 
 
-def _check_arguments(
-    num_train: int, num_val: int, size: tuple[int, int], seed: int, workers: int, layout: str
-) -> None:
-    for name, value in (("train", num_train), ("val", num_val), ("seed", seed)):
-        if value < 0:
-            raise InputError(f"{name} must not be negative, got {value}")
+def _check_arguments(arguments: dict[str, Any], workers: int, layout: str) -> None:
+    width, height = arguments["size"]
+    for name in ("train", "val", "seed"):
+        if arguments[name] < 0:
+            raise InputError(f"{name} must not be negative, got {arguments[name]}")
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
-    if min(size) < MIN_SIZE:
-        raise InputError(f"size must be at least {MIN_SIZE}x{MIN_SIZE}, got {size[0]}x{size[1]}")
+    if min(width, height) < MIN_SIZE:
+        raise InputError(f"size must be at least {MIN_SIZE}x{MIN_SIZE}, got {width}x{height}")
     if layout not in LAYOUTS:
         raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
 
 
-def _part(root: Path) -> Path:
-    """Return the file that stands in for MARK until the dataset is complete."""
-    return root / f"{MARK}.part"
-
-
 def _is_complete(root: Path, arguments: dict[str, Any]) -> bool:
     """Return whether root holds the whole dataset; False if it is empty or was interrupted."""
-    for path in (root / MARK, _part(root)):
-        try:
-            recorded = json.loads(path.read_text())
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
-        if recorded != arguments:
-            raise InputError(
-                f"{root}: holds a street dataset of other arguments ({json.dumps(recorded)}); "
-                "give another folder or remove this one"
-            )
-        return path.name == MARK
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"{root}: exists and was not written by street; give another folder")
+    with reading(root):
+        for name in (MARK, PART):
+            if (root / name).exists():
+                recorded = read_json(root / name)
+                if recorded == arguments:
+                    return name == MARK
+                raise InputError(
+                    f"{root}: holds a street dataset of other arguments ({json.dumps(recorded)}); "
+                    "give another folder or remove this one"
+                )
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise InputError(f"{root}: exists and was not written by street; give another folder")
     return False
 
 
-def _write_all(write: partial[Frames], jobs: Sequence[Job], workers: int) -> list[Frames]:
-    """Write all scenes and show the progress."""
-
-    def collect(results: Iterable[Frames]) -> list[Frames]:
-        return list(tqdm(results, "street", len(jobs), unit="img", disable=None))
-
+def _write_all(write: partial[Frames], jobs: Sequence[Job], workers: int) -> Frames:
+    """Write all scenes, show the progress, and return the entries of the JSON."""
+    progress = partial(tqdm, desc="street", total=len(jobs), unit="img", disable=None)
     if workers == 1:
-        return collect(map(write, jobs))
+        return [frame for frames in progress(map(write, jobs)) for frame in frames]
     # Each worker is a process on one core, so OpenCV must not start threads in it.
     with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        return collect(pool.map(write, jobs, chunksize=4))
+        results = progress(pool.map(write, jobs, chunksize=4))
+        return [frame for frames in results for frame in frames]
 
 
 def _write_scene(root: Path, layout: str, size: tuple[int, int], seed: int, job: Job) -> Frames:
@@ -154,7 +135,8 @@ def _parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code, 2 for unusable arguments or folders."""
     parser = _Parser(prog="python -m mtfixmatch.street", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
@@ -165,17 +147,11 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="another seed gives other scenes")
     add("--workers", type=int, default=2, help="number of processes")
     add("--layout", choices=LAYOUTS, default="cityscapes", help="how files are arranged")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code, 2 for unusable arguments or folders."""
     try:
-        args = _parse_args(argv)
-        written = generate(**vars(args))
+        args = parser.parse_args(argv)
+        state = "written" if generate(**vars(args)) else "complete already"
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    state = "written" if written else "complete already"
     print(f"{args.root}: {args.num_train} training and {args.num_val} validation scenes, {state}")
     return 0

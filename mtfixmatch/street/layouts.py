@@ -1,14 +1,10 @@
 """How generated scenes are arranged as files: as in Cityscapes, or as in BDD100K.
 
-In BDD100K's layout the scenes are spread over its two parts, see `bdd100k_splits`. It has the same
-boxes as Cityscapes, and a box around each connected region of traffic lights or traffic signs.
+BDD100K has the boxes of Cityscapes, and one for each connected region of traffic lights or signs.
 """
-
-from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +27,11 @@ Frames = list[tuple[str, dict[str, Any]]]  # a split, and an entry of its JSON
 def write_cityscapes(root: Path, split: str, index: int, scene: Scene) -> Frames:
     """Write the image and its two maps; there is no JSON."""
     city = CITIES[index % len(CITIES)]
-    name = f"{city}_{index:06d}_000019"
-    labels = root / "gtFine" / split / city
-    image = root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png"
-    _write(image, cv2.cvtColor(scene.rgb, cv2.COLOR_RGB2BGR), PNG)
-    _write(labels / f"{name}_gtFine_instanceIds.png", scene.ids, PNG)
-    _write(labels / f"{name}_gtFine_labelIds.png", _label_ids(scene.ids), PNG)
+    name = f"{split}/{city}/{city}_{index:06d}_000019"
+    image = cv2.cvtColor(scene.rgb, cv2.COLOR_RGB2BGR)
+    _write(root / f"leftImg8bit/{name}_leftImg8bit.png", image, PNG)
+    _write(root / f"gtFine/{name}_gtFine_instanceIds.png", scene.ids, PNG)
+    _write(root / f"gtFine/{name}_gtFine_labelIds.png", _label_ids(scene.ids), PNG)
     return []
 
 
@@ -47,22 +42,21 @@ def write_bdd100k(root: Path, split: str, index: int, scene: Scene) -> Frames:
     image = cv2.cvtColor(scene.rgb, cv2.COLOR_RGB2BGR)
     for part, folder in (("100k", split_100k), ("10k", split_10k)):
         if folder:
-            _write(root / "images" / part / folder / f"{name}.jpg", image, JPEG)
+            _write(root / f"images/{part}/{folder}/{name}.jpg", image, JPEG)
     if split_10k:
         train_ids = np.frombuffer(label_id_lut(), np.uint8)[_label_ids(scene.ids)]
-        _write(root / "labels" / "sem_seg" / "masks" / split_10k / f"{name}.png", train_ids, PNG)
+        _write(root / f"labels/sem_seg/masks/{split_10k}/{name}.png", train_ids, PNG)
     has_boxes = split_100k and not (split == "train" and index % 20 == 19)
     return [(split_100k, _frame(f"{name}.jpg", scene.ids))] if has_boxes else []
 
 
-def write_frames(root: Path, scenes: Iterable[Frames]) -> None:
-    """Write the JSON of each split from the frames of all scenes."""
+def write_frames(root: Path, frames: Frames) -> None:
+    """Write the JSON of each split."""
     splits: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for frames in scenes:
-        for split, frame in frames:
-            splits[split].append(frame)
+    for split, frame in frames:
+        splits[split].append(frame)
     for split, content in splits.items():
-        path = root / "labels" / "det_20" / f"det_{split}.json"
+        path = root / f"labels/det_20/det_{split}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -70,9 +64,8 @@ def write_frames(root: Path, scenes: Iterable[Frames]) -> None:
 def bdd100k_splits(split: str, index: int) -> tuple[str, str]:
     """Return the split of a scene in the 100K part and in the 10K part, "" where it is not.
 
-    As in BDD100K most scenes are in the 100K part alone. Of 20 training scenes 4 are in both parts,
-    4 in the 10K part alone, and one is in the 10K part for training and in the 100K part for
-    validation. (The last of 20 has no boxes.) Every third validation scene is in the 10K part.
+    Of 20 training scenes 11 are in the 100K part alone (the last of 20 without boxes), 4 in both
+    parts, 4 in the 10K part alone, and one is in the 100K part for validation.
     """
     if split == "val":
         return ("", "val") if index % 3 == 1 else ("val", "")
@@ -85,21 +78,16 @@ def bdd100k_splits(split: str, index: int) -> tuple[str, str]:
 
 def _frame(name: str, ids: np.ndarray) -> dict[str, Any]:
     """Return one entry of the JSON; a region of several instances is a crowd."""
-    present = np.unique(ids)
-    instances = present[present >= 1000]
+    instances = np.unique(ids[ids >= 1000])
     extents = zip(instances.tolist(), mask_extents(ids, instances), strict=True)
     boxes = [(CATEGORIES[i // 1000], False, box) for i, box in extents]
     boxes += [(CATEGORIES[i], True, box) for i in CATEGORIES for box in _regions(ids == i)]
     boxes += [(fixture, False, box) for fixture in FIXTURES for box in _regions(ids == ID[fixture])]
-    labels = [
-        {
-            "id": str(number),
-            "category": category,
-            "attributes": {"crowd": crowd},
-            "box2d": {"x1": x0, "y1": y0, "x2": x1 - 1, "y2": y1 - 1},
-        }
-        for number, (category, crowd, (x0, y0, x1, y1)) in enumerate(boxes)
-    ]
+    labels = []
+    for number, (category, crowd, (x0, y0, x1, y1)) in enumerate(boxes):
+        box = {"x1": x0, "y1": y0, "x2": x1 - 1, "y2": y1 - 1}
+        label = {"id": str(number), "category": category, "attributes": {"crowd": crowd}}
+        labels.append(label | {"box2d": box})
     return {"name": name, "labels": labels}
 
 
@@ -120,5 +108,4 @@ def _write(path: Path, image: np.ndarray, options: list[int]) -> None:
     path.write_bytes(data.tobytes())
 
 
-LAYOUTS: dict[str, Callable[[Path, str, int, Scene], Frames]]
 LAYOUTS = {"cityscapes": write_cityscapes, "bdd100k": write_bdd100k}

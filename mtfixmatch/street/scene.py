@@ -1,7 +1,5 @@
 """One scene of a generated street: what stands where, drawn from far to near."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -9,30 +7,17 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from . import stuff, things
+from . import objects
 from .canvas import DARK, ID, Draw, Layer, Range, Scene, random_color
-from .setting import Street, draw_ground, draw_sky, photograph, random_mood, random_street
+from .setting import MOOD_ODDS, MOODS, Street, draw_ground, draw_sky, photograph, random_street
 
 Plan = Iterator[tuple[float, Callable[[], None]]]  # the scale of each object, and what draws it
 
 MIN_PIXELS = 12  # an instance with fewer visible pixels becomes void
-THING_ODDS = {
-    "car": 0.38,
-    "person": 0.26,
-    "rider": 0.12,
-    "bicycle": 0.07,
-    "truck": 0.07,
-    "bus": 0.05,
-    "motorcycle": 0.05,
-}
-FURNITURE_ODDS = {
-    "tree": 0.3,
-    "lamp": 0.14,
-    "traffic light": 0.18,
-    "traffic sign": 0.22,
-    "bin": 0.1,
-    "kiosk": 0.06,
-}
+THINGS = ("car", "person", "rider", "bicycle", "truck", "bus", "motorcycle")
+THING_ODDS = (0.38, 0.26, 0.12, 0.07, 0.07, 0.05, 0.05)
+FURNITURE = ("tree", "lamp", "traffic light", "traffic sign", "bin", "kiosk")
+FURNITURE_ODDS = (0.3, 0.14, 0.18, 0.22, 0.1, 0.06)
 VEHICLE_SIZES = {  # ranges of length, width and height in metres
     "car": ((3.6, 4.7), (1.65, 1.9), (1.4, 1.65)),
     "truck": ((6, 9.5), (2.2, 2.5), (2.6, 3.5)),
@@ -41,34 +26,21 @@ VEHICLE_SIZES = {  # ranges of length, width and height in metres
 
 
 def draw_scene(rng: Generator, width: int, height: int) -> Scene:
-    """Draw a scene with at least one instance in it.
-
-    Args:
-        rng: The only source of randomness.
-        width: Width of the picture in pixels.
-        height: Height of the picture in pixels.
-
-    Returns:
-        The scene: `rgb` (H, W, 3) uint8 and `ids` (H, W) uint16 as in Cityscapes' instanceIds.
-    """
+    """Draw a scene of width x height pixels with at least one instance in it."""
     while True:
         scene = Scene(rng, width, height)
-        _compose(scene)
+        mood, street = MOODS[rng.choice(len(MOODS), p=MOOD_ODDS)], random_street(rng)
+        draw_sky(scene, mood)
+        draw_ground(scene, street)
+        planners = (_plan_backdrop, _plan_sides, _plan_furniture, _plan_things)
+        plan = [item for planner in planners for item in planner(scene, street)]
+        for _, draw in sorted(plan, key=lambda item: item[0]):  # the far ones first
+            draw()
+        _draw_void(scene)
+        photograph(scene, mood)
+        _remove_slivers(scene.ids)
         if (scene.ids >= 1000).any():
             return scene
-
-
-def _compose(scene: Scene) -> None:
-    mood, street = random_mood(scene.rng), random_street(scene.rng)
-    draw_sky(scene, mood)
-    draw_ground(scene, street)
-    planners = (_plan_backdrop, _plan_sides, _plan_furniture, _plan_things)
-    plan = [item for planner in planners for item in planner(scene, street)]
-    for _, draw in sorted(plan, key=lambda item: item[0]):  # the far ones first
-        draw()
-    _draw_void(scene)
-    photograph(scene, mood)
-    _remove_slivers(scene.ids)
 
 
 def _plan_backdrop(scene: Scene, street: Street) -> Plan:
@@ -77,15 +49,13 @@ def _plan_backdrop(scene: Scene, street: Street) -> Plan:
     for _ in range(int(rng.integers(5, 12))):
         scale = scene.unit * rng.uniform(2.5, 4.5)
         x = _random_x(scene, scale)
-        size = (rng.uniform(8, 30), rng.uniform(4, 20))
+        width, height, name = rng.uniform(8, 30), rng.uniform(4, 20), "vegetation"
+        high = (width, 0.6 * height)
+        draw = partial(objects.draw_foliage, leaf=street.leaf, low=(0, 0), high=high)
         if rng.random() < 0.5:
-            paint = random_color(rng, sat=(0, 0.5), val=(0.35, 0.8))
-            draw, label = partial(stuff.draw_facade, paint=paint), ID["building"]
-        else:
-            high = (size[0], 0.6 * size[1])
-            draw = partial(stuff.draw_foliage, leaf=street.leaf, low=(0, 0), high=high)
-            label = ID["vegetation"]
-        yield scale, partial(scene.draw_facing, draw, size, label, x, scale)
+            paint, name = random_color(rng, sat=(0, 0.5), val=(0.35, 0.8)), "building"
+            draw = partial(objects.draw_facade, paint=paint)
+        yield scale, partial(scene.draw_facing, draw, (width, height), ID[name], x, scale)
 
 
 def _plan_sides(scene: Scene, street: Street) -> Plan:
@@ -111,13 +81,13 @@ def _draw_side(scene: Scene, kind: str, x: float, near: float, length: float, le
         paint = random_color(rng, sat=(0, 0.8), val=(0.3, 0.9))
         if rng.random() < 0.7:  # brick or plaster
             paint = random_color(rng, (0.0, 0.14), (0.05, 0.5), (0.3, 0.85))
-        height, draw = rng.uniform(4, 18), partial(stuff.draw_facade, paint=paint)
+        height, draw = rng.uniform(4, 18), partial(objects.draw_facade, paint=paint)
     elif kind == "vegetation":
         height = rng.uniform(1, 5)
-        draw = partial(stuff.draw_foliage, leaf=leaf, low=(0, 0), high=(length, height))
+        draw = partial(objects.draw_foliage, leaf=leaf, low=(0, 0), high=(length, height))
     else:
         height = rng.uniform(0.9, 2.6)
-        draw = stuff.draw_wall if kind == "wall" else stuff.draw_fence
+        draw = objects.draw_wall if kind == "wall" else objects.draw_fence
     scene.draw_along(draw, (length, height), ID[kind], x, near)
     if kind == "building":  # the front that faces the camera
         scene.draw_facing(draw, (8, height), ID[kind], x + np.sign(x) * 4, near)
@@ -125,14 +95,11 @@ def _draw_side(scene: Scene, kind: str, x: float, near: float, length: float, le
 
 def _plan_furniture(scene: Scene, street: Street) -> Plan:
     """Plan trees, poles, lights, signs, bins and kiosks between kerb and building line."""
-    rng = scene.rng
-    left, right = street.road
-    names, odds = list(FURNITURE_ODDS), list(FURNITURE_ODDS.values())
-    for name in rng.choice(names, int(rng.integers(4, 14)), p=odds):
+    rng, (left, right) = scene.rng, street.road
+    for name in rng.choice(FURNITURE, int(rng.integers(4, 14)), p=FURNITURE_ODDS):
         scale = scene.random_scale(5, 45)
-        on_left = rng.random() < 0.5
-        x = rng.uniform((-left if on_left else right) + 0.4, street.building_line)
-        x = -x if on_left else x
+        side, kerb = (-1, -left) if rng.random() < 0.5 else (1, right)
+        x = side * rng.uniform(kerb + 0.4, street.building_line)
         yield scale, partial(_draw_furniture, scene, str(name), x, scale, street)
 
 
@@ -140,34 +107,35 @@ def _draw_furniture(scene: Scene, name: str, x: float, scale: float, street: Str
     rng, paint = scene.rng, random_color(scene.rng)
     if name == "tree":
         size = (rng.uniform(2, 5), rng.uniform(3, 9))
-        draw = partial(stuff.draw_tree, leaf=street.leaf)
-        scene.draw_facing(draw, size, ID["vegetation"], x, scale)
+        tree = partial(objects.draw_tree, leaf=street.leaf)
+        scene.draw_facing(tree, size, ID["vegetation"], x, scale)
     elif name in ("bin", "kiosk"):
         size = (0.7, 1.1) if name == "bin" else (rng.uniform(1.5, 3), 2.6)
         label = ID["static" if name == "bin" else "building"]
-        scene.draw_facing(partial(stuff.draw_box, paint=paint), size, label, x, scale)
+        scene.draw_facing(partial(objects.draw_box, paint=paint), size, label, x, scale)
     else:
         height = rng.uniform(5, 8) if name == "lamp" else rng.uniform(2.4, 4.2)
-        draw = partial(stuff.draw_pole, top=name)
-        scene.draw_facing(draw, (1.6, height), ID["pole"], x, scale, rng.choice((-1, 1)))
+        pole = partial(objects.draw_pole, top=name)
+        scene.draw_facing(pole, (1.6, height), ID["pole"], x, scale, rng.choice((-1, 1)))
 
 
 def _plan_things(scene: Scene, street: Street) -> Plan:
     """Plan people and vehicles, and now and then a crowd or a rack of bicycles."""
     rng, line = scene.rng, street.building_line
-    names, odds = list(THING_ODDS), np.array(list(THING_ODDS.values()))
-    for name in rng.choice(names, 1 + int(rng.binomial(11, rng.uniform(0.1, 0.7))), p=odds):
+    count = 1 + int(rng.binomial(11, rng.uniform(0.1, 0.7)))
+    for name in rng.choice(THINGS, count, p=THING_ODDS).tolist():
         nearest = 80 if name == "person" else 55 if name in ("car", "rider") else 42
         scale = scene.random_scale(5.5, nearest)
         on_road = rng.random() < (0.25 if name == "person" else 0.8)
         x = rng.uniform(*street.road) if on_road else rng.uniform(-line + 0.5, line - 0.5)
-        x = _move_inside(scene, x, scale)
-        yield scale, partial(_draw_thing, scene, str(name), x, scale)
+        draw: Callable[..., None] = _draw_person if name == "person" else _draw_two_wheeler
+        if name in VEHICLE_SIZES:
+            draw = _draw_vehicle
+        yield scale, partial(draw, scene, name, _move_inside(scene, x, scale), scale)
     if rng.random() < 0.2:
         scale, x = scene.unit * rng.uniform(8, 26), rng.uniform(-line + 2, line - 2)
         name = "person" if rng.random() < 0.6 else "bicycle"
-        x = _move_inside(scene, x, scale)
-        yield scale, partial(_draw_group, scene, name, x, scale)
+        yield scale, partial(_draw_group, scene, name, _move_inside(scene, x, scale), scale)
 
 
 def _move_inside(scene: Scene, x: float, scale: float) -> float:
@@ -185,60 +153,48 @@ def _random_turn(rng: Generator, low: float) -> float:
     return rng.choice((-1, 1)) * rng.uniform(low, 1)
 
 
-def _draw_thing(scene: Scene, name: str, x: float, scale: float) -> None:
-    if name in things.VEHICLE_SIDES:
-        _draw_vehicle(scene, name, x, scale)
-    elif name == "person":
-        _draw_person(scene, scene.new_instance(name), x, scale)
-    else:
-        _draw_two_wheeler(scene, name, x, scale)
-
-
 def _draw_vehicle(scene: Scene, name: str, x: float, near: float) -> None:
     """Draw a vehicle across the street, or along it with its front or back to the camera."""
     rng, label = scene.rng, scene.new_instance(name)
-    style = str(rng.choice(list(things.CAR_SHAPES) if name == "car" else ["ribbed", "plain"]))
+    style = str(rng.choice(list(objects.CAR_SHAPES) if name == "car" else ["ribbed", "plain"]))
     length, width, height = (rng.uniform(*span) for span in VEHICLE_SIZES[name])
     height *= 1.25 if style == "van" else 1
     paint = random_color(rng, sat=(0, 0.15) if rng.random() < 0.4 else (0.2, 1))
-    draw_side = partial(things.VEHICLE_SIDES[name], paint=paint, style=style)
+    draw_side = partial(objects.VEHICLE_SIDES[name], paint=paint, style=style)
     across = rng.random() < 0.4
-    extent, depth = (length, width) if across else (width, length)
-    half = extent / 2
+    half, depth = (length / 2, width) if across else (width / 2, length)
     scene.darken_ground((x - half, x + half), (scene.scale_behind(near, depth), 1.04 * near), 0.45)
     if across:
-        turn = _random_turn(rng, 0.7)
-        scene.draw_facing(draw_side, (length, height), label, x, near, turn)
+        scene.draw_facing(draw_side, (length, height), label, x, near, _random_turn(rng, 0.7))
         return
     front, edge = rng.random() < 0.5, x - np.sign(x) * half
     if edge * x > 0:  # the camera sees its side
         scene.draw_along(draw_side, (length, height), label, edge, near, mirror=not front)
     look = style if name == "car" else name
-    draw_end = partial(things.draw_vehicle_end, paint=paint, style=look, front=front)
+    draw_end = partial(objects.draw_vehicle_end, paint=paint, style=look, front=front)
     scene.draw_facing(draw_end, (width, height), label, x, near)
 
 
-def _draw_person(scene: Scene, label: int, x: float, scale: float) -> None:
-    rng = scene.rng
+def _draw_person(scene: Scene, name: str, x: float, scale: float, in_group: bool = False) -> None:
+    rng, label = scene.rng, ID[name] if in_group else scene.new_instance(name)
     scene.darken_ground((x - 0.3, x + 0.3), (scene.scale_behind(scale, 0.5), 1.03 * scale), 0.6)
-    is_adult = rng.random() < 0.85
-    size = rng.uniform(0.88, 1.1) if is_adult else rng.uniform(0.55, 0.8)
-    draw = partial(things.draw_person, x=0.7, size=size)
+    size = rng.uniform(0.88, 1.1) if rng.random() < 0.85 else rng.uniform(0.55, 0.8)
+    draw = partial(objects.draw_person, size=size)
     scene.draw_facing(draw, (1.4, 1.85 * size), label, x, scale, _random_turn(rng, 0.75))
 
 
 def _draw_two_wheeler(scene: Scene, name: str, x: float, scale: float) -> None:
     """Draw a parked "bicycle" or "motorcycle", or a "rider" on one of them."""
-    rng, ridden = scene.rng, name == "rider"
-    kind = ("motorcycle" if rng.random() < 0.4 else "bicycle") if ridden else name
+    rng, kind = scene.rng, name
+    if name == "rider":
+        kind = "motorcycle" if rng.random() < 0.4 else "bicycle"
     label = scene.new_instance(kind)
-    rider = scene.new_instance("rider") if ridden else None
 
     def draw(layer: Layer) -> None:
-        (things.draw_motorcycle if kind == "motorcycle" else things.draw_bicycle)(layer)
-        if rider is not None:
-            layer.label = rider
-            things.draw_rider(layer, lean=rng.uniform(0.1, 0.35))
+        (objects.draw_motorcycle if kind == "motorcycle" else objects.draw_bicycle)(layer)
+        if name == "rider":
+            layer.label = scene.new_instance(name)
+            objects.draw_rider(layer, lean=rng.uniform(0.1, 0.35))
 
     scene.draw_facing(draw, (1.85, 1.85), label, x, scale, _random_turn(rng, 0.4))
 
@@ -249,10 +205,10 @@ def _draw_group(scene: Scene, name: str, x: float, scale: float) -> None:
     for i in range(int(rng.integers(5, 11))):
         place = x + (i - 4) * rng.uniform(0.3, 0.5)
         if name == "person":
-            _draw_person(scene, ID[name], place, scale * rng.uniform(0.95, 1.05))
+            _draw_person(scene, name, place, scale * rng.uniform(0.95, 1.05), in_group=True)
         else:
             turn = rng.uniform(0.4, 0.7)
-            scene.draw_facing(things.draw_bicycle, (1.75, 1.1), ID[name], place, scale, turn)
+            scene.draw_facing(objects.draw_bicycle, (1.75, 1.1), ID[name], place, scale, turn)
 
 
 def _draw_void(scene: Scene) -> None:
@@ -263,20 +219,19 @@ def _draw_void(scene: Scene) -> None:
         axes = (int(cols * rng.uniform(0.4, 0.8)), int(rows * rng.uniform(0.1, 0.18)))
         cv2.ellipse(scene.ids, center, axes, 0, 0, 360, ID["ego vehicle"], -1)
         color = random_color(rng, sat=(0, 0.3), val=(0.05, 0.5))
-        scene.rgb[scene.ids == ID["ego vehicle"]] = color[:3]
+        scene.rgb[scene.ids == ID["ego vehicle"]] = color
     if rng.random() < 0.15:
         edge = max(1, round(rows * rng.uniform(0.01, 0.03)))
         for border in np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]:
-            scene.ids[border], scene.rgb[border] = ID["out of roi"], DARK[:3]
+            scene.ids[border], scene.rgb[border] = ID["out of roi"], DARK
 
 
 def _remove_slivers(ids: np.ndarray) -> None:
     """Relabel instances as void where only a few pixels or a narrow strip is visible."""
     counts = np.bincount(ids.ravel())
+    counts[:1000] = 0  # classes
     limit = 2 * max(ids.shape)  # a strip of one pixel's width cannot have more pixels
     for label in np.flatnonzero((counts > 0) & (counts <= limit)):
-        if label < 1000:
-            continue
         rows, cols = np.nonzero(ids == label)
         if counts[label] < MIN_PIXELS or min(np.ptp(rows), np.ptp(cols)) < 2:
             ids[rows, cols] = ID["static"]

@@ -1,9 +1,7 @@
 """The setting of a scene: sky, ground, weather and the camera's rendering of them."""
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,49 +12,29 @@ from .canvas import CAMERA_HEIGHT, ID, Color, Range, Scene, dim, random_color, s
 EVERYWHERE = (-1e3, 1e3)  # metres aside, far beyond both edges of every picture
 
 
-@dataclass(frozen=True)
-class Street:
-    """The ground plan of a street.
+class Street(NamedTuple):
+    """The ground plan of a street, and the hues of its plants."""
 
-    Attributes:
-        road: Left and right kerb, in metres aside.
-        building_line: Distance of the houses from the middle, in metres.
-        leaf: Range of the hues of plants.
-    """
-
-    road: Range
-    building_line: float
+    road: Range  # left and right kerb, in metres aside
+    building_line: float  # distance of the houses from the middle, in metres
     leaf: Range
 
 
-@dataclass(frozen=True)
-class Mood:
-    """Weather and time of day.
+class Mood(NamedTuple):
+    """Weather and time of day."""
 
-    Attributes:
-        sky: Colours at the top and at the horizon.
-        sight: Range of the distance in metres over which haze takes away 1 - 1/e of the contrast.
-        gain: Range of the brightness.
-        odds: How often it is drawn.
-    """
-
-    sky: tuple[Color, Color]
-    sight: Range
-    gain: Range
-    odds: float
+    sky: tuple[Color, Color]  # at the top and at the horizon
+    sight: Range  # distance in metres over which haze takes away 1 - 1/e of the contrast
+    gain: Range  # brightness
 
 
 MOODS = (
-    Mood(((70, 120, 200, 255), (190, 210, 235, 255)), (250, 1500), (0.8, 1.25), 0.5),
-    Mood(((150, 155, 165, 255), (215, 215, 215, 255)), (150, 800), (0.7, 1.1), 0.26),
-    Mood(((50, 50, 90, 255), (220, 150, 110, 255)), (150, 600), (0.45, 0.7), 0.12),
-    Mood(((190, 192, 196, 255), (205, 205, 205, 255)), (35, 90), (0.8, 1.05), 0.12),
+    Mood(((70, 120, 200), (190, 210, 235)), (250, 1500), (0.8, 1.25)),
+    Mood(((150, 155, 165), (215, 215, 215)), (150, 800), (0.7, 1.1)),
+    Mood(((50, 50, 90), (220, 150, 110)), (150, 600), (0.45, 0.7)),
+    Mood(((190, 192, 196), (205, 205, 205)), (35, 90), (0.8, 1.05)),
 )
-
-
-def random_mood(rng: Generator) -> Mood:
-    """Draw a mood by its odds."""
-    return MOODS[rng.choice(len(MOODS), p=[mood.odds for mood in MOODS])]
+MOOD_ODDS = (0.5, 0.26, 0.12, 0.12)
 
 
 def random_street(rng: Generator) -> Street:
@@ -81,7 +59,7 @@ def smooth_noise(rng: Generator, rows: int, cols: int, cells: int) -> np.ndarray
 def draw_sky(scene: Scene, mood: Mood) -> None:
     """Draw a colour gradient down to the horizon, with clouds."""
     rng, rows = scene.rng, math.ceil(scene.horizon + scene.unit)
-    top, low = (np.array(color[:3], np.float32) for color in mood.sky)
+    top, low = (np.array(color, np.float32) for color in mood.sky)
     depth = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None]
     clouds = np.clip(smooth_noise(rng, rows, scene.width, 4) - rng.uniform(-0.3, 0.8), 0, 0.6)
     sky = top + (low - top) * depth + clouds[..., None] * np.float32(rng.uniform(60, 120))
@@ -104,9 +82,7 @@ def draw_ground(scene: Scene, street: Street) -> None:
         near = unit * rng.uniform(5, 16)
         span = (scene.scale_behind(near, rng.uniform(6, 10)), near)
         scene.paint_ground(EVERYWHERE, span, asphalt, ID["road"])
-    white = dim((225, 225, 215, 255), rng.uniform(0.7, 1.1))
-    _draw_patches(scene, road, asphalt)
-    _draw_markings(scene, road, white)
+    _draw_surface(scene, road, asphalt, dim((225, 225, 215), rng.uniform(0.7, 1.1)))
     if rng.random() < 0.35:  # the shadow of the houses on one side
         x = rng.uniform(*road)
         side = (x, EVERYWHERE[1]) if rng.random() < 0.5 else (EVERYWHERE[0], x)
@@ -114,12 +90,10 @@ def draw_ground(scene: Scene, street: Street) -> None:
     _add_texture(scene)
 
 
-def _draw_sidewalk(
-    scene: Scene, kerb: float, building_line: float, whole: Range, paving: Color
-) -> None:
-    """Draw the sidewalk on one side, up to the houses or with grass before them."""
+def _draw_sidewalk(scene: Scene, kerb: float, line: float, whole: Range, paving: Color) -> None:
+    """Draw the sidewalk on one side, up to the building line or with grass before it."""
     rng = scene.rng
-    width = building_line if rng.random() < 0.7 else abs(kerb) + rng.uniform(1.2, 3)
+    width = line if rng.random() < 0.7 else abs(kerb) + rng.uniform(1.2, 3)
     span = (kerb, np.sign(kerb) * width)
     scene.paint_ground(span, whole, paving, ID["sidewalk"])
     for _ in range(24):  # joints
@@ -128,19 +102,14 @@ def _draw_sidewalk(
     scene.paint_ground((kerb - 0.12, kerb + 0.12), whole, dim(paving, rng.uniform(0.7, 1.3)))
 
 
-def _draw_patches(scene: Scene, road: Range, asphalt: Color) -> None:
-    """Draw patches of repaired asphalt."""
-    rng = scene.rng
+def _draw_surface(scene: Scene, road: Range, asphalt: Color, white: Color) -> None:
+    """Draw repaired asphalt, a dashed line along the middle, and a zebra crossing."""
+    rng, middle = scene.rng, (road[0] + road[1]) / 2
     for _ in range(int(rng.integers(0, 5))):
         x, near = rng.uniform(*road), scene.unit * rng.uniform(8, 70)
         color = dim(asphalt, rng.uniform(0.75, 1.25))
         span = (x, min(x + rng.uniform(0.5, 3), road[1]))
         scene.paint_ground(span, (scene.scale_behind(near, rng.uniform(1, 6)), near), color)
-
-
-def _draw_markings(scene: Scene, road: Range, white: Color) -> None:
-    """Draw a dashed line along the middle, and a zebra crossing."""
-    rng, middle = scene.rng, (road[0] + road[1]) / 2
     if rng.random() < 0.7:
         for z in steps(rng.uniform(3, 7), 100, 6):
             dash = (scene.focal / (z + 3), scene.focal / z)
@@ -178,7 +147,7 @@ def photograph(scene: Scene, mood: Mood) -> None:
     light = 1 + np.float32(0.12) * smooth_noise(rng, *shape, 2)
     seen, hazy = contrast * clear * light, contrast * (1 - clear) * light
     lift = (128 * (1 - contrast)) * light
-    channels = zip(cv2.split(scene.rgb), mood.sky[1], gains.astype(np.float32), strict=False)
+    channels = zip(cv2.split(scene.rgb), mood.sky[1], gains.astype(np.float32), strict=True)
     planes = [gain * (plane * seen + haze * hazy + lift) for plane, haze, gain in channels]
     picture = np.clip(cv2.merge(planes), 0, 255).astype(np.uint8)
     cv2.GaussianBlur(picture, (0, 0), scene.unit * rng.uniform(0.35, 0.9), picture)

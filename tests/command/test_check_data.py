@@ -17,8 +17,7 @@ from PIL import Image
 from mtfixmatch.augmentation.strong import StrongAugmentation
 from mtfixmatch.check import files as check
 from mtfixmatch.check.dataset import check_data, count_ignored
-from mtfixmatch.check.findings import Findings, Split, limit_lines
-from mtfixmatch.check.reader_log import READERS, ReaderWarnings
+from mtfixmatch.check.findings import READERS, Findings, ReaderWarnings, Split, limit_lines
 from mtfixmatch.check.report import check_report
 from mtfixmatch.check.sheet import SAMPLES, pick_samples, take_snapshot
 from mtfixmatch.data.loader import train_records

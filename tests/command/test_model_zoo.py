@@ -275,6 +275,9 @@ def test_files_of_different_trainings_are_refused(trained, tmp_path):
     (run / "label_subsets.json").write_text(json.dumps(labels))
     with pytest.raises(InputError, match="different trainings, 'detection' is missing"):
         publish(run, "", str(tmp_path / "zoo"))
+    (run / "label_subsets.json").write_text("{}")
+    with pytest.raises(InputError, match="different trainings, 'labels' is missing"):
+        publish(run, "", str(tmp_path / "zoo"))
 
 
 @pytest.mark.parametrize("index", [True, False])

@@ -107,7 +107,13 @@ def test_no_temporary_file_stays(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no gzip", gzip.compress(b"no json"), gzip.compress(b"[]"), gzip.compress(b"{}")],
+    [
+        b"",
+        b"no gzip",
+        gzip.compress(b"no json", mtime=0),
+        gzip.compress(b"[]", mtime=0),
+        gzip.compress(b"{}", mtime=0),
+    ],
 )
 def test_a_corrupt_cache_is_made_anew(tmp_path, content, caplog):
     paths = write_files(tmp_path, "a")

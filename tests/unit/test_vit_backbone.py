@@ -1,3 +1,4 @@
+import math
 import sys
 
 import pytest
@@ -6,6 +7,14 @@ import torch
 from detectron2.modeling import build_model
 
 from mtfixmatch.utils.errors import InputError
+from tests.support.engine_helpers import (
+    build_trainer,
+    copy_state,
+    losses_of,
+    make_batch,
+    run_config,
+    run_step,
+)
 from tests.support.helpers import tiny_config
 
 BOTH = ["detection", "segmentation"]
@@ -183,3 +192,15 @@ def test_without_timm_the_error_says_what_to_install(build, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"pip install 'mtfixmatch\[timm\]'"):
         build()
+
+
+def test_dense_fixmatch_trains_a_step_with_a_vit(street_root, tmp_path):
+    opts = [x for pair in TINY.items() for x in pair]
+    trainer = build_trainer(run_config(street_root, tmp_path, *opts))
+    before = copy_state(trainer._trainer.student.backbone)
+    losses = losses_of(run_step(trainer, make_batch(trainer, "bdsn")))
+    assert all(math.isfinite(value) for value in losses.values())
+    assert losses["loss_detection_cls"] > 0 < losses["loss_segmentation_ce_unsup"]
+    after = trainer._trainer.student.backbone.state_dict()
+    name = "net.blocks.0.attn.qkv.weight"
+    assert not torch.equal(after[name], before[name])

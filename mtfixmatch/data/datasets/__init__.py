@@ -3,10 +3,4 @@
 from .builtin import DATASET_NAMES, register_datasets
 from .catalog import broken_files, check_class_lists, get_records
 
-__all__ = [
-    "DATASET_NAMES",
-    "broken_files",
-    "check_class_lists",
-    "get_records",
-    "register_datasets",
-]
+__all__ = ["DATASET_NAMES", "broken_files", "check_class_lists", "get_records", "register_datasets"]

@@ -38,50 +38,30 @@ CITYSCAPES_FOLDERS = ("leftImg8bit", "gtFine")
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The files of one split.
+    """The files of one split."""
 
-    Attributes:
-        root: folder that holds images and labels.
-        split: "train" or "val".
-        large: image id -> image of the 100K part.
-        small: image id -> image of the 10K part; for "train", without the images that the 100K part
-            holds for validation.
-        maps: image id -> label map of the 10K part.
-        boxes: JSON with the boxes of the 100K part.
-    """
-
-    root: str
-    split: str
-    large: dict[str, str]
-    small: dict[str, str]
-    maps: dict[str, str]
-    boxes: str
+    root: str  # folder that holds images and labels
+    split: str  # "train" or "val"
+    large: dict[str, str]  # image id -> image of the 100K part
+    small: dict[str, str]  # image id -> image of the 10K part; no validation image of the 100K
+    maps: dict[str, str]  # image id -> label map of the 10K part
+    boxes: str  # JSON with the boxes of the 100K part
 
 
 def find_files(root: str, split: str) -> SplitFiles:
-    """Find the files of a split.
-
-    Raises:
-        InputError: files are missing, or `root` holds another dataset as well.
-    """
+    """Find the files of a split; InputError if some are missing or of another dataset."""
     check_unmixed(root, "BDD100K", "Cityscapes", CITYSCAPES_FOLDERS)
     large, small = _list_files(root, LARGE, split), _list_files(root, SMALL, split)
     maps, boxes = _list_files(root, MAPS, split), _find(root, BOXES, split)[0]
     check_images(list(maps), small, os.path.dirname(next(iter(maps.values()))))
     if split == "train":
         held_out = _list_files(root, LARGE, "val")
-        small = {name: path for name, path in small.items() if name not in held_out}
+        small = {x: path for x, path in small.items() if x not in held_out}
     return SplitFiles(root=root, split=split, large=large, small=small, maps=maps, boxes=boxes)
 
 
 def check_images(labeled: Collection[str], images: dict[str, str], source: str) -> None:
-    """Warn of labels without an image, and raise InputError if most labels have none.
-
-    Args:
-        labeled: ids of the labeled images.
-        images: image id -> file.
-        source: file or folder of the labels.
-    """
+    """Warn of ids with labels in `source` but no image, or raise InputError for most of them."""
     missing = [image_id for image_id in labeled if image_id not in images]
     folder = os.path.dirname(next(iter(images.values())))
     if 2 * len(missing) > len(labeled):
@@ -90,30 +70,25 @@ def check_images(labeled: Collection[str], images: dict[str, str], source: str) 
             f"labeled in {source}; unpack the rest, or labels and images of the same split"
         )
     if missing:
-        logger.warning(
-            "%s: %d of the %d labeled images are not in %s, the first is %s",
-            *(source, len(missing), len(labeled), folder, missing[0]),
-        )
+        text = "%s: %d of the %d labeled images are not in %s, the first is %s"
+        logger.warning(text, source, len(missing), len(labeled), folder, missing[0])
 
 
 def _find(root: str, kind: str, split: str) -> tuple[str, str]:
     """Return the file or folder of a kind, and the suffix of the files in it."""
-    candidates = [
-        (os.path.join(parent, place.format(split)), suffix)
+    suffixes = {
+        os.path.join(parent, place.format(split)): suffix
         for place, suffix in PLACES[kind]
         for parent in PARENTS
-    ]
-    paths = [(os.path.join(root, place), suffix) for place, suffix in candidates]
-    existing = [(path, suffix) for path, suffix in paths if os.path.exists(path)]
-    if not existing:
-        raise InputError(
-            f"{root}: looked for the {kind} in {' and '.join(place for place, _ in candidates)}, "
-            "but there is none; give the folder that holds images and labels"
-        )
-    if len(existing) > 1:
-        others = ", ".join(path for path, _ in existing[1:])
-        logger.info("The %s are read from %s, not from %s", kind, existing[0][0], others)
-    return existing[0]
+    }
+    places = [place for place in suffixes if os.path.exists(os.path.join(root, place))]
+    if not places:
+        problem = f"looked for the {kind} in {' and '.join(suffixes)}, but there is none"
+        raise InputError(f"{root}: {problem}; give the folder that holds images and labels")
+    first, *others = [os.path.join(root, place) for place in places]
+    if others:
+        logger.info("The %s are read from %s, not from %s", kind, first, ", ".join(others))
+    return first, suffixes[places[0]]
 
 
 def _list_files(root: str, kind: str, split: str) -> dict[str, str]:

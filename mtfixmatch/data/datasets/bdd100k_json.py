@@ -15,26 +15,11 @@ from typing import Any
 from ...utils.errors import InputError
 from .json_values import is_number, shown_json
 
-CLASSES = (
-    "pedestrian",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-    "traffic light",
-    "traffic sign",
-)
+ROAD_USERS = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+CLASSES = (*ROAD_USERS, "traffic light", "traffic sign")
 # Other names of the classes, as in BDD100K's own tools.
-ALIASES = {
-    "person": "pedestrian",
-    "bike": "bicycle",
-    "motor": "motorcycle",
-    "van": "car",
-    "caravan": "car",
-}
+ALIASES = {"person": "pedestrian", "bike": "bicycle", "motor": "motorcycle"}
+ALIASES |= {"van": "car", "caravan": "car"}
 # Categories that resemble a class, and that class: the same tools ignore their boxes for it.
 UNCERTAIN = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
 # Lines and areas, which have no boxes; also with a kind as in "lane/road curb".
@@ -46,24 +31,22 @@ CATEGORIES = (
     | {other: (CLASSES.index(name), other) for other, name in UNCERTAIN.items()}
 )
 
+CORNERS = ("x1", "y1", "x2", "y2")
 CHUNK = 1 << 24  # characters per read
 SEPARATORS = re.compile(r"[\s,]*")
-# If a chunk ends inside a token, the decoder fails at most this many characters before the end, or
-# says that a string is unterminated.
+# A decoder fails at most this far from the end of a chunk that ends inside a token, or says that a
+# string is unterminated.
 LONGEST_LITERAL = len("-Infinity")
 
 
 def read_frames(path: str) -> list[list]:
-    """Return the boxes in a detection JSON, in a compact form for `scan_files`.
+    """Return the boxes in a detection JSON, or raise InputError for a wrong form.
 
     Returns:
         [image name, boxes, {reason to ignore: count}] for each frame. The boxes are None for a
         frame whose "labels" are null or absent, else [[class, iscrowd, x1, y1, x2, y2], ...] in
         pixel indices, both ends inclusive. UNCERTAIN objects and those with the attribute "crowd"
         are ignored: their "iscrowd" is 1. NO_OBJECTS are left out.
-
-    Raises:
-        InputError: the file is truncated, is no JSON, or has another form than the one above.
     """
     frames: list[list] = []
     names: set[str] = set()
@@ -87,7 +70,7 @@ def _decode_frames(path: str) -> Iterator[Any]:
             if text and text[0] != "[":
                 raise InputError(f"{path}: expected BDD100K's labels, a JSON list of frames")
             while True:
-                at = _skip_separators(text, at)
+                at = SEPARATORS.match(text, at).end()  # type: ignore[union-attr]  # always matches
                 if text.startswith("]", at):
                     return
                 try:
@@ -102,17 +85,9 @@ def _decode_frames(path: str) -> Iterator[Any]:
                     yield frame
     except InputError:
         raise
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # not UTF-8, a number too long, nested too deep
+    # ValueError: not UTF-8, or a number too long; RecursionError: nested too deep.
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-
-
-def _skip_separators(text: str, at: int) -> int:
-    match = SEPARATORS.match(text, at)
-    return match.end() if match else at
 
 
 def _check_at_end(path: str, text: str, error: json.JSONDecodeError) -> None:
@@ -146,31 +121,23 @@ def _read_category(label: Any, where: str) -> tuple[int | None, str]:
     name = label.get("category") if isinstance(label, dict) else None
     if not isinstance(name, str):
         raise InputError(f"{where} has a label without 'category' (str)")
-    kind = name.split("/")[0]
-    if kind in NO_OBJECTS:
+    if (kind := name.split("/")[0]) in NO_OBJECTS:
         return None, kind
     if name not in CATEGORIES:
-        raise InputError(
-            f"{where} has the unknown category {name!r}, expected {', '.join(CATEGORIES)}"
-        )
+        expected = ", ".join(CATEGORIES)
+        raise InputError(f"{where} has the unknown category {name!r}, expected {expected}")
     category, reason = CATEGORIES[name]
     attributes = label.get("attributes")
     crowd = attributes.get("crowd") if isinstance(attributes, dict) else attributes
     if crowd not in (None, False, True):
-        shown = shown_json(attributes)
-        raise InputError(
-            f"{where} has 'attributes' {shown}, expected an object or null, with "
-            "'crowd' true or false"
-        )
+        what = f"{where} has 'attributes' {shown_json(attributes)}"
+        raise InputError(f"{what}, expected an object or null, with 'crowd' true or false")
     return category, reason or ("crowd" if crowd else "")
 
 
 def _read_corners(box: Any, where: str) -> list[float]:
-    corners: list[Any] = [None]
-    if isinstance(box, dict):
-        corners = [box.get(key) for key in ("x1", "y1", "x2", "y2")]
+    corners: list[Any] = [box.get(x) if isinstance(box, dict) else None for x in CORNERS]
     if not all(map(is_number, corners)):
-        raise InputError(
-            f"{where} has 'box2d' {shown_json(box)}, expected x1, y1, x2 and y2, finite numbers"
-        )
+        shown = shown_json(box)
+        raise InputError(f"{where} has 'box2d' {shown}, expected x1, y1, x2 and y2, finite numbers")
     return corners

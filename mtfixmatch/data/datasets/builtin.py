@@ -55,9 +55,7 @@ def _register(
     # Evaluation needs whole datasets, so broken files are left out of pure training sets alone.
     skip = cfg.DATALOADER.SKIP_BROKEN and name in cfg.DATASETS.TRAIN
     scan = FileScanner(
-        cache_dir=os.path.expanduser(
-            cfg.DATASETS.CACHE_DIR or os.path.join("~", ".cache", "mtfixmatch")
-        ),
+        cache_dir=os.path.expanduser(cfg.DATASETS.CACHE_DIR or "~/.cache/mtfixmatch"),
         workers=cfg.DATALOADER.NUM_WORKERS,
         broken=broken if skip and name not in cfg.DATASETS.TEST else None,
     )
@@ -81,26 +79,20 @@ def _load_coco_style(coco_style: CfgNode, split: str, name: str, scan: FileScann
         key=f"DATASETS.COCO_STYLE.{split.upper()}",
         scan=scan,
     )
-    MetadataCatalog.get(name).set(**_thing_metadata(classes))
+    MetadataCatalog.get(name).set(**_classes("thing", classes))
     return records
 
 
 def _coco_style_metadata(coco_style: CfgNode) -> dict[str, Any]:
-    metadata = {
-        "stuff_classes": list(coco_style.SEM_SEG_CLASSES),
-        "stuff_colors": _colors(len(coco_style.SEM_SEG_CLASSES)),
-        "ignore_label": IGNORE_LABEL,
-    }
+    metadata = {"ignore_label": IGNORE_LABEL} | _classes("stuff", coco_style.SEM_SEG_CLASSES)
     # Without a list in the config, the classes are known when the JSON has been read.
     if coco_style.THING_CLASSES:
-        metadata |= _thing_metadata(coco_style.THING_CLASSES)
+        metadata |= _classes("thing", coco_style.THING_CLASSES)
     return metadata
 
 
-def _thing_metadata(classes: Sequence[str]) -> dict[str, Any]:
-    return {"thing_classes": list(classes), "thing_colors": _colors(len(classes))}
-
-
-def _colors(count: int) -> list[list[int]]:
+def _classes(kind: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return the classes and colors of a kind, "thing" or "stuff", under Detectron2's keys."""
     palette = colormap(rgb=True, maximum=255).astype(int).tolist()
-    return [palette[i % len(palette)] for i in range(count)]
+    colors = [palette[i % len(palette)] for i in range(len(names))]
+    return {f"{kind}_classes": list(names), f"{kind}_colors": colors}

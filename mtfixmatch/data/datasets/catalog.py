@@ -4,6 +4,7 @@ Datasets that your own code registers work here, too: give DatasetCatalog a func
 records (see `mtfixmatch.data.records`), and MetadataCatalog the classes of the tasks.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -29,17 +30,9 @@ _broken: dict[str, dict[str, str]] = {}
 def register(
     name: str, load: Callable[[], list[Record]], metadata: dict[str, Any], broken: dict[str, str]
 ) -> None:
-    """Register a dataset, or replace the one of the same name.
-
-    Args:
-        name: name of the dataset.
-        load: function that returns the records.
-        metadata: classes and colors, under Detectron2's keys.
-        broken: where `load` collects file -> message for files that it leaves out.
-    """
-    # Both catalogs refuse to change an entry.
-    DatasetCatalog.pop(name, None)
-    MetadataCatalog.pop(name, None)
+    """Register or replace a dataset, whose `load` adds file -> message to `broken`."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop(name, None)  # both refuse to change an entry
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(**metadata)
     _broken[name] = broken
@@ -61,12 +54,9 @@ def get_records(names: Sequence[str]) -> list[Record]:
     """
     for name in names:
         if name not in DatasetCatalog:
-            raise InputError(
-                f"DATASETS: there is no dataset {name!r}, expected one of "
-                f"{', '.join(_broken)} or one that your code registers"
-            )
-    messages: list[str] = []
-    records: list[Record] = []
+            expected = f"one of {', '.join(_broken)} or one that your code registers"
+            raise InputError(f"DATASETS: there is no dataset {name!r}, expected {expected}")
+    messages, records = [], []
     if comm.is_main_process():
         try:
             records = _load(names)
@@ -83,28 +73,22 @@ def check_class_lists(names: Sequence[str], keys: Iterable[str]) -> None:
     """Raise InputError unless the datasets, which must be loaded, have the same classes.
 
     Args:
-        names: datasets.
+        names: names of datasets.
         keys: keys of the class lists in the metadata, such as "thing_classes".
     """
-    for key in keys:
-        first = MetadataCatalog.get(names[0]).get(key) if names else None
-        for name in names:
-            classes = MetadataCatalog.get(name).get(key)
-            if classes != first:
-                raise InputError(
-                    f"DATASETS: {names[0]} and {name} cannot be used together, "
-                    f"their {key} are {first} and {classes}"
-                )
+    for key, name in itertools.product(keys, names):
+        first, classes = (MetadataCatalog.get(x).get(key) for x in (names[0], name))
+        if classes != first:
+            reason = f"their {key} are {first} and {classes}"
+            raise InputError(f"DATASETS: {names[0]} and {name} cannot be used together, {reason}")
 
 
 def _load(names: Sequence[str]) -> list[Record]:
-    records = []
     for name in names:
         load = DatasetCatalog[name]
         if name not in _loaded or _loaded[name][0] is not load:
             _loaded[name] = (load, _load_dataset(name))
-        records += _loaded[name][1]
-    return records
+    return [record for name in names for record in _loaded[name][1]]
 
 
 def _load_dataset(name: str) -> list[Record]:
@@ -113,29 +97,22 @@ def _load_dataset(name: str) -> list[Record]:
     messages = list(broken_files([name]).values())
     for message in messages[:MAX_SHOWN]:
         logger.warning("%s: one of %d files left out: %s", name, len(messages), message)
-    for i, record in enumerate(records):
-        missing = [key for key in REQUIRED_KEYS if key not in record]
-        if missing:
-            raise InputError(f"{name}: record {i} needs the key {missing[0]!r}")
+    for (i, record), key in itertools.product(enumerate(records), REQUIRED_KEYS):
+        if key not in record:
+            raise InputError(f"{name}: record {i} needs the key {key!r}")
     return records if name in _broken else [_with_corners(record) for record in records]
 
 
 def _with_corners(record: Record) -> Record:
     """Return a record of a user's own code with XYXY_ABS boxes, whatever mode they have."""
-    labels = {}
-    for key, value in record.items():
-        if isinstance(value, list) and any(_is_other_mode(x) for x in value):
-            labels[key] = [{**x, **_corners(x)} for x in value]
-    return {**record, **labels}
+    lists = {key: value for key, value in record.items() if isinstance(value, list)}
+    return record | {key: [_corners(x) for x in value] for key, value in lists.items()}
 
 
-def _is_other_mode(annotation: Any) -> bool:
+def _corners(annotation: Any) -> Any:
+    """Convert the box of an annotation; values of other lists stay as they are."""
     mode = annotation.get("bbox_mode") if isinstance(annotation, dict) else None
-    return mode not in (None, BoxMode.XYXY_ABS)
-
-
-def _corners(annotation: dict[str, Any]) -> dict[str, Any]:
-    corners = BoxMode.convert(
-        annotation["bbox"], BoxMode(annotation["bbox_mode"]), BoxMode.XYXY_ABS
-    )
-    return {"bbox": corners, "bbox_mode": BoxMode.XYXY_ABS}
+    if mode in (None, BoxMode.XYXY_ABS):
+        return annotation
+    corners = BoxMode.convert(annotation["bbox"], BoxMode(mode), BoxMode.XYXY_ABS)
+    return {**annotation, "bbox": corners, "bbox_mode": BoxMode.XYXY_ABS}

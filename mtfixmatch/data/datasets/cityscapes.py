@@ -5,7 +5,7 @@ labeled for segmentation. The splits "train_extra" and "sequence" have no labels
 `cityscapes_files` says where the files are.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -28,8 +28,7 @@ INSTANCE_LABEL_IDS = frozenset(x.id for x in labels if x.hasInstances)
 
 # The ids of an instance map are bare label ids, or label id * 1000 + number of the instance.
 INSTANCES_PER_CLASS = 1000
-# Components of a group region up to this many pixels are left out.
-MAX_SPECK_PIXELS = 10
+MAX_SPECK_PIXELS = 10  # larger components of a group region become boxes
 
 
 def cityscapes_metadata() -> dict[str, Any]:
@@ -44,12 +43,7 @@ def cityscapes_metadata() -> dict[str, Any]:
 
 
 def load_cityscapes(*, root: str, split: str, scan: FileScanner) -> list[Record]:
-    """Return the records of one split, sorted by image id.
-
-    Args:
-        root: folder that holds leftImg8bit and gtFine.
-        split: "train", "val", "train_extra" or "sequence".
-        scan: reads the files.
+    """Return the records of a split, sorted by image id.
 
     Raises:
         InputError: files are missing, misplaced or of the wrong form.
@@ -57,9 +51,10 @@ def load_cityscapes(*, root: str, split: str, scan: FileScanner) -> list[Record]
     images = find_images(root, split)
     sizes = scan(images, read_image_size, name=f"cityscapes_{split}_sizes", source=root)
     records = {x: make_record(x, image_id(x), sizes[x]) for x in images if x in sizes}
+    add_label_map = partial(add_map, lut=label_id_lut(), expected="no label id of Cityscapes")
     for suffix, function, name, add in (
         (INSTANCES_SUFFIX, scan_instances, "boxes", _add_boxes),
-        (LABELS_SUFFIX, scan_label_map, "maps", _add_map),
+        (LABELS_SUFFIX, scan_label_map, "maps", add_label_map),
     ):
         maps = find_maps(root, split, list(records), suffix)
         scans = scan(maps.values(), function, name=f"cityscapes_{split}_{name}", source=root)
@@ -77,16 +72,13 @@ def label_id_lut() -> bytes:
 
 
 def scan_instances(path: str) -> list:
-    """Return the boxes of an instance map.
+    """Return the boxes of an instance map, or raise InputError for a bad file or an unknown id.
 
     The box of an instance is the extent of its mask. A region with a bare class id is a group of
     objects without instance ids: each of its connected components becomes a box with "iscrowd" 1.
 
     Returns:
         [height, width, [[category id, iscrowd, x0, y0, x1, y1], ...], {reason to ignore: count}]
-
-    Raises:
-        InputError: the file cannot be read or holds an unknown id.
     """
     ids = read_instance_map(path)
     present = np.unique(ids.ravel()[_run_begins(ids)]).tolist()
@@ -131,32 +123,20 @@ def mask_extents(ids: np.ndarray, wanted: np.ndarray) -> list[list[int]]:
 
 
 def _run_begins(ids: np.ndarray) -> np.ndarray:
-    """Return the positions in `ids.ravel()` where a run of one id begins in its row.
-
-    A map has a hundred times fewer runs than pixels.
-    """
+    """Return where runs of one id begin in `ids.ravel()`, a hundred times fewer than pixels."""
     begins = np.ones(ids.shape, bool)
     begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
     return np.flatnonzero(begins)
 
 
 def _component_boxes(ids: np.ndarray, group: int, extent: list[int]) -> tuple[list, int]:
-    """Return [x0, y0, x1, y1] of each component of a group region, and the number of specks.
-
-    Args:
-        ids: (H, W) instance map.
-        group: id of the region.
-        extent: [x0, y0, x1, y1] of the region; searching it alone is much faster.
-    """
-    x0, y0, x1, y1 = extent
+    """Return [x0, y0, x1, y1] of each component of a group region, and the number of specks."""
+    x0, y0, x1, y1 = extent  # searching the extent of the region alone is much faster
     mask = (ids[y0:y1, x0:x1] == group).astype(np.uint8)
     # Row 0 is the background; a row is x, y, width, height, area.
     rows = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:].tolist()
-    boxes = [
-        [x0 + x, y0 + y, x0 + x + w, y0 + y + h]
-        for x, y, w, h, area in rows
-        if area > MAX_SPECK_PIXELS
-    ]
+    large = [box for *box, area in rows if area > MAX_SPECK_PIXELS]
+    boxes = [[x0 + x, y0 + y, x0 + x + w, y0 + y + h] for x, y, w, h in large]
     return boxes, len(rows) - len(boxes)
 
 
@@ -168,20 +148,13 @@ def _check_instance_ids(path: str, ids: list[int]) -> None:
 
 
 def _label_id(instance_id: int) -> int:
-    bare = instance_id < INSTANCES_PER_CLASS
-    return instance_id if bare else instance_id // INSTANCES_PER_CLASS
+    return instance_id // (1 if instance_id < INSTANCES_PER_CLASS else INSTANCES_PER_CLASS)
 
 
 def _add_boxes(record: Record, path: str, scan: list) -> None:
     """Add the boxes of an instance map as `scan_instances` returns them."""
     *size, boxes, ignored = scan
     check_map_size(record, path, size)
-    record["annotations"] = [
-        make_annotation(box, category, iscrowd) for category, iscrowd, *box in boxes
-    ]
+    record["annotations"] = [make_annotation(x[2:], *x[:2]) for x in boxes]
     if ignored:
         record["ignored"] = ignored
-
-
-def _add_map(record: Record, path: str, scan: list) -> None:
-    add_map(record, path, scan, lut=label_id_lut(), expected="no label id of Cityscapes")

@@ -20,13 +20,9 @@ LABELS_SUFFIX = "_gtFine_labelIds.png"
 
 SEQUENCE = "sequence"
 UNLABELED_SPLITS = ("train_extra", SEQUENCE)
-# Numbers of images in the official download. A snippet has 30 frames; the annotated one is in
-# "train".
+# Images in the official download. A snippet has 30 frames; the annotated one is in "train".
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "train_extra": 19998, SEQUENCE: 29 * 2975}
-IMAGE_PACKAGES = {
-    "train_extra": "leftImg8bit_trainextra.zip",
-    SEQUENCE: "leftImg8bit_sequence_trainvaltest.zip",
-}
+IMAGE_PACKAGES = {"train_extra": "trainextra", SEQUENCE: "sequence_trainvaltest"}
 BDD100K_FOLDERS = ("images/100k", "images/10k", "labels/det_20")
 
 
@@ -43,8 +39,13 @@ def find_images(root: str, split: str) -> list[str]:
         annotated = set(map(image_id, _list_images(root, "train", why)))
         images = [image for image in images if image_id(image) not in annotated]
     if not is_generated(root):
-        _check_cities(root, split, images)
-        _check_count(root, split, len(images))
+        if split not in UNLABELED_SPLITS:
+            _check_cities(root, split, images)
+        expected = OFFICIAL_COUNTS.get(split, len(images))
+        if len(images) != expected:
+            rest = " without the images of leftImg8bit/train" if split == SEQUENCE else ""
+            text = "%s: found %d images in %s%s, the official Cityscapes has %d"
+            logger.warning(text, root, len(images), _image_pattern(split), rest, expected)
     return images
 
 
@@ -52,14 +53,13 @@ def find_maps(root: str, split: str, images: list[str], suffix: str) -> dict[str
     """Return image -> map for the images that have one, and warn of the others."""
     if split in UNLABELED_SPLITS:
         return {}
-    paths = {image: _map_path(root, split, image, suffix) for image in images}
+    folder = os.path.join(root, "gtFine", split)
+    paths = {x: os.path.join(folder, _city(x), image_id(x) + suffix) for x in images}
     existing = {image: path for image, path in paths.items() if os.path.isfile(path)}
     missing = [path for image, path in paths.items() if image not in existing]
     if missing:
-        logger.warning(
-            "%s: %d of %d images of %s have no *%s and count as unlabeled (the first: %s)",
-            *(root, len(missing), len(paths), split, suffix, missing[0]),
-        )
+        text = "%s: %d of %d images of %s have no *%s and count as unlabeled (the first: %s)"
+        logger.warning(text, root, len(missing), len(paths), split, suffix, missing[0])
     return existing
 
 
@@ -70,81 +70,52 @@ def image_id(image: str) -> str:
 
 def _list_images(root: str, split: str, why: str = "") -> list[str]:
     """Return the images of a split, sorted; `why` explains in an error what they are for."""
-    top, folder = _image_folders(split)
     pattern = _image_pattern(split)
-    for place in (root, os.path.join(root, top), os.path.join(root, top, folder)):
+    parts = pattern.split("/")
+    for place in (os.path.join(root, *parts[:n]) for n in range(3)):
         if not os.path.isdir(place):
-            package = IMAGE_PACKAGES.get(split, "leftImg8bit_trainvaltest.zip")
-            raise InputError(
-                f"{root}: looked for images in {pattern}{why}, but there is no folder {place}; "
-                + _explain(root, package)
-            )
+            package = IMAGE_PACKAGES.get(split, "trainvaltest")
+            advice = _explain(root, f"leftImg8bit_{package}.zip")
+            problem = f"looked for images in {pattern}{why}, but there is no folder {place}"
+            raise InputError(f"{root}: {problem}; {advice}")
     images = glob.glob(os.path.join(glob.escape(root), pattern))
     if not images:
         raise InputError(f"{root}: there is no image {pattern}{why}")
     return sorted(images)
 
 
-def _image_folders(split: str) -> tuple[str, str]:
-    return ("leftImg8bit_sequence", "train") if split == SEQUENCE else ("leftImg8bit", split)
-
-
 def _image_pattern(split: str) -> str:
-    return os.path.join(*_image_folders(split), "*", f"*{IMAGE_SUFFIX}")
+    folder = "leftImg8bit_sequence/train" if split == SEQUENCE else f"leftImg8bit/{split}"
+    return f"{folder}/*/*{IMAGE_SUFFIX}"
 
 
-def _map_path(root: str, split: str, image: str, suffix: str) -> str:
-    city = os.path.basename(os.path.dirname(image))
-    return os.path.join(root, "gtFine", split, city, image_id(image) + suffix)
-
-
-def _check_count(root: str, split: str, count: int) -> None:
-    expected = OFFICIAL_COUNTS.get(split, count)
-    if count != expected:
-        rest = " without the images of leftImg8bit/train" if split == SEQUENCE else ""
-        logger.warning(
-            "%s: found %d images in %s%s, the official Cityscapes has %d",
-            *(root, count, _image_pattern(split), rest, expected),
-        )
+def _city(image: str) -> str:
+    return os.path.basename(os.path.dirname(image))
 
 
 def _check_cities(root: str, split: str, images: list[str]) -> None:
     """Raise InputError if most cities have no maps: the download is unfinished."""
-    if split in UNLABELED_SPLITS:
-        return
     folder = os.path.join(root, "gtFine", split)
-    cities = sorted({os.path.basename(os.path.dirname(image)) for image in images})
+    cities = sorted(set(map(_city, images)))
     missing = [city for city in cities if not os.path.isdir(os.path.join(folder, city))]
     if 2 * len(missing) > len(cities):
-        raise InputError(
-            f"{folder}: expected the maps of the {len(cities)} cities in leftImg8bit/{split}, but "
-            f"{len(missing)} have no folder there (the first: {missing[0]}); "
-            + _explain(root, "gtFine_trainvaltest.zip")
-        )
+        expected = f"the maps of the {len(cities)} cities in leftImg8bit/{split}"
+        problem = f"{len(missing)} have no folder there (the first: {missing[0]})"
+        advice = _explain(root, "gtFine_trainvaltest.zip")
+        raise InputError(f"{folder}: expected {expected}, but {problem}; {advice}")
 
 
 def _explain(root: str, package: str) -> str:
     """Return advice on files that `root` lacks: where they are, or which package holds them."""
     advice = "expected the folder that holds leftImg8bit and gtFine"
-    holders = [x for x in (root, *_folders_near(root)) if _holds_images(x)]
-    if holders and holders[0] != root:
-        return f"{advice}, which is {holders[0]} (DATASETS.ROOT is the folder above it)"
-    zips = [
-        path
-        for folder in (root, os.path.dirname(root))
-        for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.zip")))
-        if os.path.basename(path).startswith(("leftImg8bit", "gtFine"))
-    ]
-    packed = f" (found as zip files: {', '.join(zips)})" if zips else ""
-    return f"{advice}, with {package} unzipped in it{packed}"
-
-
-def _folders_near(root: str) -> list[str]:
-    """Return the folders in `root` and above it, one of which may be the right root."""
     path = os.path.abspath(root)
     above = [os.path.normpath(os.path.join(path, *[os.pardir] * n)) for n in (1, 2, 3)]
-    return sorted(glob.glob(os.path.join(glob.escape(path), "*"))) + above
-
-
-def _holds_images(folder: str) -> bool:
-    return os.path.isdir(os.path.join(folder, "leftImg8bit"))
+    near = [root, *sorted(glob.glob(os.path.join(glob.escape(path), "*"))), *above]
+    holders = [x for x in near if os.path.isdir(os.path.join(x, "leftImg8bit"))]
+    if holders and holders[0] != root:
+        return f"{advice}, which is {holders[0]} (DATASETS.ROOT is the folder above it)"
+    folders = [glob.escape(folder) for folder in (root, os.path.dirname(root))]
+    patterns = [os.path.join(x, f"{y}*.zip") for x in folders for y in ("gtFine", "leftImg8bit")]
+    archives = [path for pattern in patterns for path in sorted(glob.glob(pattern))]
+    packed = f" (found as zip files: {', '.join(archives)})" if archives else ""
+    return f"{advice}, with {package} unzipped in it{packed}"

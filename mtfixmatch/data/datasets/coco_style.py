@@ -11,17 +11,11 @@ import numpy as np
 from ...utils.errors import InputError
 from ...utils.images import read_image_size
 from ...utils.labels import IGNORE_LABEL, INVALID_LABEL
-from ..records import (
-    Record,
-    add_labels,
-    add_map,
-    clip_box,
-    make_annotation,
-    make_record,
-    outside_error,
-)
+from ..records import Record, add_labels, add_map, clip_box, make_annotation, make_record
 from .instances_json import read_instances
 from .scan import FileScanner, scan_label_map
+
+Records = dict[str, Record]  # by the path of the image below its folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MAP_SUFFIXES = (".png",)
@@ -44,8 +38,8 @@ def load_coco_style(
 ) -> tuple[list[Record], list[str]]:
     """Return the records of one split, sorted by image id, and the classes of its boxes.
 
-    Each image of the folder is a record. The image is labeled for boxes if the JSON lists it, and
-    for segmentation if there is a map of the same name. So each split needs its own image folder.
+    Each image of the folder is a record, labeled for boxes if the JSON lists it, and for
+    segmentation if there is a map of the same name. So each split needs its own image folder.
 
     Args:
         images: folder of images, searched with its subfolders.
@@ -80,11 +74,7 @@ def load_coco_style(
 
 
 def load_instances(boxes: str, scan: FileScanner) -> dict[str, Any]:
-    """Return the content of a COCO instances JSON, see `read_instances`.
-
-    Raises:
-        InputError: the file cannot be read or has a wrong form.
-    """
+    """Return the content of a COCO instances JSON, also if it is cached; see `read_instances`."""
     strict = replace(scan, broken=None)
     return strict([boxes], read_instances, name="coco_style_read_instances", source=boxes)[boxes]
 
@@ -102,11 +92,8 @@ def _find_files(folder: str, suffixes: tuple[str, ...], key: str) -> dict[str, s
     for parent, _, names in sorted(os.walk(folder, followlinks=True)):
         for path in sorted(os.path.join(parent, x) for x in names if not x.startswith(".")):
             stem, suffix = os.path.splitext(os.path.relpath(path, folder))
-            if suffix.lower() not in suffixes:
-                continue
-            if stem in files:
+            if suffix.lower() in suffixes and files.setdefault(stem, path) != path:
                 raise InputError(f"{key}: {files[stem]} and {path} differ only in the suffix")
-            files[stem] = path
     if not files:
         raise InputError(f"{key}: no file in {folder} ends in {', '.join(suffixes)}")
     return files
@@ -116,8 +103,8 @@ def _check_classes(classes: list[str], content: dict[str, Any], boxes: str, key:
     if len(set(classes)) < len(classes):
         raise InputError(f"{CLASSES_KEY} names a class twice: {classes}")
     categories = class_names(content)
-    missing = [name for name in classes if name not in categories]
-    extra = [name for name in categories if name not in classes]
+    missing = [x for x in classes if x not in categories]
+    extra = [x for x in categories if x not in classes]
     if missing or extra:
         raise InputError(
             f"{key}: the categories of {boxes} are not those of {CLASSES_KEY} (of TRAIN.BOXES "
@@ -125,65 +112,44 @@ def _check_classes(classes: list[str], content: dict[str, Any], boxes: str, key:
         )
 
 
-def _add_boxes(
-    records: dict[str, Record], content: dict[str, Any], classes: list[str], boxes: str
-) -> None:
+def _add_boxes(records: Records, content: dict[str, Any], classes: list[str], boxes: str) -> None:
     """Label the listed images; an image without a record is broken and is left out."""
     record_of_id = {}
     for image_id, name, height, width in content["images"]:
-        if name in records:
-            record = record_of_id[image_id] = records[name]
-            _check_image_size(record, name, (height, width), boxes)
+        if record := records.get(name):
+            record_of_id[image_id] = record
+            if [height, width] != [record["height"], record["width"]]:
+                file = f"{record['file_name']} is {record['width']}x{record['height']}"
+                what = f"image {name!r} has {width}x{height} pixels there"
+                raise InputError(f"{boxes}: {what}, but {file}")
             record["annotations"] = []
     category_of_id = {i: classes.index(name) for i, name in content["categories"]}
     for annotation, image_id, category, iscrowd, bbox in content["annotations"]:
-        if image_id in record_of_id:
-            record = record_of_id[image_id]
-            box = _convert_box(bbox, record, f"{boxes}: annotation {annotation}")
+        if record := record_of_id.get(image_id):
+            x, y, w, h = bbox
+            problem = f"{boxes}: annotation {annotation} has bbox {bbox}"
+            box = clip_box([x, y, x + w, y + h], record, problem)
             record["annotations"].append(make_annotation(box, category_of_id[category], iscrowd))
-
-
-def _check_image_size(record: Record, name: str, size: tuple[int, int], boxes: str) -> None:
-    if size != (record["height"], record["width"]):
-        raise InputError(
-            f"{boxes}: image {name!r} has {size[1]}x{size[0]} pixels there, "
-            f"but {record['file_name']} is {record['width']}x{record['height']}"
-        )
-
-
-def _convert_box(bbox: list[float], record: Record, annotation: str) -> list[float]:
-    """Return the [x0, y0, x1, y1] of a COCO box [x, y, width, height], clipped to the image."""
-    x, y, w, h = bbox
-    problem = f"{annotation} has bbox {bbox}"
-    box = clip_box([x, y, x + w, y + h], record, problem)
-    if box[0] >= box[2] or box[1] >= box[3]:
-        raise outside_error(record, problem)
-    return box
 
 
 def _make_lut(classes: Sequence[str], ignore_label: int, key: str) -> bytes:
     """Return the look-up table of the maps, id -> class, `IGNORE_LABEL` or `INVALID_LABEL`."""
     if not classes:
         raise InputError(f"{SEM_SEG_KEY} is empty: name the classes of the maps in {key}")
-    if len(classes) > INVALID_LABEL or len(set(classes)) < len(classes):
-        raise InputError(
-            f"{SEM_SEG_KEY} lists {len(classes)} classes, "
-            f"expected different names and at most {INVALID_LABEL}"
-        )
-    if not len(classes) <= ignore_label <= 255:
-        raise InputError(
-            f"{IGNORE_KEY} is {ignore_label}, expected {len(classes)} to 255: "
-            f"the ids below are the classes of {SEM_SEG_KEY}"
-        )
+    count = len(classes)
+    if count > INVALID_LABEL or len(set(classes)) < count:
+        expected = f"different names and at most {INVALID_LABEL}"
+        raise InputError(f"{SEM_SEG_KEY} lists {count} classes, expected {expected}")
+    if not count <= ignore_label <= 255:
+        expected = f"{count} to 255: the ids below are the classes of {SEM_SEG_KEY}"
+        raise InputError(f"{IGNORE_KEY} is {ignore_label}, expected {expected}")
     lut = np.full(256, INVALID_LABEL, np.uint8)
-    lut[: len(classes)] = np.arange(len(classes))
+    lut[:count] = np.arange(count)
     lut[ignore_label] = IGNORE_LABEL
     return lut.tobytes()
 
 
-def _add_maps(
-    records: dict[str, Record], folder: str, lut: bytes, key: str, scan: FileScanner
-) -> None:
+def _add_maps(records: Records, folder: str, lut: bytes, key: str, scan: FileScanner) -> None:
     files = _find_files(folder, MAP_SUFFIXES, key)
     scans = scan(files.values(), scan_label_map, name="coco_style_scan_label_map", source=folder)
     stems = {name: os.path.splitext(name)[0].replace("/", os.sep) for name in records}

@@ -5,9 +5,7 @@ from collections.abc import Iterable
 
 from ...utils.errors import InputError
 
-# `mtfixmatch.street` writes this file last: a folder with it is complete and is no official
-# download.
-MARK = "street.json"
+MARK = "street.json"  # `mtfixmatch.street` writes it last: the folder is complete, not official
 
 
 def is_generated(root: str) -> bool:
@@ -19,7 +17,5 @@ def check_unmixed(root: str, dataset: str, other: str, other_names: Iterable[str
     """Raise InputError if the folder of a dataset also holds files or folders of another one."""
     for name in other_names:
         if os.path.exists(os.path.join(root, name)):
-            raise InputError(
-                f"{root}: expected {dataset} alone, but {name} belongs to {other}; "
-                "give each dataset a folder of its own"
-            )
+            problem = f"expected {dataset} alone, but {name} belongs to {other}"
+            raise InputError(f"{root}: {problem}; give each dataset a folder of its own")

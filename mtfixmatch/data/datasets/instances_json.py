@@ -24,15 +24,11 @@ UNIQUE = (
 
 
 def read_instances(path: str) -> dict[str, Any]:
-    """Return the boxes in a COCO instances JSON, in a compact form for `scan_files`.
+    """Return the boxes in a COCO instances JSON, or raise InputError for a wrong form.
 
     Returns:
-        "categories": [[id, name], ...] by id;
-        "images": [[id, file_name, height, width], ...];
+        "categories": [[id, name], ...] by id; "images": [[id, file_name, height, width], ...];
         "annotations": [[id, image id, category id, iscrowd, [x, y, width, height]], ...].
-
-    Raises:
-        InputError: the file cannot be read or has a wrong form.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -58,33 +54,26 @@ def _rows(path: str, content: dict, section: str, fields: dict[str, type]) -> li
         for field, kind in fields.items():
             # Not `isinstance`: in Python, true and false are integers, too.
             if not isinstance(entry, dict) or type(entry.get(field)) is not kind:
-                shown = shown_json(entry)
-                raise InputError(
-                    f"{path}: {section!r} entry {shown} needs {field!r} ({kind.__name__})"
-                )
+                needs = f"{section!r} entry {shown_json(entry)} needs {field!r} ({kind.__name__})"
+                raise InputError(f"{path}: {needs}")
     return [[entry[field] for field in fields] for entry in entries]
 
 
 def _read_crowd(path: str, entry: dict) -> int:
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
-        shown = shown_json(crowd)
-        raise InputError(f"{path}: annotation {entry['id']} has iscrowd {shown}, expected 0 or 1")
+        what = f"annotation {entry['id']} has iscrowd {shown_json(crowd)}"
+        raise InputError(f"{path}: {what}, expected 0 or 1")
     return int(crowd)
 
 
 def _read_box(path: str, entry: dict) -> list[float]:
-    box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-        shown = shown_json(box)
-        raise InputError(
-            f"{path}: annotation {entry['id']} has bbox {shown}, expected [x, y, width, height], "
-            "finite numbers"
-        )
-    if min(box[2:]) <= 0:
-        raise InputError(
-            f"{path}: annotation {entry['id']} has bbox {box}, expected a width and height above 0"
-        )
+    box: Any = entry.get("bbox")
+    numbers = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
+    if not numbers or min(box[2:]) <= 0:
+        form = "a width and height above 0" if numbers else "[x, y, width, height], finite numbers"
+        what = f"annotation {entry['id']} has bbox {shown_json(box)}"
+        raise InputError(f"{path}: {what}, expected {form}")
     return [float(x) for x in box]
 
 

@@ -1,6 +1,5 @@
 """Scan every file of a dataset once, in parallel, and cache the results."""
 
-import functools
 import gzip
 import hashlib
 import json
@@ -10,7 +9,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +21,6 @@ from ...utils.files import reading, write_atomically
 from ...utils.images import read_label_map
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 # Raise this when the results of a scanned function change their meaning.
 CACHE_VERSION = 2
@@ -31,34 +30,18 @@ MIN_FILES_FOR_PROCESSES = 32
 
 @dataclass(frozen=True)
 class FileScanner:
-    """Scans the files of a dataset for its reader.
+    """Scans the files of a dataset for its reader."""
 
-    Attributes:
-        cache_dir: folder of the caches; None = no cache.
-        workers: number of processes that scan files which are not in the cache.
-        broken: takes file -> message for files that cannot be used; None = they are errors.
-    """
-
-    cache_dir: str | None = None
-    workers: int = 1
-    broken: dict[str, str] | None = None
+    cache_dir: str | None = None  # folder of the caches; None = no cache
+    workers: int = 1  # processes that scan files which are not in the cache
+    broken: dict[str, str] | None = None  # see `scan_files`
 
     def __call__(
         self, paths: Iterable[str], function: Callable[[str], Any], *, name: str, source: str
     ) -> dict[str, Any]:
-        """Run a function on every file, or recall its result from the cache.
+        """Return file -> result of `scan_files`; broken files are absent.
 
-        Args:
-            paths: files.
-            function: see `scan_files`.
-            name: kind of the scan; with `source` it names the cache file.
-            source: file or folder of the dataset.
-
-        Returns:
-            file -> result; broken files are absent.
-
-        Raises:
-            InputErrors: files cannot be used, and `broken` is None.
+        The kind of the scan, `name`, and the dataset's file or folder `source` name the cache.
         """
         paths = list(paths)
         cache_file = self.cache_dir and cache_path(self.cache_dir, name, source)
@@ -79,8 +62,7 @@ def scan_files(
         paths: files.
         function: picklable function of a path. Its result, never None, must survive JSON (lists,
             not tuples). It raises InputError for a file that cannot be used.
-        cache_file: .json.gz file that maps a path to its size, modification time and result;
-            None = no cache.
+        cache_file: .json.gz file of path -> [size, modification time, result]; None = no cache.
         workers: number of processes.
         broken: takes file -> message for files that cannot be used; None = they are errors.
 
@@ -88,15 +70,17 @@ def scan_files(
         One result per path, in the same order; None for a broken file.
 
     Raises:
-        InputErrors: files cannot be used, and `broken` is None. The results of the other files are
-            in the cache nevertheless.
+        InputErrors: files cannot be used, and `broken` is None; the others are in the cache.
     """
     name = f"{function.__module__}.{function.__qualname__}"
     cache = _load_cache(cache_file, name)
-    stamps, errors = _stamp_files(paths)
+    stamped = {path: _guard(_stamp, path) for path in paths}
+    stamps = {path: stamp for path, (stamp, error) in stamped.items() if not error}
+    errors = {path: error for path, (_, error) in stamped.items() if error}
     current = {path: cache[path] for path in stamps if cache.get(path, [])[:2] == stamps[path]}
     todo = [path for path in stamps if path not in current]
-    for path, (result, error) in zip(todo, _run(_Guarded(function), todo, workers), strict=True):
+    results = _run(partial(_guard, function), todo, workers)
+    for path, (result, error) in zip(todo, results, strict=True):
         if error:
             errors[path] = error
         else:
@@ -110,23 +94,12 @@ def scan_files(
     return [current[path][2] if path in current else None for path in paths]
 
 
-class _Guarded:
-    """Makes a function return [result, ""] or [None, message], so that one bad file stops no other.
-
-    An instance is picklable and can run in other processes.
-    """
-
-    def __init__(self, function: Callable[[str], Any]):
-        """Wrap a function of a path."""
-        functools.update_wrapper(self, function)
-        self.function = function
-
-    def __call__(self, path: str) -> list:
-        """Call the function."""
-        try:
-            return [self.function(path), ""]
-        except InputError as error:
-            return [None, str(error)]
+def _guard(function: Callable[[str], Any], path: str) -> list:
+    """Return [result, ""] or [None, message], so that one bad file stops no other."""
+    try:
+        return [function(path), ""]
+    except InputError as error:
+        return [None, str(error)]
 
 
 def cache_path(cache_dir: str, name: str, source: str) -> str:
@@ -141,25 +114,14 @@ def scan_label_map(path: str) -> list:
     return [*ids.shape, np.flatnonzero(np.bincount(ids.ravel())).tolist()]
 
 
-def _stamp_files(paths: Sequence[str]) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Return file -> [size, modification time], and file -> message for unreadable files."""
-    stamps, errors = {}, {}
-    for path in paths:
-        stamp, error = _Guarded(_stamp)(path)
-        if error:
-            errors[path] = error
-        else:
-            stamps[path] = stamp
-    return stamps, errors
-
-
 def _stamp(path: str) -> list[int]:
+    """Return [size, modification time]."""
     with reading(path):
         status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
 
 
-def _run(function: Callable[[str], T], paths: list[str], workers: int) -> Iterator[T]:
+def _run(function: Callable[[str], list], paths: list[str], workers: int) -> Iterator[list]:
     if len(paths) >= MIN_FILES_FOR_PROCESSES:
         logger.info("Scanning %d files, from %s on", len(paths), paths[0])
     # On a terminal, a progress bar appears after two seconds.
@@ -168,13 +130,9 @@ def _run(function: Callable[[str], T], paths: list[str], workers: int) -> Iterat
         yield from tqdm(map(function, paths), **progress)
         return
     chunk = max(1, min(64, len(paths) // (4 * workers)))
-    with ProcessPoolExecutor(workers, initializer=_use_one_thread) as pool:
-        yield from tqdm(pool.map(function, paths, chunksize=chunk), **progress)
-
-
-def _use_one_thread() -> None:
     # OpenCV's threads do not survive a fork, and the pool already uses all cores.
-    cv2.setNumThreads(0)
+    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+        yield from tqdm(pool.map(function, paths, chunksize=chunk), **progress)
 
 
 def _load_cache(cache_file: str | None, name: str) -> dict[str, list]:
@@ -191,10 +149,9 @@ def _load_cache(cache_file: str | None, name: str) -> dict[str, list]:
 
 
 def _save_cache(cache_file: str, name: str, files: dict[str, list[Any]]) -> None:
-    folder = os.path.dirname(os.path.abspath(cache_file))
     content = {"version": CACHE_VERSION, "function": name, "files": files}
     try:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(os.path.dirname(os.path.abspath(cache_file)), exist_ok=True)
         write_atomically(cache_file, gzip.compress(json.dumps(content).encode(), compresslevel=1))
     except (OSError, InputError) as error:
         logger.warning("%s: the cache cannot be written (%s)", cache_file, error)
