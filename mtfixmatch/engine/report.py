@@ -112,7 +112,12 @@ def read_history(path: str) -> list[dict]:
     if not os.path.isfile(path):
         return []
     with open(path) as file:
-        return [json.loads(line) for line in file if line.strip()]
+        return parse_history(file.read())
+
+
+def parse_history(text: str) -> list[dict]:
+    """Return the scalars in each line of the text of metrics.json."""
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def training_seconds(history: list[dict]) -> float | None:

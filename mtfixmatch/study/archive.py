@@ -12,27 +12,16 @@ from ..utils.files import replacing
 ARCHIVE_FILE = "runs.tar.xz"
 # Enough for every table of the report; weights, logs and pictures stay outside.
 ARCHIVED_FILES = (
-    "config.yaml",
-    "label_subsets.json",
-    "metrics.json",
-    "report.md",
-    "results.json",
-    "results_best.json",
-    "status.json",
-)
+    "config.yaml", "label_subsets.json", "metrics.json", "report.md", "results.json",
+    "results_best.json", "status.json",
+)  # fmt: skip
 
 
 def read_archive(path: Path) -> dict[str, dict[str, bytes]]:
-    """Read every run of an archive.
-
-    Args:
-        path: of the archive; it may be absent.
-
-    Returns:
-        {run name: {file name: content}}, empty without an archive.
+    """Return {run name: {file name: content}} of an archive, empty if there is none.
 
     Raises:
-        InputError: if the file is not a tar.xz.
+        InputError: the file is not a tar.xz.
     """
     runs: dict[str, dict[str, bytes]] = {}
     if not path.is_file():
@@ -52,10 +41,6 @@ def add_to_archive(path: Path, folders: Iterable[Path]) -> None:
     """Add the folders of finished runs to an archive; a run replaces its older copy.
 
     The same runs give the same bytes: names are sorted; times and owners are zero.
-
-    Args:
-        path: of the archive, created if absent.
-        folders: of the runs; the last part of a path is the name of the run.
     """
     runs = read_archive(path)
     for folder in folders:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..engine.evaluation import geometric_mean
 from ..utils.errors import InputError
-from .figures import PAPER, SEED, Figure, Metric, StudyResults, task_of, tasks_of
+from .figures import OURS, PAPER, SEED, Figure, Metric, StudyResults, task_of, tasks_of
 from .layout import BlockLayout, matches
 from .plan import Run, Value
 
@@ -28,18 +28,11 @@ class Position(NamedTuple):
 
 @dataclass
 class Cell:
-    """One metric of one experiment, over its seeds.
+    """One metric of one experiment, over its seeds."""
 
-    Attributes:
-        runs: one for each seed.
-        values: the metric by seed, for the runs that are done.
-        states: names of the runs' states.
-        paper: the paper's figure.
-    """
-
-    runs: list[Run] = field(default_factory=list)
-    values: dict[Value | None, float] = field(default_factory=dict)
-    states: list[str] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)  # one for each seed
+    values: dict[Value | None, float] = field(default_factory=dict)  # by seed, of the runs done
+    states: list[str] = field(default_factory=list)  # names of the runs' states
     paper: Figure | None = None
 
     def value(self, source: str) -> float | None:
@@ -50,10 +43,9 @@ class Cell:
 
     def experiment(self, source: str) -> dict[str, Value]:
         """Return the factors of the experiment, without the seed."""
-        factors: Mapping[str, Value] = self.runs[0].factors if self.runs else {}
         if source == PAPER:
-            factors = {} if self.paper is None else self.paper.factors
-        return without_seed(factors)
+            return {} if self.paper is None else without_seed(self.paper.factors)
+        return without_seed(self.runs[0].factors) if self.runs else {}
 
     @property
     def spread(self) -> float | None:
@@ -63,9 +55,8 @@ class Cell:
     @property
     def difference(self) -> float | None:
         """Our mean minus the paper's figure."""
-        if self.paper is None or not self.values:
-            return None
-        return fmean(self.values.values()) - self.paper.value
+        ours = self.value(OURS)
+        return None if self.paper is None or ours is None else ours - self.paper.value
 
     @property
     def placeholder(self) -> str:
@@ -75,12 +66,7 @@ class Cell:
 
 
 class Block:
-    """A block of a table with its cells.
-
-    Args:
-        layout: of the block.
-        table: number of its table.
-        results: to sort into cells.
+    """A block of the table with a given number, with its results sorted into cells.
 
     Raises:
         InputError: if a cell gets runs that differ in more than the seed.
@@ -94,35 +80,29 @@ class Block:
         for figure in results.paper:
             shown = figure.table == table and figure.metric in layout.metrics
             if shown and matches(figure.factors, layout.where):
-                self._cell(figure.factors, figure.metric).paper = figure
+                position = self._position(figure.factors, figure.metric)
+                self.cells.setdefault(position, Cell()).paper = figure
         values = {(figure.run, figure.metric): figure.value for figure in results.ours}
         for run in results.runs:
             if matches(run.factors, layout.where):
                 self._add(run, results.states[run.name].name, values)
-        self._check()
 
-    def _cell(self, factors: Mapping[str, Value], metric: Metric) -> Cell:
+    def _position(self, factors: Mapping[str, Value], metric: Metric) -> Position:
         row = tuple(factors.get(name, "") for name in self.layout.rows)
-        position = Position(row, column_of(factors, self.layout.columns), metric)
-        return self.cells.setdefault(position, Cell())
+        return Position(row, column_of(factors, self.layout.columns), metric)
 
     def _add(self, run: Run, state: str, values: Mapping[tuple[str, Metric], float]) -> None:
         tasks = tasks_of(run, self._primary)
-        for metric in self.layout.metrics:
-            if task_of(metric.name) not in tasks:
-                continue
-            cell = self._cell(run.factors, metric)
+        for metric in (m for m in self.layout.metrics if task_of(m.name) in tasks):
+            position = self._position(run.factors, metric)
+            cell = self.cells.setdefault(position, Cell())
             cell.runs.append(run)
             cell.states.append(state)
             if (run.name, metric) in values:
                 cell.values[run.factors.get(SEED)] = values[run.name, metric]
-
-    def _check(self) -> None:
-        for position, cell in self.cells.items():
-            first, *others = [without_seed(run.factors) for run in cell.runs] or [{}]
-            if any(other != first for other in others):
-                names = ", ".join(run.name for run in cell.runs)
+            if without_seed(run.factors) != without_seed(cell.runs[0].factors):
                 where = tuple(map(tuple, position))
+                names = ", ".join(run.name for run in cell.runs)
                 raise InputError(f"several experiments meet in cell {where} of the report: {names}")
 
     @property
@@ -141,14 +121,13 @@ class Block:
         """Return the positions of the best figure of each column, if its figures differ."""
         columns: dict[tuple[Label, Metric], dict[Position, float]] = defaultdict(dict)
         for position, cell in self.cells.items():
-            value = cell.value(source)
-            if value is not None:
+            if (value := cell.value(source)) is not None:
                 columns[position.column, position.metric][position] = value
         best: set[Position] = set()
         for (_, metric), values in columns.items():
-            lowest, highest = min(values.values()), max(values.values())
-            wanted = lowest if _lower_is_better(metric) else highest
-            if lowest != highest:
+            lower_is_better = "/loss_" in metric.name or metric.name.endswith("_std")
+            wanted = (min if lower_is_better else max)(values.values())
+            if len(set(values.values())) > 1:
                 best |= {position for position, value in values.items() if value == wanted}
         return best
 
@@ -157,16 +136,21 @@ class Block:
         metrics = [m for m in self.layout.metrics if m in map(Metric, self._primary.values())]
         best: set[Position] = set()
         for column in self.columns if len(metrics) > 1 else []:
-            means: dict[Label, float] = {}
-            for row in self.rows:
-                cells = [self.cells.get(Position(row, column, metric)) for metric in metrics]
-                mean = _joint_mean(cells, source)
-                if mean is not None:
-                    means[row] = mean
-            if len(means) > 1:
-                row = max(means, key=means.__getitem__)
-                best |= {Position(row, column, metric) for metric in metrics}
+            networks = [[Position(row, column, m) for m in metrics] for row in self.rows]
+            means = [self._joint_mean(positions, source) for positions in networks]
+            if len(means) - means.count(None) > 1:
+                mean = max(mean for mean in means if mean is not None)
+                best |= set(networks[means.index(mean)])
         return best
+
+    def _joint_mean(self, positions: Sequence[Position], source: str) -> float | None:
+        """Return the geometric mean of one network's figures; None if one is missing."""
+        cells = [self.cells.get(position, Cell()) for position in positions]
+        values = [value for cell in cells if (value := cell.value(source)) is not None]
+        experiments = [cell.experiment(source) for cell in cells]
+        if len(values) < len(cells) or any(other != experiments[0] for other in experiments):
+            return None
+        return geometric_mean(values)
 
 
 def column_of(factors: Mapping[str, Value], columns: Iterable[str]) -> Label:
@@ -177,18 +161,3 @@ def column_of(factors: Mapping[str, Value], columns: Iterable[str]) -> Label:
 def without_seed(factors: Mapping[str, Value]) -> dict[str, Value]:
     """Return the factors that tell experiments apart."""
     return {name: value for name, value in factors.items() if name != SEED}
-
-
-def _lower_is_better(metric: Metric) -> bool:
-    """Tell a loss or a deviation from the other metrics."""
-    return "/loss_" in metric.name or metric.name.endswith("_std")
-
-
-def _joint_mean(cells: Sequence[Cell | None], source: str) -> float | None:
-    """Return the geometric mean of one network's figures; None if one is missing or of another."""
-    present = [cell for cell in cells if cell is not None]
-    values = [value for cell in present if (value := cell.value(source)) is not None]
-    experiments = [cell.experiment(source) for cell in present]
-    if len(values) < len(cells) or any(other != experiments[0] for other in experiments):
-        return None
-    return geometric_mean(values)

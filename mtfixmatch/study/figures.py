@@ -3,8 +3,7 @@
 import ast
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,74 +21,46 @@ SEED = "seed"  # the factor that figures are averaged over
 
 
 class Metric(NamedTuple):
-    """What a figure measures.
+    """What a figure measures."""
 
-    Attributes:
-        name: <task>/<metric>, "geometric_mean" or "overlap"; a student's starts with "student/".
-        class_name: for the figure of one class, else "".
-    """
-
-    name: str
-    class_name: str = ""
+    name: str  # <task>/<metric>, GEOMETRIC_MEAN or OVERLAP; a student's starts with "student/"
+    class_name: str = ""  # for the figure of one class
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One number.
+class Figure(NamedTuple):
+    """One number."""
 
-    Attributes:
-        source: "ours" or "paper".
-        factors: of the run, or of the paper's experiment.
-        metric: what it measures.
-        value: not rounded.
-        table: number of the paper's table, for a figure of the paper.
-        run: name of the run, for one of ours.
-    """
-
-    source: str
-    factors: Mapping[str, Value]
+    source: str  # OURS or PAPER
+    factors: Mapping[str, Value]  # of the run, or of the paper's experiment
     metric: Metric
-    value: float
-    table: str = ""
-    run: str = ""
+    value: float  # not rounded
+    table: str = ""  # number of the paper's table, for a figure of the paper
+    run: str = ""  # name of the run, for one of ours
 
 
-@dataclass(frozen=True)
-class StudyResults:
-    """Everything a report is made from.
-
-    Attributes:
-        runs: to report.
-        states: by name of the run.
-        ours: figures of the runs.
-        paper: figures of the paper.
-        primary: the primary metric of each task, see `primary_metrics`.
-    """
+class StudyResults(NamedTuple):
+    """Everything a report is made from."""
 
     runs: Sequence[Run]
-    states: Mapping[str, State]
+    states: Mapping[str, State]  # by name of the run
     ours: Sequence[Figure]
     paper: Sequence[Figure]
-    primary: Mapping[str, str]
+    primary: Mapping[str, str]  # see `primary_metrics`
 
 
 def collect_results(study: Study, runs: Sequence[Run]) -> StudyResults:
     """Read the states and figures of some runs, and the paper's figures."""
     primary = primary_metrics(study)
-    return StudyResults(
-        runs=runs,
-        states={run.name: state_of(run) for run in runs},
-        ours=[figure for run in runs for figure in our_figures(run, primary)],
-        paper=paper_figures(study),
-        primary=primary,
-    )
+    states = {run.name: state_of(run) for run in runs}
+    ours = [figure for run in runs for figure in our_figures(run, primary)]
+    return StudyResults(runs, states, ours, paper_figures(study), primary)
 
 
 def primary_metrics(study: Study) -> dict[str, str]:
     """Return the primary metric of each task of the config: {"detection": "detection/mAP"}."""
     tasks = resolve_config(str(study.config), []).TASKS
-    kinds = {name.lower(): TASK_REGISTRY.get(node.KIND) for name, node in tasks.items()}
-    return {name: f"{name}/{kind.metric}" for name, kind in kinds.items()}
+    metrics = {name.lower(): TASK_REGISTRY.get(x.KIND).metric for name, x in tasks.items()}
+    return {name: f"{name}/{metric}" for name, metric in metrics.items()}
 
 
 def class_metric(primary: str) -> str:
@@ -105,21 +76,15 @@ def task_of(metric: str) -> str:
 
 def tasks_of(run: Run, default: Iterable[str]) -> list[str]:
     """Return the tasks that a run trains: those of its overrides, or the default."""
-    overrides = dict(zip(run.overrides[::2], run.overrides[1::2], strict=True))
-    tasks = overrides.get("MODEL.TASKS")
+    tasks = dict(zip(run.overrides[::2], run.overrides[1::2], strict=True)).get("MODEL.TASKS")
     return list(ast.literal_eval(tasks)) if tasks else list(default)
 
 
 def our_figures(run: Run, primary: Mapping[str, str]) -> list[Figure]:
-    """Return what a run measured; before it is done, at most the overlap of its labels.
-
-    Args:
-        run: to read.
-        primary: the primary metric of each task.
-    """
+    """Return what a run measured; before it is done, at most the overlap of its labels."""
     values = _values(results_of(run), primary) | {Metric(OVERLAP): overlap_of(run)}
-    for metric, value in _values(results_of(run, STUDENT), primary).items():
-        values[metric._replace(name=f"{STUDENT}/{metric.name}")] = value
+    for (name, class_name), value in _values(results_of(run, STUDENT), primary).items():
+        values[Metric(f"{STUDENT}/{name}", class_name)] = value
     return [
         Figure(OURS, run.factors, metric, value, run=run.name)
         for metric, value in values.items()
@@ -128,22 +93,17 @@ def our_figures(run: Run, primary: Mapping[str, str]) -> list[Figure]:
 
 
 def _values(results: Mapping, primary: Mapping[str, str]) -> dict[Metric, float | None]:
+    """Name the figures of a network; a task without classes has neither "per_class" nor "std"."""
     values = {Metric(GEOMETRIC_MEAN): results.get(GEOMETRIC_MEAN)}
     for task, metric in primary.items():
-        values |= _task_values(results.get(task, {}), task, metric)
+        figures, per_class = results.get(task, {}), class_metric(metric)
+        values[Metric(metric)] = figures.get(metric.split("/")[1])
+        values[Metric(f"{per_class}_std")] = figures.get("std")
+        for part, value in (figures.get("losses") or {}).items():
+            values[Metric(f"{task}/loss_{part}")] = value
+        for name, value in (figures.get("per_class") or {}).items():
+            values[Metric(per_class, name)] = value
     return values
-
-
-def _task_values(results: Mapping, task: str, metric: str) -> dict[Metric, float | None]:
-    """Name the figures of one task; a task without classes has neither "per_class" nor "std"."""
-    per_class = class_metric(metric)
-    losses, classes = results.get("losses") or {}, results.get("per_class") or {}
-    return {
-        Metric(metric): results.get(metric.split("/")[1]),
-        Metric(f"{per_class}_std"): results.get("std"),
-        **{Metric(f"{task}/loss_{part}"): value for part, value in losses.items()},
-        **{Metric(per_class, name): value for name, value in classes.items()},
-    }
 
 
 def overlap_of(run: Run) -> int | None:
@@ -154,8 +114,7 @@ def overlap_of(run: Run) -> int | None:
     try:
         images = [set(label["images"]) for label in json.loads(text)["labels"].values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        path = f"{run.source}/{SUBSETS_FILE}"
-        raise InputError(f"{path}: cannot read its lists of images ({error!r})") from None
+        raise InputError(f"{run.source}/{SUBSETS_FILE}: has no image lists ({error!r})") from None
     return len(set.intersection(*images)) if len(images) > 1 else None
 
 
@@ -168,24 +127,17 @@ def paper_figures(study: Study) -> list[Figure]:
         return [_paper_figure(row, study.content["factors"], path) for row in csv.DictReader(file)]
 
 
-def _paper_figure(row: Mapping[str, str], factors: Iterable[str], path: Path) -> Figure:
+def _paper_figure(row: Mapping[str, str], names: Iterable[str], path: Path) -> Figure:
+    texts = {name: row[name] for name in names if row.get(name)}
+    factors = {name: int(text) if text.isdigit() else text for name, text in texts.items()}
     try:
-        return Figure(
-            source=PAPER,
-            factors={name: _parse(row[name]) for name in factors if row.get(name)},
-            metric=Metric(row["metric"], row["class"]),
-            value=float(row["value"]),
-            table=row["table"],
-        )
+        metric, value = Metric(row["metric"], row["class"]), float(row["value"])
+        return Figure(PAPER, factors, metric, value, table=row["table"])
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: {dict(row)} is no figure ({error!r})") from None
 
 
-def _parse(text: str) -> Value:
-    return int(text) if text.isdigit() else text
-
-
-def write_figures(figures: Iterable[Figure], factors: Sequence[str], path: Path) -> None:
+def write_figures(figures: Iterable[Figure], factors: Collection[str], path: Path) -> None:
     """Write the long table, one line per figure."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

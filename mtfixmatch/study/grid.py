@@ -18,20 +18,16 @@ from ..tasks import build_tasks
 from ..utils.errors import InputError
 from .layout import matches, read_filter
 from .plan import STUDY_FILE, Run, Study
-from .state import state_of
 
 WIDTH = 1024  # largest width of a tile in pixels, so that four tiles fit on a screen
 WEIGHTS_FILE = "model_best.pth"  # written by train_net.py
-Tiles = list[np.ndarray]  # (H, W, 3) uint8
 
 
-def draw_grid(study: Study, runs: Sequence[Run], path: Path) -> str:
+def draw_grid(study: Study, done: Sequence[Run], path: Path) -> str:
     """Draw a column for each experiment that study.yaml names, then the ground truth.
 
-    Args:
-        study: with the key "figure": {images: rows, columns: [{factor: value}, ...]}.
-        runs: to choose from; a column shows its first run that is done.
-        path: of the picture.
+    The file's key "figure" has {images: rows, columns: [{factor: value}, ...]}; a column shows its
+    first run among `done`.
 
     Returns:
         The reason why there is no picture, or "".
@@ -39,29 +35,22 @@ def draw_grid(study: Study, runs: Sequence[Run], path: Path) -> str:
     figure = study.content["figure"]
     if not isinstance(figure, dict) or set(figure) != {"images", "columns"}:
         raise InputError(f"{study.folder / STUDY_FILE}: figure takes the keys images and columns")
-    chosen = {_title(factors): _choose(runs, factors) for factors in figure["columns"]}
-    done = [run for run in chosen.values() if run is not None]
-    if not done:
+    chosen: dict[str, Run | None] = {}
+    for factors in figure["columns"]:
+        candidates = [run for run in done if matches(run.factors, read_filter(factors))]
+        chosen[" ".join(map(str, factors.values()))] = next(iter(candidates), None)
+    first, count = next(filter(None, chosen.values()), None), figure["images"]
+    if first is None:
         return "none of its runs is done"
     try:
-        columns = [_predictions(run, figure["images"]) if run else [] for run in chosen.values()]
-        columns.append(_truth(done[0], figure["images"]))
+        columns = [_tiles(run, count) if run else [] for run in chosen.values()]
+        columns.append(_tiles(first, count, truth=True))
     except InputError as error:
         return str(error)
     grey = [_missing(*tile.shape[:2]) for tile in columns[-1]]
-    columns = [tiles or grey for tiles in columns]
-    rows = [list(row) for row in zip(*columns, strict=True)]
+    rows = [list(row) for row in zip(*(tiles or grey for tiles in columns), strict=True)]
     write_grid(rows, [*chosen, "ground truth"], str(path))
     return ""
-
-
-def _title(factors: dict) -> str:
-    return " ".join(str(value) for value in factors.values())
-
-
-def _choose(runs: Sequence[Run], factors: dict) -> Run | None:
-    candidates = (run for run in runs if matches(run.factors, read_filter(factors)))
-    return next((run for run in candidates if state_of(run).name == "done"), None)
 
 
 def _load_config(run: Run) -> CfgNode:
@@ -77,27 +66,23 @@ def _load_config(run: Run) -> CfgNode:
 
 
 @torch.no_grad()
-def _predictions(run: Run, count: int) -> Tiles:
+def _tiles(run: Run, count: int, *, truth: bool = False) -> list[np.ndarray]:
+    """Draw a run's predictions or the labels on the first test images, (H, W, 3) uint8."""
     cfg = _load_config(run)
     tasks = build_tasks(cfg)
-    model = build_model(cfg)
-    MultiTaskCheckpointer(model).load(str(run.folder / WEIGHTS_FILE))
     records = eval_records(cfg, tasks)[:count]
-    return _small(prediction_tiles(model.eval(), records, tasks, cfg.TEST.PICTURE_THRESHOLD))
+    if truth:
+        return [_small(tile) for tile in truth_tiles(records, tasks)]
+    model = build_model(cfg).eval()
+    MultiTaskCheckpointer(model).load(str(run.folder / WEIGHTS_FILE))
+    tiles = prediction_tiles(model, records, tasks, cfg.TEST.PICTURE_THRESHOLD)
+    return [_small(tile) for tile in tiles]
 
 
-def _truth(run: Run, count: int) -> Tiles:
-    cfg = _load_config(run)
-    tasks = build_tasks(cfg)
-    return _small(truth_tiles(eval_records(cfg, tasks)[:count], tasks))
-
-
-def _small(tiles: Tiles) -> Tiles:
-    sizes = [(WIDTH, round(tile.shape[0] * WIDTH / tile.shape[1])) for tile in tiles]
-    return [
-        cv2.resize(tile, size, interpolation=cv2.INTER_AREA) if tile.shape[1] > WIDTH else tile
-        for tile, size in zip(tiles, sizes, strict=True)
-    ]
+def _small(tile: np.ndarray) -> np.ndarray:
+    height, width = tile.shape[:2]
+    size = (min(width, WIDTH), round(height * min(width, WIDTH) / width))
+    return cv2.resize(tile, size, interpolation=cv2.INTER_AREA)
 
 
 def _missing(height: int, width: int) -> np.ndarray:

@@ -1,58 +1,41 @@
 """The layout of a report in study.yaml: its tables and the blocks that they consist of."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..utils.errors import InputError
 from .figures import Metric, StudyResults, class_metric, task_of
-from .plan import STUDY_FILE, Study, Value
+from .plan import STUDY_FILE, Study, Value, check_keys
 
 Filter = list[dict[str, list[Value]]]  # one mapping must match, in all its factors
 
 BLOCK_KEYS = {"where", "rows", "columns", "metrics", "overlap_of", "baseline"}
-TABLE_KEYS = BLOCK_KEYS | {"table", "caption", "blocks"}
-CLASS_KEYS = {"table", "caption", "where", "rows", "task"}
+# Known and needed keys of the entries in each list of tables.
+TABLE_KEYS = {
+    "tables": (BLOCK_KEYS | {"table", "caption", "blocks"}, {"table", "rows"}),
+    "per_class": ({"table", "caption", "where", "rows", "task"}, {"table", "rows", "task"}),
+}
 
 
-@dataclass(frozen=True)
-class BlockLayout:
-    """A part of a table; the best figures are marked within it.
+class BlockLayout(NamedTuple):
+    """A part of a table; the best figures are marked within it."""
 
-    Attributes:
-        title: of the block, "" if its table has only one.
-        where: selects its runs.
-        rows: factors that name a row.
-        columns: factors that name a column; if empty, the metrics are the columns.
-        metrics: to show.
-        overlap_of: number of images that random label subsets are drawn from; 0 for other subsets.
-        baseline: the row that the others are compared with seed by seed; empty for no comparison.
-    """
-
-    title: str
-    where: Filter
-    rows: list[str]
-    columns: list[str]
+    title: str  # "" if its table has only one block
+    where: Filter  # selects its runs
+    rows: list[str]  # factors that name a row
+    columns: list[str]  # factors that name a column; if empty, the metrics are the columns
     metrics: list[Metric]
-    overlap_of: int = 0
-    baseline: tuple[Value, ...] = ()
+    overlap_of: int  # images that random label subsets are drawn from; 0 for other subsets
+    baseline: tuple[Value, ...]  # the row that others are compared with seed by seed, or empty
 
 
-@dataclass(frozen=True)
-class TableLayout:
-    """A table of the report.
+class TableLayout(NamedTuple):
+    """A table of the report."""
 
-    Attributes:
-        name: its number, in the paper if there is one.
-        caption: what it shows.
-        blocks: its parts.
-        per_class: whether it shows the classes of one task.
-    """
-
-    name: str
+    name: str  # its number, in the paper if there is one
     caption: str
     blocks: list[BlockLayout]
-    per_class: bool = False
+    per_class: bool  # whether it shows the classes of one task
 
 
 def matches(factors: Mapping[str, Value], where: Filter) -> bool:
@@ -65,82 +48,65 @@ def matches(factors: Mapping[str, Value], where: Filter) -> bool:
 def read_layout(study: Study, results: StudyResults) -> list[TableLayout]:
     """Read the tables of a study, those of its classes last.
 
-    Args:
-        study: with the keys of the report.
-        results: name the tasks, their primary metrics and their classes.
-
     Raises:
         InputError: for a key that is missing, unknown, or names no factor or task.
     """
     tables = []
-    for index, entry in enumerate(study.content.get("tables") or []):
-        where = f"{study.folder / STUDY_FILE}: tables[{index}]"
-        _check_keys(entry, TABLE_KEYS, {"table", "rows"}, where)
-        blocks = _blocks(entry, study, where)
-        _check_tasks((metric.name for block in blocks for metric in block.metrics), results, where)
-        tables.append(TableLayout(str(entry["table"]), entry.get("caption", ""), blocks))
-    for index, entry in enumerate(study.content.get("per_class") or []):
-        where = f"{study.folder / STUDY_FILE}: per_class[{index}]"
-        _check_keys(entry, CLASS_KEYS, {"table", "rows", "task"}, where)
-        _check_tasks([entry["task"]], results, where)
-        block = _block("", {**entry, "metrics": []}, study, where)
-        block.metrics.extend(_class_metrics(results.primary[entry["task"]], results))
-        table = TableLayout(str(entry["table"]), entry.get("caption", ""), [block], per_class=True)
-        tables.append(table)
+    for kind, (known, needed) in TABLE_KEYS.items():
+        for index, entry in enumerate(study.content.get(kind) or []):
+            where = f"{study.folder / STUDY_FILE}: {kind}[{index}]"
+            check_keys(entry, known, needed, where)
+            if per_class := kind == "per_class":
+                _check_tasks([entry["task"]], results, where)
+                entry = {**entry, "metrics": _class_metrics(entry["task"], results)}
+            blocks = _blocks(entry, study, where)
+            _check_tasks((metric.name for x in blocks for metric in x.metrics), results, where)
+            name, caption = str(entry["table"]), entry.get("caption", "")
+            tables.append(TableLayout(name, caption, blocks, per_class))
     return tables
 
 
 def _check_tasks(metrics: Iterable[str], results: StudyResults, where: str) -> None:
     for task in map(task_of, metrics):
         if task not in results.primary:
-            expected = ", ".join(sorted(results.primary))
-            raise InputError(f"{where}: there is no task {task!r}, expected one of {expected}")
+            raise InputError(f"{where}: there is no task {task!r}, only {sorted(results.primary)}")
 
 
-def _class_metrics(primary: str, results: StudyResults) -> list[Metric]:
+def _class_metrics(task: str, results: StudyResults) -> list[Metric]:
     """Return the metric of each class in the figures, the mean and the standard deviation."""
+    primary = results.primary[task]
     per_class = class_metric(primary)
     figures = [*results.paper, *results.ours]
-    classes = dict.fromkeys(f.metric.class_name for f in figures if f.metric.name == per_class)
-    of_classes = [Metric(per_class, name) for name in classes]
-    return [*of_classes, Metric(primary), Metric(f"{per_class}_std")]
+    classes = dict.fromkeys(f.metric for f in figures if f.metric.name == per_class)
+    return [*classes, Metric(primary), Metric(f"{per_class}_std")]
 
 
 def _blocks(entry: Mapping[str, Any], study: Study, where: str) -> list[BlockLayout]:
     shared = {key: value for key, value in entry.items() if key in BLOCK_KEYS}
-    blocks = entry.get("blocks") or {"": {}}
-    for title, own in blocks.items():
-        _check_keys(own, BLOCK_KEYS, set(), f"{where}.blocks.{title}")
-    return [
-        _block(str(title), shared | own, study, f"{where}.blocks.{title}" if title else where)
-        for title, own in blocks.items()
-    ]
+    blocks = []
+    for title, own in (entry.get("blocks") or {"": {}}).items():
+        place = f"{where}.blocks.{title}" if title else where
+        check_keys(own, BLOCK_KEYS, (), place)
+        blocks.append(_block(str(title), shared | own, study.content["factors"], place))
+    return blocks
 
 
-def _block(title: str, entry: Mapping[str, Any], study: Study, where: str) -> BlockLayout:
-    _check_keys(entry, TABLE_KEYS | CLASS_KEYS, {"metrics"}, where)
+def _block(title: str, entry: Mapping[str, Any], factors: Mapping, where: str) -> BlockLayout:
+    check_keys(entry, BLOCK_KEYS, {"metrics"}, where)
     rows, columns = list(entry["rows"]), list(entry.get("columns", []))
     selection = read_filter(entry.get("where", []))
-    used = {*rows, *columns, *(name for factors in selection for name in factors)}
-    unknown = sorted(used - set(study.content["factors"]))
-    if unknown:
+    used = {*rows, *columns, *(name for wanted in selection for name in wanted)}
+    if unknown := sorted(used - set(factors)):
         raise InputError(f"{where}: {unknown[0]!r} is no factor of the study")
-    metrics = [Metric(name) for name in entry["metrics"]]
+    metrics = [Metric(x) if isinstance(x, str) else x for x in entry["metrics"]]
     baseline = tuple(entry.get("baseline", ()))
-    factors = [study.content["factors"][name] for name in rows]
-    if baseline and not _is_row(baseline, factors):
+    # A mapped factor has the values that it maps; another one may have any.
+    choices = [factors[name] if isinstance(factors[name], Mapping) else baseline for name in rows]
+    fits = all(value in choice for value, choice in zip(baseline, choices, strict=False))
+    if baseline and not (fits and len(baseline) == len(rows)):
         raise InputError(f"{where}.baseline: expected a value of each of {', '.join(rows)}")
     overlap_of = entry.get("overlap_of", 0)
     return BlockLayout(title, selection, rows, columns, metrics, overlap_of, baseline)
-
-
-def _is_row(values: Sequence[Value], factors: Sequence[Any]) -> bool:
-    """Tell whether each factor has a value, and a mapped factor one of its own."""
-    return len(values) == len(factors) and all(
-        value in factor
-        for value, factor in zip(values, factors, strict=True)
-        if isinstance(factor, Mapping)
-    )
 
 
 def read_filter(where: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Filter:
@@ -149,11 +115,3 @@ def read_filter(where: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Filte
         {name: x if isinstance(x, list) else [x] for name, x in factors.items()}
         for factors in ([where] if isinstance(where, Mapping) else where)
     ]
-
-
-def _check_keys(entry: Any, known: set[str], needed: set[str], where: str) -> None:
-    if not isinstance(entry, Mapping):
-        raise InputError(f"{where}: expected a mapping with {', '.join(sorted(known))}")
-    missing, unknown = sorted(needed - set(entry)), sorted(set(entry) - known)
-    if missing or unknown:
-        raise InputError(f"{where}: missing keys {missing}, unknown keys {unknown}")

@@ -1,7 +1,7 @@
 """The plan of a study: study.yaml turned into runs, each with its own config overrides."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ..utils.errors import InputError
+from ..utils.files import reading
 from .archive import ARCHIVE_FILE, read_archive
 
 Value = str | int
@@ -20,20 +21,12 @@ OPTIONAL = ("common", "tables", "per_class", "curves", "figure")
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a study.
+    """One training of a study."""
 
-    Attributes:
-        factors: name -> value, in the order of the study's factors; a factor that does not apply
-            is absent, such as the unlabeled images of a supervised baseline.
-        overrides: KEY VALUE pairs for train_net.py, in this order.
-        folder: OUTPUT_DIR of the training.
-        archived: file name -> content, read where the folder does not exist.
-    """
-
-    factors: dict[str, Value]
-    overrides: list[str]
-    folder: Path
-    archived: Mapping[str, bytes] = field(default_factory=dict)
+    factors: dict[str, Value]  # in the study's order; one that does not apply is absent
+    overrides: list[str]  # KEY VALUE pairs for train_net.py, in this order
+    folder: Path  # OUTPUT_DIR of the training
+    archived: Mapping[str, bytes] = field(default_factory=dict)  # file name -> content
 
     @property
     def name(self) -> str:
@@ -47,13 +40,10 @@ class Run:
         return f"{ARCHIVE_FILE}/{self.name}" if archived else str(self.folder)
 
     def read(self, name: str) -> str | None:
-        """Return the text of one of its files, from the folder or else from the archive.
-
-        Returns:
-            None if there is no such file.
+        """Return the text of a file in its folder, or else in the archive; None without the file.
 
         Raises:
-            InputError: for a file that cannot be read.
+            InputError: the file cannot be read.
         """
         try:
             in_folder = self.folder.is_dir()
@@ -66,23 +56,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file with its runs.
+    """A study file with its runs."""
 
-    Attributes:
-        folder: of the study file; paper.csv, README.md and the archive of runs lie beside it.
-        config: the config file that all runs start from.
-        output: where the runs' folders are.
-        content: of the study file.
-        runs: all of them.
-        own_output: whether `output` is that of the study file, which the archive belongs to.
-    """
-
-    folder: Path
-    config: Path
-    output: Path
-    content: dict[str, Any]
+    folder: Path  # paper.csv, README.md and the archive of runs lie beside the study file
+    config: Path  # the config file that all runs start from
+    output: Path  # where the runs' folders are
+    content: dict[str, Any]  # of the study file
     runs: list[Run]
-    own_output: bool
+    own_output: bool  # whether `output` is that of the study file, which the archive belongs to
 
     @property
     def archive(self) -> Path:
@@ -95,38 +76,24 @@ class Study:
         Raises:
             InputError: for an unknown factor or value, or if no run is left.
         """
+        runs = self.runs
         for factor, wanted in only.items():
             values = {str(run.factors[factor]) for run in self.runs if factor in run.factors}
-            unknown = [value for value in wanted if value not in values]
-            if unknown or not values:
+            if not values or not values.issuperset(wanted):
                 known = f"has {sorted(values)}" if values else "does not exist"
                 raise InputError(f"--only {factor}={','.join(wanted)}: {factor} {known}")
-        runs = [
-            run
-            for run in self.runs
-            if all(str(run.factors.get(factor)) in wanted for factor, wanted in only.items())
-        ]
+            runs = [run for run in runs if str(run.factors.get(factor)) in wanted]
         if not runs:
             raise InputError(f"--only: no run of {self.folder.name} has all of {dict(only)}")
         return runs
 
 
 def load_study(
-    folder: Path,
-    *,
-    output: str = "",
-    seeds: Sequence[int] = (),
-    opts: Sequence[str] = (),
+    folder: Path, *, output: str = "", seeds: Sequence[int] = (), opts: Sequence[str] = ()
 ) -> Study:
-    """Read a study.
+    """Read study.yaml; `output` and `seeds` replace its own, `opts` follow each run's overrides.
 
     Runs of the study's own output may be archived; with another output every run starts anew.
-
-    Args:
-        folder: of study.yaml.
-        output: replaces the file's output folder.
-        seeds: replace the file's seeds.
-        opts: KEY VALUE pairs for every run, after its own.
 
     Raises:
         InputError: for a missing or wrong file; the message names file and key.
@@ -142,32 +109,29 @@ def load_study(
     for index, block in enumerate(content["runs"]):
         for factors in _product(block, content["factors"], f"{path}: runs[{index}]"):
             overrides = _overrides(content, factors, path) + list(opts)
-            name = "-".join(_label(factor, value) for factor, value in factors.items())
+            name = "-".join(f"{k}{x}" if isinstance(x, int) else x for k, x in factors.items())
             runs.setdefault(name, Run(factors, overrides, root / name, archive.get(name, {})))
-    return Study(
-        folder=folder,
-        config=(folder / content["config"]).resolve(),
-        output=root,
-        content=content,
-        runs=list(runs.values()),
-        own_output=own_output,
-    )
+    config = (folder / content["config"]).resolve()
+    return Study(folder, config, root, content, list(runs.values()), own_output)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        with reading(path):
+            content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a mapping with {', '.join(REQUIRED)}")
-    missing = [key for key in REQUIRED if key not in content]
-    unknown = [key for key in content if key not in (*REQUIRED, *OPTIONAL)]
-    if missing or unknown:
-        raise InputError(f"{path}: missing keys {missing}, unknown keys {unknown}")
+    check_keys(content, (*REQUIRED, *OPTIONAL), REQUIRED, str(path))
     return content
+
+
+def check_keys(entry: Any, known: Collection[str], needed: Collection[str], where: str) -> None:
+    """Raise an InputError unless an entry is a mapping with all needed and only known keys."""
+    if not isinstance(entry, Mapping):
+        raise InputError(f"{where}: expected a mapping with {', '.join(sorted(known))}")
+    missing, unknown = sorted(set(needed) - set(entry)), sorted(set(entry) - set(known))
+    if missing or unknown:
+        raise InputError(f"{where}: missing keys {missing}, unknown keys {unknown}")
 
 
 def _product(
@@ -180,11 +144,8 @@ def _product(
     axes = []
     for key, values in block.items():
         names = [name.strip() for name in key.split(",")]
-        unknown = [name for name in names if name not in factors]
-        if unknown:
-            raise InputError(
-                f"{where}: {unknown[0]!r} is no factor, expected one of {list(factors)}"
-            )
+        if unknown := [name for name in names if name not in factors]:
+            raise InputError(f"{where}: {unknown[0]!r} is no factor, only {list(factors)}")
         choices = values if isinstance(values, list) else [values]
         rows = [choice if len(names) > 1 else [choice] for choice in choices]
         if any(not isinstance(row, list) or len(row) > len(names) for row in rows):
@@ -210,7 +171,3 @@ def _overrides(content: Mapping[str, Any], factors: Mapping[str, Value], path: P
         else:
             raise InputError(f"{path}: factors.{factor} has no {value!r}, only {list(meaning)}")
     return [str(item) for pair in pairs.items() for item in pair]
-
-
-def _label(factor: str, value: Value) -> str:
-    return f"{factor}{value}" if isinstance(value, int) else value

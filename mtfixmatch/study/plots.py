@@ -1,32 +1,23 @@
 """Curves over the columns of a block: ours with error bars, the paper's dashed."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from .cells import Block, Cell, Label, Position
+from .cells import Block, Cell, Position
 from .figures import OURS, PAPER, Metric
-from .tables import axis_title, label
+from .tables import label
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
 def draw_curves(block: Block, title: str, path: Path) -> bool:
-    """Draw a panel for each metric of a block with a line for each row.
-
-    Args:
-        block: with factors as columns.
-        title: of the picture.
-        path: of the PNG.
-
-    Returns:
-        False, without a picture, if none of our runs is done.
-    """
+    """Draw a panel per metric of a block with a line per row; return False if no run is done."""
     if not any(cell.values for cell in block.cells.values()):
         return False
     metrics = block.layout.metrics
@@ -50,33 +41,21 @@ def draw_curves(block: Block, title: str, path: Path) -> bool:
 def _draw_panel(axis: Axes, block: Block, metric: Metric) -> None:
     measured = {position.column for position in block.cells if position.metric == metric}
     columns = [column for column in block.columns if column in measured]
-    positions = _positions(columns)
+    # Single label counts stand at their logarithms, other columns at equal distances.
+    positions = np.arange(len(columns), dtype=float)
+    if all(len(column) == 1 and isinstance(column[0], int) for column in columns):
+        positions = np.array([math.log2(float(column[0])) for column in columns])
     for index, row in enumerate(block.rows):
         shift = 0.03 * (index - (len(block.rows) - 1) / 2)  # puts the error bars side by side
         cells = [block.cells.get(Position(row, column, metric), Cell()) for column in columns]
-        for source, style in ((PAPER, "x--"), (OURS, "o-")):
+        for source, style, alpha in ((PAPER, "x--", 0.45), (OURS, "o-", 1.0)):
+            y = np.array([cell.value(source) for cell in cells], dtype=float)  # None becomes nan
+            spreads = [cell.spread or 0.0 for cell in cells] if source == OURS else None
             axis.errorbar(
-                [position + shift for position in positions],
-                [_or_nan(cell.value(source)) for cell in cells],
-                yerr=[cell.spread or 0.0 for cell in cells] if source == OURS else None,
-                fmt=f"C{index % 10}{style}",
-                alpha=1.0 if source == OURS else 0.45,
-                markersize=4,
-                capsize=3,
-                linewidth=1.3,
-            )
+                positions + shift, y, yerr=spreads, fmt=f"C{index % 10}{style}", alpha=alpha,
+                markersize=4, capsize=3, linewidth=1.3,
+            )  # fmt: skip
     axis.set_title(metric.name)
-    axis.set_xlabel(axis_title(block), fontsize=9)
+    axis.set_xlabel(label(block.layout.columns), fontsize=9)
     axis.set_xticks(positions, [label(column) for column in columns], fontsize=9)
     axis.grid(alpha=0.3)
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _positions(columns: Sequence[Label]) -> list[float]:
-    """Return logarithms of single label counts, and equal distances for other columns."""
-    if all(len(column) == 1 and isinstance(column[0], int) for column in columns):
-        return [math.log2(float(column[0])) for column in columns]
-    return [float(i) for i in range(len(columns))]

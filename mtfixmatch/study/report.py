@@ -2,25 +2,25 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 from tabulate import tabulate
 
-from ..engine.report import training_seconds
+from ..engine.report import parse_history, training_seconds
 from .cells import Block
-from .figures import Metric, StudyResults, collect_results, write_figures
+from .figures import StudyResults, collect_results, write_figures
 from .grid import draw_grid
 from .layout import TableLayout, read_layout
-from .overlap import overlap_table
-from .paired import paired_table
 from .plan import Run, Study
 from .plots import draw_curves
-from .state import history_of
-from .tables import axis_title, class_markdown, markdown, write_csv
+from .tables import class_markdown, label, markdown, overlap_table, paired_table, write_csv
 
 README_FILE = "README.md"
+HISTORY_FILE = "metrics.json"  # written by train_net.py
 BEGIN, END = "<!-- report -->", "<!-- end of report -->"
+MARKED = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
 # States that are always counted; others appear only if a run has them.
 COUNTED = ("done", "failed", "unfinished", "missing")
 LEGEND = (
@@ -33,58 +33,40 @@ PAPER_LEGEND = " The second line gives the paper's figure and, in brackets, our 
 
 
 def write_report(study: Study, runs: list[Run]) -> Path:
-    """Write the report with figures.csv, tables/, curves/ and qualitative.jpg beside it.
+    """Write the report of some runs with its figures and pictures beside it; return its path.
 
     The report of all runs of the study's own output goes into the README.md beside study.yaml, if
     that has the marks for it. Any other report is report.md in the output folder.
 
-    Args:
-        study: with the keys of the report.
-        runs: to report; cells of other runs show "-".
-
-    Returns:
-        The path of the report.
-
     Raises:
         InputError: for a file that cannot be used.
     """
-    readme = study.folder / README_FILE
-    in_readme = runs == study.runs and study.own_output and _has_marks(readme)
-    path = readme if in_readme else study.output / "report.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, readme = study.output / "report.md", study.folder / README_FILE
+    whole = runs == study.runs and study.own_output
+    if in_readme := whole and readme.is_file() and bool(MARKED.search(readme.read_text())):
+        path = readme
+    folder = path.parent
+    folder.mkdir(parents=True, exist_ok=True)
     results = collect_results(study, runs)
-    figures = [*results.paper, *results.ours]
-    write_figures(figures, list(study.content["factors"]), path.parent / "figures.csv")
-    text = _report(study, results, path.parent)
-    path.write_text(_insert(text, readme.read_text()) if in_readme else text)
+    done = [run for run in runs if results.states[run.name].name == "done"]
+    write_figures([*results.paper, *results.ours], study.content["factors"], folder / "figures.csv")
+    parts = [
+        f"# {study.content['title']}",
+        "## Runs\n\n" + _states(results) + _time(done),
+        "## How to read the tables\n\n" + LEGEND + (PAPER_LEGEND if results.paper else ""),
+        *(_table(study, table, results, folder) for table in read_layout(study, results)),
+        *_pictures(study, done, folder),
+        "[figures.csv](figures.csv) holds the figures of every run, [tables](tables) the tables.",
+    ]
+    text = "\n\n".join(parts) + "\n"
+    path.write_text(_insert(parts[1:], path.read_text()) if in_readme else text)
     return path
 
 
-def _report(study: Study, results: StudyResults, folder: Path) -> str:
-    """Write the tables and pictures into a folder and return the Markdown around them."""
-    parts = [
-        f"# {study.content['title']}",
-        "## Runs\n\n" + _states(results) + _time(results),
-        "## How to read the tables\n\n" + LEGEND + (PAPER_LEGEND if results.paper else ""),
-        *(_table(study, table, results, folder) for table in read_layout(study, results)),
-        *_pictures(study, results, folder),
-        "[figures.csv](figures.csv) holds the figures of every run, [tables](tables) the tables.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _has_marks(readme: Path) -> bool:
-    text = readme.read_text() if readme.is_file() else ""
-    return END in text.partition(BEGIN)[2]
-
-
-def _insert(report: str, readme: str) -> str:
-    """Put a report between the marks of a README: without its title, one level of headings down."""
-    before, _, rest = readme.partition(BEGIN)
-    after = rest.partition(END)[2]
-    body = re.sub(r"\A# .*\n+", "", report)
-    body = re.sub(r"^##", "###", body, flags=re.MULTILINE)
-    return f"{before}{BEGIN}\n\n{body.strip()}\n\n{END}{after}"
+def _insert(parts: list[str], readme: str) -> str:
+    """Put parts of a report between the marks of a README, their headings one level down."""
+    body = re.sub("^##", "###", "\n\n".join(parts), flags=re.MULTILINE)
+    return MARKED.sub(lambda _: f"{BEGIN}\n\n{body}\n\n{END}", readme, count=1)
 
 
 def _states(results: StudyResults) -> str:
@@ -101,9 +83,8 @@ def _states(results: StudyResults) -> str:
     return text
 
 
-def _time(results: StudyResults) -> str:
-    done = [run for run in results.runs if results.states[run.name].name == "done"]
-    times = [training_seconds(history_of(run)) for run in done]
+def _time(done: Sequence[Run]) -> str:
+    times = [training_seconds(parse_history(run.read(HISTORY_FILE) or "")) for run in done]
     minutes = [seconds / 60 for seconds in times if seconds]
     if not minutes:
         return ""
@@ -118,47 +99,35 @@ def _table(study: Study, table: TableLayout, results: StudyResults, folder: Path
     blocks = [Block(layout, table.name, results) for layout in table.blocks]
     (folder / "tables").mkdir(exist_ok=True)
     write_csv(blocks, folder / "tables" / f"table_{table.name}.csv")
+    figures = [figure for figure in results.paper if figure.table == table.name]
+    shares = [figure for figure in figures if "/share_of_" in figure.metric.name]
     parts = [f"## Table {table.name}: {table.caption}"]
     for block in blocks:
         parts += [f"### {block.layout.title}"] if block.layout.title else []
         if block.layout.columns:
-            parts.append(f"Columns: {axis_title(block)}")
-        parts.append(_classes(table, block, results) if table.per_class else markdown(block))
+            parts.append(f"Columns: {label(block.layout.columns)}")
+        parts.append(class_markdown(block, shares) if table.per_class else markdown(block))
         parts += [paired_table(block), overlap_table(block, results)]
         parts.append(_curves(study, table, block, folder))
     return "\n\n".join(part for part in parts if part)
 
 
-def _classes(table: TableLayout, block: Block, results: StudyResults) -> str:
-    """Write a table of classes, with their shares in the data if the paper gives them."""
-    shares: dict[Metric, float] = {
-        figure.metric: figure.value
-        for figure in results.paper
-        if figure.table == table.name and "/share_of_" in figure.metric.name
-    }
-    names = [metric.name.split("/")[1].replace("_", " ") for metric in shares]
-    title = f"{names[0]} (%)" if names else ""
-    return class_markdown(block, {m.class_name: f"{x:g}" for m, x in shares.items()}, title)
-
-
 def _curves(study: Study, table: TableLayout, block: Block, folder: Path) -> str:
-    wanted = [str(name) for name in study.content.get("curves") or []]
-    if table.name not in wanted or table.per_class:
+    if table.per_class or table.name not in map(str, study.content.get("curves") or []):
         return ""
-    words = re.findall(r"[^\W_]+", f"table {table.name} {block.layout.title}")
+    title = f"Table {table.name} {block.layout.title}".strip()
+    words = ["table", *re.findall(r"[^\W_]+", title)[1:]]
     name = f"curves/{'_'.join(words)}.png"
-    title = " ".join(word for word in ("Table", table.name, block.layout.title) if word)
     return f"![{title}]({name})" if draw_curves(block, title, folder / name) else ""
 
 
-def _pictures(study: Study, results: StudyResults, folder: Path) -> list[str]:
+def _pictures(study: Study, done: Sequence[Run], folder: Path) -> list[str]:
     if "figure" not in study.content:
         return []
     path = folder / "qualitative.jpg"
-    reason = draw_grid(study, results.runs, path)
+    reason = draw_grid(study, done, path)
     text = "Predictions that score above TEST.PICTURE_THRESHOLD:\n\n![predictions](qualitative.jpg)"
-    if reason and path.exists():  # figures of a run are kept longer than its weights
-        text += f"\n\nThe picture is from an earlier report: {reason}."
-    elif reason:
-        text = f"No picture: {reason}."
+    if reason:  # figures of a run are kept longer than its weights
+        earlier = f"{text}\n\nThe picture is from an earlier report: {reason}."
+        text = earlier if path.exists() else f"No picture: {reason}."
     return ["## Predictions\n\n" + text]

@@ -23,40 +23,27 @@ LOG_FILE = "run.log"
 
 @dataclass(frozen=True)
 class Slot:
-    """A part of this machine that one run has for itself.
+    """A part of this machine that one run has for itself."""
 
-    Attributes:
-        gpus: numbers of its GPUs.
-        cores: numbers of its CPU cores; empty for all cores.
-    """
-
-    gpus: tuple[int, ...] = ()
-    cores: tuple[int, ...] = ()
+    gpus: tuple[int, ...] = ()  # numbers of its GPUs
+    cores: tuple[int, ...] = ()  # numbers of its CPU cores; empty for all cores
 
     def enter(self) -> dict[str, str]:
         """Bind this thread and its subprocesses to the cores; return the variables they need."""
-        environment = {}
         if self.cores:
             os.sched_setaffinity(0, self.cores)
-            environment["OMP_NUM_THREADS"] = str(len(self.cores))
-        if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
-        return environment
+        threads = {"OMP_NUM_THREADS": str(len(self.cores))} if self.cores else {}
+        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))} if self.gpus else {}
+        return threads | gpus
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """Call train_net.py for a run; picklable, so that a SLURM job can carry it to its node.
+    """Call train_net.py for a run; picklable, so that a SLURM job can carry it to its node."""
 
-    Attributes:
-        train_net: the script.
-        config: the config file that the run starts from.
-        gpus: number of GPUs per run; 0 for the device of MODEL.DEVICE.
-    """
-
-    train_net: Path
-    config: Path
-    gpus: int = 0
+    train_net: Path  # the script
+    config: Path  # the config file that the run starts from
+    gpus: int = 0  # number of GPUs per run; 0 for the device of MODEL.DEVICE
 
     def command(self, run: Run) -> list[str]:
         """Return the command of a run, which resumes from a checkpoint if there is one."""
@@ -67,23 +54,13 @@ class Launcher:
         return command + run.overrides
 
     def __call__(self, run: Run, slot: Slot | None = None) -> str | None:
-        """Train to the end, with the output in run.log.
-
-        Args:
-            run: to train.
-            slot: the part of this machine to use; None for all that is visible.
-
-        Returns:
-            The reason of a failure, or None.
-        """
+        """Train to the end, with the output in run.log; return the reason of a failure, or None."""
         run.folder.mkdir(parents=True, exist_ok=True)
         if not os.environ.get("SLURM_JOB_ID"):  # under SLURM, the status names the job
             write_status(run, None)
-        environment = dict(os.environ) | (slot.enter() if slot else {})
+        command, environment = self.command(run), os.environ | (slot.enter() if slot else {})
         with (run.folder / LOG_FILE).open("a") as log:
-            code = subprocess.run(
-                self.command(run), stdout=log, stderr=subprocess.STDOUT, env=environment
-            ).returncode
+            code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         error = None if code == 0 else _reason(run.folder / LOG_FILE, code)
         # A run that was asked to stop is unfinished, not failed.
         write_status(run, None if code == STOPPED else error)
@@ -104,11 +81,7 @@ def _reason(log: Path, code: int) -> str:
 
 
 def pending(runs: Sequence[Run], *, again: bool = False) -> list[Run]:
-    """Return the runs that are left to do.
-
-    Args:
-        runs: to choose from.
-        again: whether to include runs that were submitted to SLURM.
+    """Return the runs that are left to do, with `again` also those submitted to SLURM.
 
     Raises:
         InputError: for a run that was made with other settings than the study's.
@@ -122,19 +95,11 @@ def pending(runs: Sequence[Run], *, again: bool = False) -> list[Run]:
 
 
 def run_here(
-    runs: Sequence[Run],
-    launch: Callable[[Run, Slot], str | None],
-    slots: Sequence[Slot],
+    runs: Sequence[Run], launch: Callable[[Run, Slot], str | None], slots: Sequence[Slot]
 ) -> dict[str, str]:
-    """Run on this machine, one run per slot at a time; a failure does not stop the others.
+    """Run on this machine, one run per slot at a time, and return {failed run: reason}.
 
-    Args:
-        runs: to train.
-        launch: trains one run and returns the reason of a failure, see Launcher.
-        slots: see `gpu_slots` and `core_slots`.
-
-    Returns:
-        name of a failed run -> reason.
+    A failure does not stop the other runs.
     """
     free: SimpleQueue[Slot] = SimpleQueue()
     for slot in slots:
@@ -184,26 +149,13 @@ def core_slots(jobs: int) -> list[Slot]:
 
 
 def submit(
-    runs: Sequence[Run],
-    launch: Launcher,
-    *,
-    folder: Path,
-    partition: str,
-    parameters: Mapping[str, str],
-    cluster: str = "slurm",
-) -> list[Any]:
-    """Submit the runs to SLURM through submitit, one job each.
+    runs: Sequence[Run], launch: Launcher, *,
+    folder: Path, partition: str, parameters: Mapping[str, str], cluster: str = "slurm",
+) -> list[Any]:  # fmt: skip
+    """Submit the runs to SLURM through submitit, one job each with the launcher's GPUs.
 
-    Args:
-        runs: to train.
-        launch: see Launcher; a job gets its number of GPUs.
-        folder: of submitit's logs; every node must see it.
-        partition: of SLURM.
-        parameters: of submitit, as texts, such as {"timeout_min": "4320"}.
-        cluster: of submitit: "slurm", or "local" and "debug" for this machine.
-
-    Returns:
-        The jobs of submitit.
+    Every node must see `folder`, which gets submitit's logs. `parameters` are submitit's, as texts,
+    such as {"timeout_min": "4320"}; its clusters "local" and "debug" are this machine.
 
     Raises:
         InputError: without submitit, or for wrong parameters.
@@ -219,12 +171,9 @@ def submit(
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(
-            name="mtfixmatch",
-            slurm_partition=partition,
-            gpus_per_node=launch.gpus,
-            nodes=1,
+            name="mtfixmatch", slurm_partition=partition, gpus_per_node=launch.gpus, nodes=1,
             **{name: yaml.safe_load(text) for name, text in parameters.items()},
-        )
+        )  # fmt: skip
         with executor.batch():
             return [executor.submit(launch, run) for run in runs]
     except (RuntimeError, NameError, TypeError, AssertionError, FailedJobError) as error:

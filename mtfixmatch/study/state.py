@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..utils.errors import InputError
 from ..utils.files import write_atomically
@@ -13,22 +12,16 @@ from .plan import Run
 STATUS_FILE = "status.json"  # written by write_status
 DONE_FILE = "report.md"  # the last file that train_net.py writes
 BEST_FILE = "results_best.json"  # written by train_net.py beside model_best.pth
-HISTORY_FILE = "metrics.json"  # one JSON object per line, written during training
 CHECKPOINT_FILE = "last_checkpoint"
 
 
-@dataclass(frozen=True)
-class State:
-    """The progress of a run.
+class State(NamedTuple):
+    """The progress of a run."""
 
-    Attributes:
-        name: "done", "failed", "submitted" (to SLURM), "unfinished" (it can be resumed), "missing",
-            or "changed" (trained with other overrides than the study's).
-        message: the reason of a failure, or the SLURM partition.
-    """
-
+    # "done", "failed", "submitted" (to SLURM), "unfinished" (it can be resumed), "missing", or
+    # "changed" (trained with other overrides than the study's)
     name: str
-    message: str = ""
+    message: str = ""  # the reason of a failure, or the SLURM partition
 
 
 def state_of(run: Run) -> State:
@@ -48,22 +41,8 @@ def state_of(run: Run) -> State:
 
 
 def results_of(run: Run, network: str = "teacher") -> dict[str, Any]:
-    """Return the results of the best checkpoint, as `engine.evaluation.evaluate` gives them.
-
-    Args:
-        run: which.
-        network: "teacher" or "student".
-
-    Returns:
-        Empty if the run is not done or did not evaluate that network (TEST.EVAL_STUDENT).
-    """
+    """Return what `engine.evaluation.evaluate` gave for the best checkpoint; {} if it has not."""
     return _read_json(run, BEST_FILE).get(network, {}) if state_of(run).name == "done" else {}
-
-
-def history_of(run: Run) -> list[dict[str, Any]]:
-    """Return the lines of metrics.json, each a dict of scalars; empty without the file."""
-    lines = (run.read(HISTORY_FILE) or "").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
 
 
 def finished_folders(runs: Iterable[Run]) -> list[Path]:
@@ -72,13 +51,7 @@ def finished_folders(runs: Iterable[Run]) -> list[Path]:
 
 
 def write_status(run: Run, error: str | None, job: str | None = None) -> None:
-    """Record how a run was started and how it ended.
-
-    Args:
-        run: the status goes into its folder.
-        error: the reason of a failure.
-        job: the SLURM partition that runs it.
-    """
+    """Record in a run's folder how it ended: the reason of a failure, or the partition it is in."""
     run.folder.mkdir(parents=True, exist_ok=True)
     status = {"overrides": run.overrides, "error": error, "job": job}
     write_atomically(run.folder / STATUS_FILE, json.dumps(status, indent=2) + "\n")

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from mtfixmatch.data.partial_labels import hide_labels
+from mtfixmatch.engine.report import parse_history
 from mtfixmatch.study.archive import ARCHIVE_FILE, add_to_archive, read_archive
 from mtfixmatch.study.plan import load_study
 from mtfixmatch.study.runner import (
@@ -30,7 +31,6 @@ from mtfixmatch.study.show import check_configs
 from mtfixmatch.study.state import (
     State,
     finished_folders,
-    history_of,
     results_of,
     state_of,
     write_status,
@@ -285,7 +285,7 @@ def test_an_archived_run_is_done(archived):
     run = archived.runs[0]
     assert [state_of(run).name for run in archived.runs] == ["done", *["missing"] * 4]
     assert results_of(run) == {"a": {"m": 1.0}}
-    assert history_of(run) == [{"iteration": 1, "time": 2.0}]
+    assert parse_history(run.read("metrics.json")) == [{"iteration": 1, "time": 2.0}]
     assert pending(archived.runs) == archived.runs[1:]
     assert finished_folders(archived.runs) == []
 
@@ -294,7 +294,7 @@ def test_the_folder_of_a_run_precedes_the_archive(archived):
     run = archived.runs[0]
     write_status(run, "exit status 1: error: no")
     assert state_of(run) == State("failed", "exit status 1: error: no")
-    assert results_of(run) == {} and history_of(run) == []
+    assert results_of(run) == {} and run.read("metrics.json") is None
 
 
 def test_another_output_or_other_overrides_do_not_use_the_archive(archived, tmp_path):

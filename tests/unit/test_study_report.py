@@ -23,10 +23,10 @@ from mtfixmatch.study.figures import (
     tasks_of,
 )
 from mtfixmatch.study.layout import matches, read_filter, read_layout
-from mtfixmatch.study.overlap import expected_overlap
 from mtfixmatch.study.plan import load_study
 from mtfixmatch.study.report import write_report
 from mtfixmatch.study.state import finished_folders, write_status
+from mtfixmatch.study.tables import expected_overlap
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import REPOSITORY, tiny_config
 
