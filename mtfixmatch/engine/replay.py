@@ -40,10 +40,10 @@ class FirstNonFinite:
         if not self.place and any(not x.isfinite().all() for x in _tensors_in(value)):
             self.place = place
 
-    def watch(self, who: str, network: nn.Module) -> None:
+    def watch(self, owner: str, network: nn.Module) -> None:
         """Check inputs and outputs of all modules of a network, and all gradients."""
         for name, module in network.named_modules():
-            place = f"the {who}'s {name or 'network'}"
+            place = f"the {owner}'s {name or 'network'}"
             module.register_forward_pre_hook(
                 lambda _, args, place=place: self.look(f"forward pass, input of {place}", args)
             )
@@ -52,7 +52,7 @@ class FirstNonFinite:
             )
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
-                place = f"backward pass, gradient of the {who}'s {name}"
+                place = f"backward pass, gradient of the {owner}'s {name}"
                 parameter.register_hook(self._looker(place))
 
     def _look_both_ways(self, place: str, output: Any) -> None:
@@ -102,10 +102,10 @@ def replay(dump: Mapping[str, Any]) -> str:
     images = dump["images"].to(step.student.device)
     for file, image in zip(dump["files"], images, strict=True):
         first.look(f"the image {file}", image)
-    for who, network in (("teacher", step.teacher), ("student", step.student)):
+    for owner, network in (("teacher", step.teacher), ("student", step.student)):
         for name, value in network.state_dict().items():
-            first.look(f"the {who}'s {name}, before the step", value)
-        first.watch(who, network)
+            first.look(f"the {owner}'s {name}, before the step", value)
+        first.watch(owner, network)
     if first.place:
         return first.place
     try:
@@ -122,7 +122,7 @@ def _build_step(dump: Mapping[str, Any]) -> MultiTaskStep:
     cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(dump["config"])))
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.TIMM.WEIGHTS = ""  # the file has them
+    cfg.MODEL.TIMM.WEIGHTS = cfg.MODEL.VIT.WEIGHTS = ""  # the file has them
     student = build_model(cfg)
     method = build_method(cfg).to(cfg.MODEL.DEVICE)
     step = build_step(cfg, build_tasks(cfg), method, student, build_teacher(student), [])

@@ -101,11 +101,9 @@ def strong_samples(
             image=view.images[i],
             dropout_seed=_dropout_seed(seed, draws[i], strong=True),
             targets={
-                task.name: SampleTarget(
-                    moved_target(task, labels[task.name], view, i), is_pseudo=True
-                )
-                for task in tasks
-                if task.name in labels
+                t.name: SampleTarget(moved_target(t, labels[t.name], view, i), is_pseudo=True)
+                for t in tasks
+                if t.name in labels
             },
         )
         for i, labels in enumerate(pseudo_labels)
@@ -127,11 +125,8 @@ def assign_targets(
     for task in tasks:
         own = targets_of(samples, task)
         size = image_size(samples) if own else (0, 0)
-        assigned[task.name] = iter(
-            student.head(task.name).assign(
-                [x.target for x in own], [x.is_pseudo for x in own], size
-            )
-        )
+        targets, is_pseudo = [x.target for x in own], [x.is_pseudo for x in own]
+        assigned[task.name] = iter(student.head(task.name).assign(targets, is_pseudo, size))
     return [
         replace(
             sample,

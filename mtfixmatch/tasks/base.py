@@ -78,9 +78,6 @@ class Task(ABC):
         tuning_keys: keys of its config to look at when its pseudo-labels go wrong.
         target_types: classes in its targets that a file of tensors must be allowed to hold.
         loss_parts: names of the terms of its loss.
-        name: in MODEL.TASKS, in cfg.TASKS (upper case) and in the names of losses and metrics.
-        class_names: in the order of their ids; empty for a kind without classes.
-        colors: RGB in 0-255 of each class.
     """
 
     default_name: ClassVar[str]
@@ -108,8 +105,8 @@ class Task(ABC):
         """Set what every task has.
 
         Args:
-            name: of the task.
-            class_names: in the order of their ids.
+            name: in MODEL.TASKS, cfg.TASKS (upper case) and the names of losses and metrics.
+            class_names: in the order of their ids; empty for a kind without classes.
             colors: RGB in 0-255 of each class; empty: a palette.
             loss_weight: gamma of Eq. 5.
             unsupervised_weight: lambda of Eq. 5 after the ramp-up.

@@ -138,13 +138,13 @@ def test_the_state_of_a_method_survives_a_kill_bit_by_bit(street_root, tmp_path)
     assert same_state(resumed.teacher.state_dict(), whole.teacher.state_dict())
 
 
-def test_the_state_of_a_method_is_rolled_back_with_its_step(street_root, tmp_path):
+def test_the_state_of_a_method_is_rolled_back_with_its_step(street_root, tmp_path, caplog):
     opts = (*NO_MIXING, *ALL_LABELS, "SOLVER.NONFINITE", "skip")
     trainer = build_trainer(config(street_root, tmp_path, AdaptiveThresholds, *opts))
     before = {name: value.clone() for name, value in trainer.method.state_dict().items()}
     head = trainer._trainer.student.heads["segmentation"]
     head.losses = lambda *args: {"ce": torch.tensor(float("nan"))}
-    logging.getLogger("mtfixmatch").setLevel(logging.ERROR)
+    caplog.set_level(logging.ERROR, logger="mtfixmatch")
     assert run_step(trainer, make_batch(trainer, "bdsn"))["skipped_steps"] == 1
     assert same_state(trainer.method.state_dict(), before)
     del head.losses
