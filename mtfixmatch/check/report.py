@@ -70,7 +70,7 @@ def _batch(findings: Findings) -> str:
 
 def _statistics(splits: Sequence[Split], task: Task) -> str:
     """Return the label statistics of a task; the class table only if the task has classes."""
-    heading = f"## {task.name.capitalize()}: {task.counted}"
+    heading = f"## {task.name.capitalize()}: {task.unit}"
     parts = [heading, _figures(splits, task)]
     if task.class_names:
         parts = [f"{heading} of each class", _classes(splits, task), parts[1]]

@@ -12,7 +12,7 @@ from ..augmentation.strong import StrongAugmentation
 from ..data.mapper import TrainMapper
 from ..data.records import Record
 from ..data.samplers import Draw
-from ..engine.samples import moved_target, stack_images
+from ..engine.samples import stack_images, warped_target
 from ..engine.visualize import Snapshot, as_uint8, draw_samples
 from ..methods import build_method
 from ..tasks import Task
@@ -54,7 +54,7 @@ def take_snapshot(
             view = augmentation(image[None], step=draw.step, positions=[draw.position])
             views.append(view.images)
             labeled = [task for task in tasks if targets[task.name] is not None]
-            moved.append({t.name: moved_target(t, targets[t.name], view, 0) for t in labeled})
+            moved.append({t.name: warped_target(t, targets[t.name], view, 0) for t in labeled})
     strong = torch.cat(views) if views else weak[:0]
     return Snapshot(weak=as_uint8(weak), strong=as_uint8(strong), labels=labels, moved=moved)
 

@@ -115,7 +115,7 @@ class TrainMapper:
         for task in self.tasks:
             if task.label_key in labels:
                 target = task.load_target(source)
-                targets[task.name] = task.move_target(target, matrix, self.size)
+                targets[task.name] = task.warp_target(target, matrix, self.size)
         return targets
 
 

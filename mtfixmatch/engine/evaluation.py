@@ -120,7 +120,7 @@ def _image_losses(
     sums = {}
     for task in labeled:
         # Padding becomes ignored, because nothing of the image is moved there.
-        target = task.move_target(task.load_target(record), torch.eye(3), size)
+        target = task.warp_target(task.load_target(record), torch.eye(3), size)
         head = model.head(task.name)
         assigned = head.assign([target], [False], size)
         losses = head.losses(outputs[task.name], assigned, size)

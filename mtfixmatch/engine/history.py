@@ -19,7 +19,7 @@ WINDOW = 20  # steps over which writers and TeacherWatch take their medians
 KEPT = 1000
 
 
-class KeepHistories(HookBase):
+class HistoryHook(HookBase):
     """Keep the newest scalars in the checkpoint, so that medians do not restart with a resume.
 
     In memory it keeps KEPT values of each; Detectron2 lets them grow for a million steps.
@@ -49,7 +49,7 @@ class KeepHistories(HookBase):
         self._loaded = state
 
 
-class WriteMetrics(hooks.PeriodicWriter):
+class MetricsWriter(hooks.PeriodicWriter):
     """Write scalars to the log, metrics.json and TensorBoard, on the main process only.
 
     An interrupted run ends with the same metrics.json as one without the interruption.

@@ -41,7 +41,7 @@ def class_names(tasks: Sequence[Task]) -> dict[str, list[str]]:
     return {task.name: task.class_names for task in tasks}
 
 
-class EvaluateTeacher(HookBase):
+class TeacherEvalHook(HookBase):
     """Evaluate; write the best teacher as model_best.pth and the last one as model_final.pth.
 
     The best teacher has the highest geometric mean of the tasks' metrics (paper Sec. 4). Its
@@ -93,7 +93,7 @@ class EvaluateTeacher(HookBase):
         self.best, self.best_iteration = state["best"], state["best_iteration"]
 
 
-class KeepBrokenFiles(HookBase):
+class BrokenFilesHook(HookBase):
     """Collect the broken files of all ranks, for the checkpoint and the report."""
 
     def __init__(self, broken: BrokenFiles):
@@ -115,7 +115,7 @@ class KeepBrokenFiles(HookBase):
         self._broken.messages |= state["messages"]
 
 
-class SaveCheckpoints(HookBase):
+class FullCheckpointer(HookBase):
     """Write full checkpoints model_<step>.pth; keep the newest few and the last healthy one."""
 
     def __init__(self, keep: int, watch: TeacherWatch):
@@ -135,7 +135,7 @@ class SaveCheckpoints(HookBase):
         remove_old(self.trainer.checkpointer.save_dir, self.keep, self.watch.healthy)
 
 
-class Diagnostics(HookBase):
+class PseudoLabelDiagnostics(HookBase):
     """Measure pseudo-labels: their number, their accuracy against hidden labels, agreement."""
 
     def after_step(self) -> None:
@@ -172,7 +172,7 @@ def _true_target(item: dict, task: str):
     return item["targets"][task] if hidden is None else hidden
 
 
-class Pictures(HookBase):
+class PictureWriter(HookBase):
     """Draw predictions.png at the end and pseudo_labels.png with each checkpoint.
 
     The last measured pseudo-labels are kept, because the step of a checkpoint may have none.

@@ -101,7 +101,7 @@ def strong_samples(
             image=view.images[i],
             dropout_seed=_dropout_seed(seed, draws[i], strong=True),
             targets={
-                t.name: SampleTarget(moved_target(t, labels[t.name], view, i), is_pseudo=True)
+                t.name: SampleTarget(warped_target(t, labels[t.name], view, i), is_pseudo=True)
                 for t in tasks
                 if t.name in labels
             },
@@ -110,10 +110,10 @@ def strong_samples(
     ]
 
 
-def moved_target(task: Task, target: Target, view: StrongView, index: int) -> Target:
+def warped_target(task: Task, target: Target, view: StrongView, index: int) -> Target:
     """Move a target of a weak view into the strong view at an index of `view`."""
     size = (view.images.shape[2], view.images.shape[3])
-    return task.move_target(target, view.matrices[index], size, view.erased[index])
+    return task.warp_target(target, view.matrices[index], size, view.erased[index])
 
 
 @torch.no_grad()

@@ -105,12 +105,12 @@ class TeacherWatch(HookBase):
         top = int(pseudo.argmax())
         shares = pseudo[top] / max(pseudo.sum(), 1), labels[top] / labels.sum()
         text = "{:.1%} of its {} are {}, in the labels {:.1%}"
-        text = text.format(shares[0], task.counted, task.class_names[top], shares[1])
+        text = text.format(shares[0], task.unit, task.class_names[top], shares[1])
         one_class = pseudo.sum() >= self.MIN_COUNT and shares[0] > self.ONE_CLASS >= shares[1]
         self._note(task, "one class", one_class, self.MEASUREMENTS, text)
 
     def _watch_number(self, task: Task, pseudo: float, labels: float) -> None:
-        text = f"it has {pseudo:.3g} {task.counted} per image, a labeled image has {labels:.3g}"
+        text = f"it has {pseudo:.3g} {task.unit} per image, a labeled image has {labels:.3g}"
         self._note(task, "number", pseudo > self.RUNAWAY * labels, self.MEASUREMENTS, text)
 
     def _note(self, task: Task, symptom: str, present: bool, patience: int, text: str) -> None:

@@ -28,8 +28,14 @@ from ..tasks import Task, build_tasks
 from ..utils.errors import InputError
 from .checkpoint import MultiTaskCheckpointer
 from .ema import build_teacher
-from .history import KeepHistories, WriteMetrics
-from .hooks import Diagnostics, EvaluateTeacher, KeepBrokenFiles, Pictures, SaveCheckpoints
+from .history import HistoryHook, MetricsWriter
+from .hooks import (
+    BrokenFilesHook,
+    FullCheckpointer,
+    PictureWriter,
+    PseudoLabelDiagnostics,
+    TeacherEvalHook,
+)
 from .report import write_report
 from .setup import choose_precision
 from .step import MultiTaskStep
@@ -114,17 +120,17 @@ class MultiTaskTrainer(DefaultTrainer):
         own: list[hooks.HookBase] = [
             hooks.IterationTimer(warmup_iter=1),  # time every step, after a resume too
             hooks.LRScheduler(),
-            Diagnostics(),
+            PseudoLabelDiagnostics(),
             self._watch,
-            EvaluateTeacher(cfg.TEST.EVAL_PERIOD),
-            KeepBrokenFiles(self._broken),
-            WriteMetrics(),
-            KeepHistories(),
+            TeacherEvalHook(cfg.TEST.EVAL_PERIOD),
+            BrokenFilesHook(self._broken),
+            MetricsWriter(),
+            HistoryHook(),
         ]
         if comm.is_main_process():
             own += [
-                Pictures(cfg.TEST.PICTURES, cfg.TEST.PICTURE_THRESHOLD),
-                SaveCheckpoints(cfg.SOLVER.CHECKPOINTS_TO_KEEP, self._watch),
+                PictureWriter(cfg.TEST.PICTURES, cfg.TEST.PICTURE_THRESHOLD),
+                FullCheckpointer(cfg.SOLVER.CHECKPOINTS_TO_KEEP, self._watch),
             ]
         return own
 

@@ -97,7 +97,7 @@ def _with_labels(
     matrix = geometry.scaling(factor, factor)
     size = (image.shape[0], image.shape[1])
     larger = {
-        task.name: task.move_target(targets[task.name], matrix, size)
+        task.name: task.warp_target(targets[task.name], matrix, size)
         for task in tasks
         if targets.get(task.name) is not None
     }

@@ -73,7 +73,7 @@ class Task(ABC):
         metadata_field: key of the class names in the metadata of a dataset; "": no classes.
         result_field: key of the model's output for an image.
         metric: name of the one figure in [0, 1] that enters the geometric mean.
-        counted: unit of the label statistics, plural.
+        unit: unit of the label statistics, plural.
         fills_pixels: its labels cover the picture, so other tasks are drawn over them.
         tuning_keys: keys of its config to look at when its pseudo-labels go wrong.
         target_types: classes in its targets that a file of tensors must be allowed to hold.
@@ -85,7 +85,7 @@ class Task(ABC):
     metadata_field: ClassVar[str] = ""
     result_field: ClassVar[str]
     metric: ClassVar[str]
-    counted: ClassVar[str]
+    unit: ClassVar[str]
     fills_pixels: ClassVar[bool] = False
     tuning_keys: ClassVar[tuple[str, ...]] = ("THRESHOLD", "UNSUPERVISED_WEIGHT")
     target_types: ClassVar[tuple[type, ...]] = ()
@@ -191,7 +191,7 @@ class Task(ABC):
         """Read the label of a record that has one, in the frame of the whole image."""
 
     @abstractmethod
-    def move_target(
+    def warp_target(
         self, target: Target, matrix: Tensor, size: Size, erased: Tensor | None = None
     ) -> Target:
         """Move a target by a (3, 3) matrix into an image of `size`.

@@ -44,7 +44,7 @@ class Detection(Task):
     metadata_field = "thing_classes"
     result_field = "instances"
     metric = "mAP"
-    counted = "objects"
+    unit = "objects"
     tuning_keys = ("BACKGROUND_WEIGHT", "THRESHOLD", "UNSUPERVISED_WEIGHT")
     target_types = (Instances, Boxes)
 
@@ -53,7 +53,7 @@ class Detection(Task):
         self,
         *,
         min_visible: float,
-        moved_shape: str,
+        box_shape: str,
         uncertain_threshold: float | None,
         loss_parts: Sequence[str],
         **kwargs: Any,
@@ -62,7 +62,7 @@ class Detection(Task):
 
         Args:
             min_visible: a moved box with less than this share of its area inside is ignored.
-            moved_shape: "box" or "ellipse", see geometry.warp_boxes.
+            box_shape: "box" or "ellipse", see geometry.warp_boxes.
             uncertain_threshold: predictions from this score to the threshold are ignored boxes;
                 None: they are nothing.
             loss_parts: of the head.
@@ -70,7 +70,7 @@ class Detection(Task):
         """
         super().__init__(**kwargs)
         self.min_visible = min_visible
-        self.moved_shape = moved_shape
+        self.box_shape = box_shape
         self.uncertain_threshold = uncertain_threshold
         self.loss_parts = tuple(loss_parts)
 
@@ -84,7 +84,7 @@ class Detection(Task):
         return {
             **super().from_config(cfg, name),
             "min_visible": node.MIN_VISIBLE,
-            "moved_shape": node.MOVED_BOX,
+            "box_shape": node.MOVED_BOX,
             "uncertain_threshold": node.UNCERTAIN_THRESHOLD if node.BACKGROUND_WEIGHT else None,
             "loss_parts": cls.head_class(cfg, name).loss_parts,
         }
@@ -147,11 +147,11 @@ class Detection(Task):
         ignore = torch.tensor([bool(a.get("iscrowd", 0)) for a in annotations], dtype=torch.bool)
         return boxes_target((record["height"], record["width"]), boxes, classes, ignore)
 
-    def move_target(
+    def warp_target(
         self, target: Instances, matrix: Tensor, size: Size, erased: Tensor | None = None
     ) -> Instances:
         """See base class; boxes under erased pixels stay."""
-        moved = geometry.warp_boxes(target.gt_boxes.tensor, matrix, shape=self.moved_shape)
+        moved = geometry.warp_boxes(target.gt_boxes.tensor, matrix, shape=self.box_shape)
         clipped = geometry.clip_boxes(moved, size)
         areas = geometry.box_areas(clipped)
         visible = areas / geometry.box_areas(moved).clamp(min=1e-6)

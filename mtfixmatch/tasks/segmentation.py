@@ -72,7 +72,7 @@ class Segmentation(Task):
     metadata_field = "stuff_classes"
     result_field = "sem_seg"
     metric = "mIoU"
-    counted = "pixels"
+    unit = "pixels"
     fills_pixels = True
     loss_parts = ("ce",)
 
@@ -121,7 +121,7 @@ class Segmentation(Task):
     def _lut(self, record: dict) -> np.ndarray:
         return np.frombuffer(record[self.key_of(self.lut_field, self.name)], dtype=np.uint8)
 
-    def move_target(
+    def warp_target(
         self, target: Tensor, matrix: Tensor, size: Size, erased: Tensor | None = None
     ) -> Tensor:
         """See base class; pixels from outside are ignored, by default erased ones too."""

@@ -229,9 +229,7 @@ def test_the_report_sets_training_beside_validation(data):
 
 
 def test_a_task_without_classes_has_figures_alone():
-    depth = SimpleNamespace(
-        name="depth", label_key="depth_file_name", class_names=[], counted="maps"
-    )
+    depth = SimpleNamespace(name="depth", label_key="depth_file_name", class_names=[], unit="maps")
     labels = {depth.label_key: 1, "all": 1, "none": 0}
     splits = [
         Split(name, [name], 1, labels, {depth.label_key: 0}, Counter({(8, 4): 1}), statistics)

@@ -20,7 +20,7 @@ from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.data.samplers import Draw
 from mtfixmatch.engine import evaluate_checkpoint
 from mtfixmatch.engine.evaluation import geometric_mean
-from mtfixmatch.engine.hooks import Diagnostics, EvaluateTeacher
+from mtfixmatch.engine.hooks import PseudoLabelDiagnostics, TeacherEvalHook
 from mtfixmatch.methods import Supervised
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError
@@ -143,14 +143,14 @@ def saved(street_root, tmp_path_factory):
     trainer = build_trainer(cfg)
     fake_evaluation(trainer, [0.5, 0.4, 0.3])
     states = {}
-    keep = EvaluateTeacher._export
+    keep = TeacherEvalHook._export
 
     def export(hook, name):
         states[name] = (hook.trainer.iter, copy_state(hook.trainer.teacher))
         keep(hook, name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EvaluateTeacher, "_export", export)
+        patch.setattr(TeacherEvalHook, "_export", export)
         trainer.train()
     return cfg, trainer, states
 
@@ -175,11 +175,11 @@ def test_full_checkpoint_holds_all_that_resuming_needs(saved):
     assert (normalizers != 100).all()
     state = found["trainer"]
     assert state["iteration"] == 6
-    assert state["hooks"]["EvaluateTeacher"] == {"best": 0.5, "best_iteration": 2}
+    assert state["hooks"]["TeacherEvalHook"] == {"best": 0.5, "best_iteration": 2}
     assert state["hooks"]["LRScheduler"]["last_epoch"] == 7
     momenta = state["_trainer"]["optimizer"]["state"]
     assert len(momenta) == len(list(trainer._trainer.student.parameters()))
-    assert state["hooks"]["KeepBrokenFiles"] == {"messages": {}}
+    assert state["hooks"]["BrokenFilesHook"] == {"messages": {}}
 
 
 @pytest.mark.parametrize("name, step", [("model_best.pth", 2), ("model_final.pth", 6)])
@@ -209,7 +209,7 @@ def test_best_value_survives_resuming(saved, tmp_path):
     before = best.read_bytes()
     trainer = build_trainer(cfg, resume=True)
     assert trainer.start_iter == 7
-    hook = next(h for h in trainer._hooks if isinstance(h, EvaluateTeacher))
+    hook = next(h for h in trainer._hooks if isinstance(h, TeacherEvalHook))
     assert (hook.best, hook.best_iteration) == (0.5, 2)
     contents = []
     evaluations = iter([0.45, 0.6])
@@ -383,7 +383,7 @@ def test_diagnostics_compare_with_the_hidden_labels(street_root, tmp_path):
 
 def measured(tasks, items, pseudo):
     record = SimpleNamespace(batch=items, pseudo_labels=pseudo, agreement={})
-    hook = Diagnostics()
+    hook = PseudoLabelDiagnostics()
     given = {"step_record": record, "tasks": tasks, "method": Supervised(weak_flip_prob=0.0)}
     with EventStorage() as storage:
         hook.trainer = SimpleNamespace(storage=storage, **given)

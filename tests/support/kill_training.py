@@ -25,7 +25,7 @@ from detectron2.engine import defaults as detectron2_defaults
 from torch.utils import tensorboard  # noqa: F401
 
 from mtfixmatch.engine import trainer as trainer_module
-from mtfixmatch.engine.history import WriteMetrics
+from mtfixmatch.engine.history import MetricsWriter
 from mtfixmatch.runtime.signals import STOPPED
 from tests.support.disk_faults import at_byte, at_call
 from tests.support.short_training import (
@@ -136,7 +136,7 @@ def _train(args: list[str], kill: Kill, pipe: StepPipe) -> None:
         spec.loader.exec_module(command)
         pipe.report_from_here()
         # A line for every step, so that none can be missed, or between checkpoints.
-        trainer_module.WriteMetrics = partial(WriteMetrics, period=1 if "explicit" in args else 3)
+        trainer_module.MetricsWriter = partial(MetricsWriter, period=1 if "explicit" in args else 3)
         # It looks at the machine, which takes long.
         detectron2_defaults.collect_env_info = str
         command.launch_main(default_argument_parser().parse_args(args))

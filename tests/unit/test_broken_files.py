@@ -7,7 +7,7 @@ from detectron2.utils import comm
 
 from mtfixmatch.data.broken import BrokenFiles
 from mtfixmatch.data.loader import build_train_loader, train_records
-from mtfixmatch.engine.hooks import KeepBrokenFiles
+from mtfixmatch.engine.hooks import BrokenFilesHook
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError
 from tests.support.engine_helpers import build_trainer, run_config
@@ -193,7 +193,7 @@ def test_each_file_is_counted_and_told_once(caplog):
 
 def test_the_ranks_tell_each_other_with_a_checkpoint(monkeypatch):
     broken = BrokenFiles({"a": "a is bad"}, num_images=9, limit=1.0)
-    hook = KeepBrokenFiles(broken)
+    hook = BrokenFilesHook(broken)
     monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, {"b": "b is bad"}])
     saves = iter([False, True])
     monkeypatch.setattr("mtfixmatch.engine.hooks._saves", lambda trainer: next(saves))
@@ -202,7 +202,7 @@ def test_the_ranks_tell_each_other_with_a_checkpoint(monkeypatch):
     assert hook.state_dict() == {"messages": {"a": "a is bad"}}
     hook.after_step()
     assert hook.state_dict() == {"messages": {"a": "a is bad", "b": "b is bad"}}
-    other = KeepBrokenFiles(BrokenFiles({}, num_images=9, limit=1.0))
+    other = BrokenFilesHook(BrokenFiles({}, num_images=9, limit=1.0))
     other.load_state_dict(hook.state_dict())
     assert other.state_dict() == hook.state_dict()
 

@@ -379,19 +379,19 @@ def test_moved_boxes_are_clipped_ignored_or_dropped(make_task):
         ignore=[False, False, False, False, False, True],
     )
     shift = geometry.translation(9.5, 0)
-    found = make_task().move_target(boxes, shift, (32, 32))
+    found = make_task().warp_target(boxes, shift, (32, 32))
     expected = [[9.5, 0, 19.5, 10], [29.5, 0, 32, 10], [30.5, 0, 32, 10], [14.5, 5, 15.5, 6]]
     assert found.gt_boxes.tensor.tolist() == expected
     assert found.gt_classes.tolist() == [0, 1, 2, 5]
     assert found.gt_ignore.tolist() == [False, False, True, True]
     assert found.image_size == (32, 32)
-    stricter = make_task(MIN_VISIBLE=0.3).move_target(boxes, shift, (32, 32))
+    stricter = make_task(MIN_VISIBLE=0.3).warp_target(boxes, shift, (32, 32))
     assert stricter.gt_ignore.tolist() == [False, True, True, True]
 
 
 def test_boxes_under_erased_pixels_stay(make_task):
     erased = torch.ones(32, 32, dtype=torch.bool)
-    moved = make_task().move_target(target(MIDDLE_BOX), geometry.identity(), SIZE, erased)
+    moved = make_task().warp_target(target(MIDDLE_BOX), geometry.identity(), SIZE, erased)
     assert moved.gt_boxes.tensor.tolist() == [MIDDLE_BOX]
     assert moved.gt_ignore.tolist() == [False]
 
@@ -400,7 +400,7 @@ def test_shape_of_moved_boxes_is_a_choice(make_task):
     turn = geometry.about_center(geometry.rotation(30), SIZE)
     half = 8 * (3**0.5 + 1) / 2
     for shape, side in (("box", half), ("ellipse", 8.0)):
-        moved = make_task(MOVED_BOX=shape).move_target(target(MIDDLE_BOX), turn, SIZE)
+        moved = make_task(MOVED_BOX=shape).warp_target(target(MIDDLE_BOX), turn, SIZE)
         expected = [16 - side, 16 - side, 16 + side, 16 + side]
         assert moved.gt_boxes.tensor[0].tolist() == pytest.approx(expected, abs=1e-4)
     with pytest.raises(InputError, match=r"TASKS\.DETECTION\.MOVED_BOX is 'circle'"):

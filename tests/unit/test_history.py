@@ -7,7 +7,7 @@ import pytest
 from detectron2.utils.events import EventStorage
 
 from mtfixmatch.engine import history, teacher_watch
-from mtfixmatch.engine.history import KeepHistories, cut_metrics
+from mtfixmatch.engine.history import HistoryHook, cut_metrics
 from mtfixmatch.engine.teacher_watch import TeacherWatch
 
 
@@ -29,9 +29,9 @@ def test_lines_of_later_steps_and_torn_ones_are_cut_off(tmp_path):
 
 
 def watched(steps, losses, states=None):
-    """Run TeacherWatch and KeepHistories over steps; their states after each, and the warnings."""
+    """Run TeacherWatch and HistoryHook over steps; their states after each, and the warnings."""
     detection = SimpleNamespace(name="detection", loss_parts=("cls",), tuning_keys=("THRESHOLD",))
-    hook, keep = TeacherWatch(), KeepHistories()
+    hook, keep = TeacherWatch(), HistoryHook()
     told, kept = [], []
     if states:
         hook.load_state_dict(states[0])
@@ -52,7 +52,7 @@ def watched(steps, losses, states=None):
 
 
 def test_memory_holds_the_newest_scalars_only():
-    keep = KeepHistories()
+    keep = HistoryHook()
     with EventStorage(0) as storage:
         keep.trainer = SimpleNamespace(storage=storage)
         keep.before_train()

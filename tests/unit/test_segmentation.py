@@ -120,12 +120,12 @@ def test_soft_labels_by_hand(make_head):
 def test_soft_labels_move_bilinearly(task):
     target = torch.zeros(K, 2, 4)
     target[0, :, :2], target[1, :, 2:] = 1.0, 0.5
-    moved = task.move_target(target, geometry.translation(0.5, 0), (2, 4))
+    moved = task.warp_target(target, geometry.translation(0.5, 0), (2, 4))
     # What comes from outside weighs nothing.
     assert moved[0].tolist() == [[0.5, 1.0, 0.5, 0.0]] * 2
     assert moved[1].tolist() == [[0.0, 0.0, 0.25, 0.5]] * 2
     erased = torch.tensor([[False] * 4, [True] * 4])
-    moved = task.move_target(target, geometry.identity(), (2, 4), erased)
+    moved = task.warp_target(target, geometry.identity(), (2, 4), erased)
     assert torch.equal(moved[:, 0], target[:, 0]) and (moved[:, 1] == 0).all()
     assert task.count_classes([target])[:2] == [4, 4]
     assert task.diagnose([target], [None]) == {"valid_pixels": 1.0}
@@ -212,23 +212,23 @@ def test_moved_maps_ignore_what_comes_from_outside_and_what_is_erased(task):
     target = torch.arange(12, dtype=torch.uint8).view(3, 4)
     erased = torch.zeros(3, 4, dtype=torch.bool)
     erased[1, 2:] = True
-    moved = task.move_target(target, geometry.translation(1, 0), (3, 4), erased)
+    moved = task.warp_target(target, geometry.translation(1, 0), (3, 4), erased)
     x = IGNORE_LABEL
     assert moved.tolist() == [[x, 0, 1, 2], [x, 4, x, x], [x, 8, 9, 10]]
     flip = geometry.horizontal_flip(4)
-    assert torch.equal(task.move_target(target, flip, (3, 4)), target.flip(1))
+    assert torch.equal(task.warp_target(target, flip, (3, 4)), target.flip(1))
 
 
 def test_erased_pixels_count_where_asked_for(task, monkeypatch):
     monkeypatch.setattr(task, "ignore_erased", False)
     target = torch.arange(12, dtype=torch.uint8).view(3, 4)
-    moved = task.move_target(target, torch.eye(3), (3, 4), torch.ones(3, 4, dtype=torch.bool))
+    moved = task.warp_target(target, torch.eye(3), (3, 4), torch.ones(3, 4, dtype=torch.bool))
     assert torch.equal(moved, target)
 
 
 def test_ignored_pixels_stay_ignored(task):
     target = label_map()
-    moved = task.move_target(target, geometry.rotation(20), SIZE)
+    moved = task.warp_target(target, geometry.rotation(20), SIZE)
     assert (moved == IGNORE_LABEL).all()
 
 

@@ -142,7 +142,7 @@ class Brightness(Task):
     """Predicts the mean of the label map in each cell of a grid: a kind without classes."""
 
     default_name, label_field, result_field = "brightness", "sem_seg_file_name", "grid"
-    metric, counted, loss_parts = "closeness", "cells", ("l2",)
+    metric, unit, loss_parts = "closeness", "cells", ("l2",)
 
     @configurable
     def __init__(self, *, threshold, **kwargs):
@@ -168,7 +168,7 @@ class Brightness(Task):
     def load_target(self, record):
         return torch.from_numpy(read_label_map(record[self.label_key]) / 255.0).float()
 
-    def move_target(self, target, matrix, size, erased=None):
+    def warp_target(self, target, matrix, size, erased=None):
         fill = torch.tensor(float("nan"))
         moved = geometry.warp(
             target[None, None], matrix[None], size, mode="nearest", fill=torch.tensor(-1.0)

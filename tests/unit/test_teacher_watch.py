@@ -24,7 +24,7 @@ class Fake:
     """A task whose targets are lists of classes."""
 
     name, loss_parts, tuning_keys = "detection", ("cls", "box"), ("THRESHOLD", "LOSS_WEIGHT")
-    counted, class_names, fills_pixels = "objects", ["car", "person", "rider"], False
+    unit, class_names, fills_pixels = "objects", ["car", "person", "rider"], False
 
     def count_classes(self, targets):
         return [sum(target.count(c) for target in targets) for c in range(3)]
