@@ -1,9 +1,9 @@
 """The semi-supervised methods: one class is one method (paper Sec. 3).
 
-A method decides which images get a pseudo-label for a task, how the teacher's predictions become
+A method decides which images get a pseudo-label for a task, how predictions of the teacher become
 pseudo-labels, the strong augmentation, the flip of the weak view, and the weight of the
-unsupervised loss over time. It is a module: its buffers are its state, which checkpoints keep and
-which is rolled back with a step that fails.
+unsupervised loss over time. It is a module, and its state is in its buffers: checkpoints store
+them, and a step with non-finite values rolls them back.
 """
 
 import math
@@ -21,7 +21,7 @@ from .tasks.base import Outputs, Target, Threshold
 from .utils.errors import InputError
 
 METHOD_REGISTRY = Registry("METHOD")
-METHOD_REGISTRY.__doc__ = "Methods by class name, for FIXMATCH.METHOD."
+METHOD_REGISTRY.__doc__ = "Methods by class name, see FIXMATCH.METHOD."
 
 UNSUPERVISED_ON = ("unlabeled", "all")
 
@@ -31,8 +31,8 @@ class Supervised(nn.Module):
     """The supervised baseline: no pseudo-labels. Base class of all methods.
 
     Attributes:
-        strong_augmentation: makes the student's view of an image with pseudo-labels; None: the
-            method has no unsupervised loss.
+        strong_augmentation: augmentation of images with pseudo-labels; None: the method has no
+            unsupervised loss.
         weak_flip_prob: probability of a horizontal flip in the weak view.
     """
 
@@ -40,7 +40,7 @@ class Supervised(nn.Module):
 
     @configurable
     def __init__(self, *, weak_flip_prob: float):
-        """Set the flip probability of the weak view."""
+        """Set the probability of a horizontal flip in the weak view."""
         super().__init__()
         self.weak_flip_prob = weak_flip_prob
 
@@ -51,16 +51,16 @@ class Supervised(nn.Module):
 
     @property
     def is_semi_supervised(self) -> bool:
-        """Whether there is an unsupervised loss."""
+        """Whether the method has an unsupervised loss."""
         return self.strong_augmentation is not None
 
     def needs_pseudo_label(self, task: Task, *, labeled: bool, step: int) -> bool:
         """Decide whether an image gets a pseudo-label for a task at this step.
 
         Args:
-            task: of the label.
-            labeled: the image is labeled for the task.
-            step: of the training.
+            task: task of the pseudo-label.
+            labeled: whether the image is labeled for the task.
+            step: training step, from 0.
         """
         return False
 
@@ -70,25 +70,25 @@ class Supervised(nn.Module):
         """Turn the teacher's outputs for N weak views into pseudo-labels for a task.
 
         Args:
-            task: of the labels.
-            head: the teacher's.
-            outputs: of that head for the views.
+            task: task of the pseudo-labels.
+            head: the teacher's head for the task.
+            outputs: outputs of the head, each (N, ...).
             size: (height, width) of the views.
             valid: (N, 4) boxes, the part of each view that shows the image and not padding.
         """
         raise NotImplementedError
 
     def unsupervised_weight(self, task: Task, step: int) -> float:
-        """Return lambda_t(step) of Eq. 5."""
+        """Return the weight of a task's unsupervised loss, lambda_t(step) of Eq. 5."""
         return 0.0
 
 
 @METHOD_REGISTRY.register()
 class FixMatch(Supervised):
-    """FixMatch* (invariant): neither view is moved, only colors change.
+    """FixMatch* (invariant): both views show the same pixels in other colors.
 
     Attributes:
-        geometric: the views are moved; a flip is geometric too.
+        geometric: whether views are flipped and the strong view is warped.
     """
 
     geometric: ClassVar[bool] = False
@@ -107,12 +107,12 @@ class FixMatch(Supervised):
         """Set up the method.
 
         Args:
-            strong_augmentation: from weak to strong views.
-            thresholds: least confidence of a pseudo-label, by name of the task.
-            unsupervised_on: "unlabeled" or "all" images of a task get a pseudo-label.
-            burn_in_steps: steps on labels alone at the start.
-            ramp_up_steps: length of the ramp-up of the unsupervised weight after them.
-            kwargs: see the base class.
+            strong_augmentation: augmentation from weak to strong views.
+            thresholds: task name -> least confidence of a pseudo-label, in [0, 1].
+            unsupervised_on: images that get a pseudo-label for a task: "unlabeled" or "all".
+            burn_in_steps: number of steps at the start that are trained on labels alone.
+            ramp_up_steps: number of steps after the burn-in in which the unsupervised weight grows.
+            kwargs: arguments of the base class.
         """
         super().__init__(**kwargs)
         self.strong_augmentation = strong_augmentation
@@ -126,7 +126,7 @@ class FixMatch(Supervised):
         """Read FIXMATCH and the THRESHOLD of each task.
 
         Raises:
-            InputError: for a value that cannot be used.
+            InputError: UNSUPERVISED_ON or BURN_IN has a value that cannot work.
         """
         _check(cfg)
         return {
@@ -139,9 +139,8 @@ class FixMatch(Supervised):
         }
 
     def needs_pseudo_label(self, task: Task, *, labeled: bool, step: int) -> bool:
-        """After the burn-in: images without a label for the task, or all images."""
-        wanted = self.unsupervised_on == "all" or not labeled
-        return wanted and step >= self.burn_in_steps
+        """See base class; after the burn-in, images without a label for the task, or all images."""
+        return step >= self.burn_in_steps and (self.unsupervised_on == "all" or not labeled)
 
     def threshold(self, task: Task) -> Threshold:
         """Return the least confidence of a pseudo-label, or one for each class."""
@@ -150,20 +149,20 @@ class FixMatch(Supervised):
     def pseudo_labels(
         self, task: Task, head: TaskHead, outputs: Outputs, size: Size, valid: Tensor
     ) -> list[Target]:
-        """Take the teacher's predictions over the threshold."""
+        """See base class; predictions over the threshold become pseudo-labels."""
         threshold = self.threshold(task)
         predictions = head.predict(outputs, size, task.least_score(threshold))
         return task.pseudo_labels(predictions, threshold, valid)
 
     def unsupervised_weight(self, task: Task, step: int) -> float:
-        """The task's weight, after a burn-in without any, over a ramp-up."""
+        """See base class; 0 in the burn-in, then a ramp-up to the task's weight."""
         step -= self.burn_in_steps
         return task.unsupervised_weight * ramp_up(step, self.ramp_up_steps) if step >= 0 else 0.0
 
 
 @METHOD_REGISTRY.register()
 class DenseFixMatch(FixMatch):
-    """Dense FixMatch (equivariant): the strong view is moved, and the pseudo-labels with it."""
+    """Dense FixMatch (equivariant): the strong view is warped, and the pseudo-labels with it."""
 
     geometric = True
 
@@ -172,17 +171,17 @@ def build_method(cfg: CfgNode) -> Supervised:
     """Build the method that FIXMATCH.METHOD names.
 
     Raises:
-        InputError: if there is none of that name.
+        InputError: no method of that name is registered.
     """
     name = cfg.FIXMATCH.METHOD
     if name not in METHOD_REGISTRY:
-        names = ", ".join(known for known, _ in METHOD_REGISTRY)
+        names = ", ".join(choice for choice, _ in METHOD_REGISTRY)
         raise InputError(f"FIXMATCH.METHOD is {name!r}: it must be one of {names}")
     return METHOD_REGISTRY.get(name)(cfg)
 
 
 def ramp_up(step: int, length: float) -> float:
-    """exp(-5 (1 - t/T)^2) for the first `length` steps, then 1 (Tarvainen and Valpola, 2017)."""
+    """Return exp(-5 (1 - step / length)^2), from `length` on 1 (Tarvainen and Valpola, 2017)."""
     return math.exp(-5 * (1 - step / length) ** 2) if step < length else 1.0
 
 

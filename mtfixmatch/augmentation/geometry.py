@@ -1,11 +1,10 @@
-"""One 3x3 matrix moves an image, its label map and its boxes.
+"""Warp an image, its label map and its boxes by one 3x3 matrix.
 
-Pixel convention, used everywhere in this package: a point is in *corner* coordinates, in which an
-image of width W spans [0, W] and pixel i covers [i, i + 1]; its centre is at i + 0.5. Boxes and
-matrices live in these coordinates, as Detectron2's boxes do. `grid_sample(align_corners=False)`
-samples in the very same frame, so that a flipped box equals the extent of the flipped mask.
+This package uses *corner* coordinates, as Detectron2 does for boxes: an image of width W spans
+[0, W], pixel i covers [i, i + 1], and its center is at i + 0.5. These are also the coordinates of
+`grid_sample(align_corners=False)`, so a flipped box is the extent of the flipped mask.
 
-A matrix maps points of the source to points of the destination, as column vectors.
+A matrix maps points of the source, as column vectors, to points of the destination.
 """
 
 import math
@@ -14,28 +13,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]  # height, width
+Size = tuple[int, int]  # (height, width) in pixels
 
 
 def identity() -> Tensor:
-    """Return the identity, (3, 3) float64."""
+    """Return the identity matrix, (3, 3) float64."""
     return torch.eye(3, dtype=torch.float64)
 
 
 def scaling(x: float, y: float) -> Tensor:
-    """Return the scaling about the origin, (3, 3)."""
+    """Return the matrix of a scaling about the origin, (3, 3)."""
     return torch.diag(torch.tensor([x, y, 1.0], dtype=torch.float64))
 
 
 def translation(x: float, y: float) -> Tensor:
-    """Return the translation by (x, y) pixels, (3, 3)."""
+    """Return the matrix of a translation by (x, y) pixels, (3, 3)."""
     matrix = identity()
     matrix[0, 2], matrix[1, 2] = x, y
     return matrix
 
 
 def rotation(degrees: float) -> Tensor:
-    """Return the rotation about the origin, clockwise on the screen, (3, 3)."""
+    """Return the matrix of a rotation about the origin, clockwise on the screen, (3, 3)."""
     matrix = identity()
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix[:2, :2] = torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
@@ -43,7 +42,7 @@ def rotation(degrees: float) -> Tensor:
 
 
 def shear(x_degrees: float, y_degrees: float) -> Tensor:
-    """Return the shear about the origin by angles along x and y, (3, 3)."""
+    """Return the matrix of a shear about the origin by angles along x and y, (3, 3)."""
     matrix = identity()
     matrix[0, 1] = math.tan(math.radians(x_degrees))
     matrix[1, 0] = math.tan(math.radians(y_degrees))
@@ -51,12 +50,12 @@ def shear(x_degrees: float, y_degrees: float) -> Tensor:
 
 
 def horizontal_flip(width: float) -> Tensor:
-    """Return the flip of an image of this width, x -> width - x, (3, 3)."""
+    """Return the matrix of the flip x -> width - x, (3, 3)."""
     return translation(width, 0) @ scaling(-1, 1)
 
 
 def about_center(matrix: Tensor, size: Size) -> Tensor:
-    """Return the same transform about the center of an image of `size`."""
+    """Return the matrix of the same transform about the center of an image of `size`."""
     height, width = size
     return translation(width / 2, height / 2) @ matrix @ translation(-width / 2, -height / 2)
 
@@ -71,11 +70,11 @@ def warp(images: Tensor, matrices: Tensor, size: Size, *, mode: str, fill: Tenso
     """Warp images by their matrices.
 
     Args:
-        images: (N, C, H, W), float.
-        matrices: (N, 3, 3), affine, source to destination, in corner coordinates.
+        images: (N, C, H, W) float.
+        matrices: (N, 3, 3) affine, source to destination, in corner coordinates.
         size: (height, width) of the destination.
         mode: "bilinear" or "nearest".
-        fill: value outside the source, broadcastable to (N, C, 1, 1).
+        fill: value of pixels outside the source, broadcastable to (N, C, 1, 1).
 
     Returns:
         (N, C, height, width), of the dtype of `images`.
@@ -86,25 +85,25 @@ def warp(images: Tensor, matrices: Tensor, size: Size, *, mode: str, fill: Tenso
         to_source[:, :2].to(images), [len(images), images.shape[1], *size], align_corners=False
     )
     fill = fill.to(images)
-    # grid_sample can only pad with zeros: shift the fill value to zero and back.
-    moved = F.grid_sample(images - fill, grid, mode=mode, align_corners=False) + fill
+    # grid_sample pads with zeros: shift the fill value to zero and back.
+    warped = F.grid_sample(images - fill, grid, mode=mode, align_corners=False) + fill
     if size == tuple(images.shape[-2:]):
-        # The rounding of the grid must not blur an image that does not move.
+        # Rounding errors of the grid would blur an image that does not move.
         still = (matrices.cpu() == identity()).all(dim=2).all(dim=1)
-        moved[still] = images[still]
-    return moved
+        warped[still] = images[still]
+    return warped
 
 
 def warp_map(label_map: Tensor, matrix: Tensor, size: Size, *, ignore: int) -> Tensor:
-    """Warp a label map (H, W) of integers by nearest neighbor; outside of it is `ignore`."""
-    moved = warp(
+    """Warp a label map (H, W) of integers by nearest neighbor; pixels outside become `ignore`."""
+    warped = warp(
         label_map[None, None].float(),
         matrix[None],
         size,
         mode="nearest",
         fill=torch.tensor(float(ignore)),
     )
-    return moved[0, 0].round().to(label_map.dtype)
+    return warped[0, 0].round().to(label_map.dtype)
 
 
 def warp_boxes(boxes: Tensor, matrix: Tensor, *, shape: str = "box") -> Tensor:
@@ -112,17 +111,17 @@ def warp_boxes(boxes: Tensor, matrix: Tensor, *, shape: str = "box") -> Tensor:
 
     Args:
         boxes: (R, 4) as x0, y0, x1, y1 in corner coordinates.
-        matrix: (3, 3), affine.
-        shape: "box": the bounds of the four corners, which never cut the object but grow under
-            rotation. "ellipse": the bounds of the inscribed ellipse, which fit a round object
-            better. For rotations up to 30 degrees their areas are on average 1.28-1.39 and .88-.96
-            times the area of the extent of the object's warped mask.
+        matrix: (3, 3) affine.
+        shape: "box": bounds of the four corners, which contain the whole object but grow under
+            rotation. "ellipse": bounds of the inscribed ellipse, which fit a round object better.
+            For rotations up to 30 degrees their areas are on average 1.28-1.39 and .88-.96 times
+            the area of the bounds of the object's warped mask.
 
     Returns:
         (R, 4), of the dtype of `boxes`.
 
     Raises:
-        ValueError: on another `shape`.
+        ValueError: `shape` is neither of them.
     """
     linear, shift = matrix[:2, :2].to(boxes), matrix[:2, 2].to(boxes)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2 @ linear.T + shift
@@ -137,12 +136,12 @@ def warp_boxes(boxes: Tensor, matrix: Tensor, *, shape: str = "box") -> Tensor:
 
 
 def clip_boxes(boxes: Tensor, size: Size) -> Tensor:
-    """Clip boxes (R, 4) to an image of `size`."""
+    """Clip boxes (R, 4) to an image of `size` (height, width)."""
     height, width = size
     limits = boxes.new_tensor([width, height, width, height])
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def box_areas(boxes: Tensor) -> Tensor:
-    """Return the areas (R,) of boxes (R, 4); that of an inverted box is 0."""
+    """Return the areas (R,) of boxes (R, 4), 0 for an inverted box."""
     return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)

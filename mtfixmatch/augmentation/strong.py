@@ -1,8 +1,8 @@
-"""The strong view: RandAugment, flip and Cutout on a batch, on its device (paper Sec. 3, Table 10).
+"""The strong augmentation: RandAugment, flip and Cutout on a batch (paper Sec. 3, Table 10).
 
-The strong view is made from the weak one, so that one matrix per image carries every pseudo-label
-from the weak view to the strong one and nothing is ever inverted. Photometric operations come
-first, on the unmoved pixels; all geometric ones compose into that one matrix, applied once.
+The strong view is made from the weak one, so one matrix per image warps every pseudo-label from the
+weak view to the strong one. Photometric operations come first; all geometric ones compose into that
+matrix, so pixels are resampled once.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,8 @@ from torch import Tensor
 from . import geometry
 from .geometry import Size
 
-# Streams of random numbers under one (seed, step): operations of the batch, parameters of an image.
+# Random streams: operations of a batch, keyed on (seed, step); parameters of an image, keyed on
+# (seed, step, position).
 _OPERATIONS, _PARAMETERS = 101, 102
 
 
@@ -26,8 +27,8 @@ class StrongView:
     """A batch after the strong augmentation.
 
     Attributes:
-        images: (N, 3, H, W), RGB in [0, 1].
-        matrices: (N, 3, 3), weak view to strong view, corner coordinates.
+        images: (N, 3, H, W) RGB in [0, 1].
+        matrices: (N, 3, 3) affine, weak view to strong view, in corner coordinates.
         erased: (N, H, W) bool, the pixels under Cutout.
     """
 
@@ -37,12 +38,12 @@ class StrongView:
 
 
 def auto_contrast(images: Tensor) -> Tensor:
-    """Stretch each channel of each image to [0, 1]; a constant channel stays as it is."""
+    """Stretch each channel of images (N, 3, H, W) to [0, 1]; a constant channel is unchanged."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     return torch.where(high > low, enhance.normalize_min_max(images, eps=1e-12), images)
 
 
-# name -> (function of images and one parameter per image, range); None: it has no parameter.
+# name -> (function of images and one parameter per image, range of it); None: no parameter.
 PHOTOMETRIC: dict[str, tuple[Callable[..., Tensor], tuple[float, float] | None]] = {
     "autocontrast": (auto_contrast, None),
     "equalize": (enhance.equalize, None),
@@ -55,7 +56,7 @@ PHOTOMETRIC: dict[str, tuple[Callable[..., Tensor], tuple[float, float] | None]]
     "sharpness": (enhance.sharpness, (0.1, 1.9)),
 }
 
-# name -> (matrix from a parameter and the image's size, range in degrees or share of the side).
+# name -> (matrix of a parameter and the image size, range of it in degrees or share of the side).
 GEOMETRIC: dict[str, tuple[Callable[[float, Size], Tensor], tuple[float, float]]] = {
     "shear_x": (lambda v, size: geometry.about_center(geometry.shear(v, 0), size), (-17, 17)),
     "shear_y": (lambda v, size: geometry.about_center(geometry.shear(0, v), size), (-17, 17)),
@@ -66,10 +67,10 @@ GEOMETRIC: dict[str, tuple[Callable[[float, Size], Tensor], tuple[float, float]]
 
 
 class StrongAugmentation:
-    """RandAugment with ranges of Table 10, a flip, and one Cutout square per image.
+    """RandAugment with the ranges of Table 10, a horizontal flip, and one Cutout square per image.
 
-    Every draw is a function of (seed, step, position in the global batch): the operations of
-    (seed, step) alone, the same for all images and ranks.
+    The operations are a function of (seed, step), the same for all images and ranks; their
+    parameters are a function of (seed, step, position in the global batch).
     """
 
     @configurable
@@ -86,15 +87,16 @@ class StrongAugmentation:
         """Set the pool of operations and their ranges.
 
         Args:
-            operations: names in PHOTOMETRIC and GEOMETRIC.
-            num_operations: how many are drawn per batch, without replacement.
+            operations: names of operations in PHOTOMETRIC and GEOMETRIC.
+            num_operations: number of operations per batch, drawn without replacement.
             flip_prob: probability of a horizontal flip.
-            cutout_area: least and greatest share of the image's area; (0, 0) turns Cutout off.
-            fill: RGB in [0, 1] of the pixels that a move uncovers.
-            seed: of all draws.
+            cutout_area: least and greatest area of Cutout as a share of the image; (0, 0) turns it
+                off.
+            fill: color of pixels from outside the weak view, RGB in [0, 1].
+            seed: seed of all draws.
 
         Raises:
-            ValueError: on an unknown operation or more draws than operations.
+            ValueError: an operation is unknown, or `num_operations` is more than there are.
         """
         unknown = sorted(set(operations) - set(PHOTOMETRIC) - set(GEOMETRIC))
         if unknown or num_operations > len(operations):
@@ -111,8 +113,9 @@ class StrongAugmentation:
         """Read FIXMATCH.STRONG.
 
         Args:
-            cfg: of the training.
-            geometric: also move pixels, which an invariant method never does (paper Sec. 3).
+            cfg: config of the training.
+            geometric: include geometric operations and the flip; an invariant method has none
+                (paper Sec. 3).
         """
         return {
             "operations": [*PHOTOMETRIC, *(GEOMETRIC if geometric else ())],
@@ -127,9 +130,9 @@ class StrongAugmentation:
         """Augment a batch.
 
         Args:
-            images: (N, 3, H, W) RGB in [0, 1], the weak views.
-            step: of the training.
-            positions: of the N images in the global batch.
+            images: weak views, (N, 3, H, W) RGB in [0, 1].
+            step: training step.
+            positions: position of each image in the global batch.
         """
         size = (images.shape[2], images.shape[3])
         rngs = [np.random.default_rng([self.seed, step, p, _PARAMETERS]) for p in positions]

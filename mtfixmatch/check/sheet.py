@@ -47,16 +47,16 @@ def take_snapshot(
     """Views and labels of items of the mapper, with strong views where there is an augmentation."""
     weak = stack_images(items, torch.device("cpu"))
     labels = [item["targets"] for item in items]
-    views, moved = [], []
+    views, warped = [], []
     if augmentation is not None:
         for image, item in zip(weak, items, strict=True):
             draw, targets = item["draw"], item["targets"]
             view = augmentation(image[None], step=draw.step, positions=[draw.position])
             views.append(view.images)
             labeled = [task for task in tasks if targets[task.name] is not None]
-            moved.append({t.name: warped_target(t, targets[t.name], view, 0) for t in labeled})
+            warped.append({t.name: warped_target(t, targets[t.name], view, 0) for t in labeled})
     strong = torch.cat(views) if views else weak[:0]
-    return Snapshot(weak=as_uint8(weak), strong=as_uint8(strong), labels=labels, moved=moved)
+    return Snapshot(weak=as_uint8(weak), strong=as_uint8(strong), labels=labels, warped=warped)
 
 
 def pick_samples(

@@ -1,4 +1,4 @@
-"""Training: the step, the trainer around it, and how a run is set up."""
+"""Training and evaluation: config, step, trainer, hooks, report."""
 
 from .setup import load_config
 from .testing import evaluate_checkpoint

@@ -23,26 +23,28 @@ logger = logging.getLogger(__name__)
 
 
 class MultiTaskCheckpointer(DetectionCheckpointer):
-    """A checkpointer that also reads torchvision's files; weights of other shapes are an error."""
+    """A checkpointer that verifies files, and also reads those of torchvision."""
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, trust: bool = False, **parts):
-        """See the base class.
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, trust: bool = False, **checkpointables: Any
+    ):
+        """See base class.
 
         Args:
-            model: whose weights are read and written.
+            model: network whose weights are read and written.
             save_dir: folder of full checkpoints.
             trust: load files that can run code (MODEL.TRUST_PICKLE).
-            parts: other objects with a state.
+            checkpointables: other objects with `state_dict` and `load_state_dict`.
         """
-        super().__init__(model, save_dir, **parts)
+        super().__init__(model, save_dir, **checkpointables)
         self.trust = trust
 
     def load(self, path: str, *args, **kwargs) -> dict:
-        """Load a file; see the base class.
+        """Load a file, see base class.
 
         Raises:
-            InputError: if it does not exist, is damaged, cannot be read, might run code, or has
-                other classes or layers.
+            InputError: the file does not exist, is damaged, cannot be read, might run code, or has
+                weights of other shapes than the network.
         """
         if path:
             damage = damage_of(_local(path))
@@ -57,10 +59,10 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
             raise _unreadable(path, error) from None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """Resume from the newest complete checkpoint; without one, load the weights of a file.
+        """Resume from the newest complete checkpoint; without any, load the weights of a file.
 
         Raises:
-            InputError: if there are checkpoints, but none is complete; else as for `load`.
+            InputError: all checkpoints are damaged, or an error of `load`.
         """
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
@@ -74,50 +76,50 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
         return self._load(os.path.join(self.save_dir, name))
 
     def _newest(self) -> tuple[str, str]:
-        """Return the newest complete checkpoint, "" for none, and the damage of newer ones."""
+        """Return the newest complete checkpoint, "" if none, and what is wrong with newer ones."""
         last = os.path.basename(self.get_checkpoint_file())
         older = [name for name in full_checkpoints(self.save_dir) if name != last]
-        bad: list[str] = []
+        damaged: list[str] = []
         for name in [last, *older]:
             path = os.path.join(self.save_dir, name)
             damage = damage_of(path)
             if not damage:
-                return name, "; ".join(bad)
-            bad.append(f"{path} is damaged: {damage}")
-        return "", "; ".join(bad)
+                return name, "; ".join(damaged)
+            damaged.append(f"{path} is damaged: {damage}")
+        return "", "; ".join(damaged)
 
     def save(self, name: str, **kwargs) -> None:
         """Write a full checkpoint, then point `last_checkpoint` to it.
 
         Raises:
-            InputError: if it cannot be written.
+            InputError: the file cannot be written.
         """
         if self.save_to_disk:
-            parts = {key: part.state_dict() for key, part in self.checkpointables.items()}
+            states = {key: part.state_dict() for key, part in self.checkpointables.items()}
             path = os.path.join(self.save_dir, f"{name}.pth")
-            write_checkpoint({"model": self.model.state_dict(), **parts, **kwargs}, path)
+            write_checkpoint({"model": self.model.state_dict(), **states, **kwargs}, path)
             self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Name the checkpoint that a run resumes from."""
+        """Write the name of the checkpoint that a run resumes from."""
         write_atomically(os.path.join(self.save_dir, LAST), last_filename_basename)
 
     def _load_file(self, filename: str) -> dict:
         try:
-            loaded = self._read(filename)
-            names = loaded["model"].keys()
+            checkpoint = self._read(filename)
+            names = checkpoint["model"].keys()
         except InputError:
             raise
         except Exception as error:  # unpickling unknown bytes can raise anything
             raise _unreadable(filename, error) from None
         if "layer1.0.conv1.weight" in names:
-            loaded["model"] = from_torchvision(loaded["model"])
-        return loaded
+            checkpoint["model"] = from_torchvision(checkpoint["model"])
+        return checkpoint
 
     def _read(self, filename: str) -> dict:
         if filename.endswith(".pkl"):
             return _from_zoo(read_pickle(filename, trust=self.trust))
-        if filename.endswith(".pyth") and not self.trust:  # which Detectron2 may read unguarded
+        if filename.endswith(".pyth") and not self.trust:  # Detectron2 unpickles such files
             raise InputError(f"{filename} may run code: if you trust it, MODEL.TRUST_PICKLE True")
         return super()._load_file(filename)
 
@@ -130,7 +132,7 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
             key, shape, expected = incompatible.incorrect_shapes[0]
             raise InputError(
                 f"the checkpoint's {key} is {tuple(shape)}, the network's {tuple(expected)}: it "
-                "was made for other classes or another architecture"
+                "is for other classes or another architecture"
             )
         return incompatible
 
@@ -140,34 +142,34 @@ def _unreadable(path: str, error: Exception) -> InputError:
 
 
 def _local(path: str) -> str:
-    """Return a local path; addresses (detectron2://, https://) are downloaded."""
+    """Return the local path of a file, downloaded if it is an address (detectron2://, https://)."""
     try:
         local = PathManager.get_local_path(urlparse(path)._replace(query="").geturl())
     except OSError as error:
-        reason = f"cannot be fetched: {error}"
-        raise InputError(f"the checkpoint {path} {reason} (MODEL.WEIGHTS)") from None
+        raise InputError(
+            f"the checkpoint {path} cannot be fetched: {error} (MODEL.WEIGHTS)"
+        ) from None
     if not os.path.isfile(local):
         raise InputError(f"the checkpoint {path} does not exist (MODEL.WEIGHTS)")
     return local
 
 
 def _from_zoo(content: dict) -> dict:
-    """Bring the model zoo's two formats, Detectron2's and Caffe2's, into one."""
+    """Convert a file of the model zoo, in Detectron2's or Caffe2's format, to a checkpoint."""
     if "model" in content and "__author__" in content:
         return content
     weights = content.get("blobs", content)
-    momenta = [name for name in weights if name.endswith("_momentum")]
-    kept = {name: value for name, value in weights.items() if name not in momenta}
-    return {"model": kept, "__author__": "Caffe2", "matching_heuristics": True}
+    model = {name: value for name, value in weights.items() if not name.endswith("_momentum")}
+    return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def export_model(model: nn.Module, path: str, **facts: Any) -> None:
-    """Write a plain Detectron2 checkpoint: weights and a few facts, no training state."""
-    write_checkpoint({"model": model.state_dict(), **facts}, path)
+def export_model(model: nn.Module, path: str, **info: Any) -> None:
+    """Write a plain Detectron2 checkpoint of weights and `info`, without training state."""
+    write_checkpoint({"model": model.state_dict(), **info}, path)
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a torchvision ResNet's weights to MultiTaskNet's names, without the classifier."""
+    """Rename the weights of a torchvision ResNet for MultiTaskNet, without the classifier."""
     renamed = {}
     for name, value in state.items():
         if name.startswith("fc."):

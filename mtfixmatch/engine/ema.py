@@ -10,7 +10,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_teacher(student: Network) -> Network:
-    """Copy the student, in evaluation mode and without gradients."""
+    """Return a copy of the student in evaluation mode and without gradients."""
     teacher = copy.deepcopy(student)
     teacher.requires_grad_(False)
     return teacher.eval()
@@ -18,20 +18,20 @@ def build_teacher(student: Network) -> Network:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """Teacher = decay * teacher + (1 - decay) * student, for parameters and buffers.
+    """Set teacher = decay * teacher + (1 - decay) * student, for parameters and buffers.
 
     Args:
-        teacher: of the same architecture as the student.
+        teacher: network with the architecture of the student; changed.
         student: the network itself, not its DistributedDataParallel wrapper.
-        decay: 0 makes the teacher a copy; integer buffers (counters) are always copied.
+        decay: decay in [0, 1]; 0 makes the teacher a copy. Integer buffers are always copied.
     """
     averages: list[torch.Tensor] = []
-    latest: list[torch.Tensor] = []
+    updates: list[torch.Tensor] = []
     pairs = zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)
     for old, new in pairs:
         if old.is_floating_point():
             averages.append(old)
-            latest.append(new)
+            updates.append(new)
         else:
             old.copy_(new)
-    torch._foreach_lerp_(averages, latest, 1 - decay)
+    torch._foreach_lerp_(averages, updates, 1 - decay)

@@ -1,4 +1,4 @@
-"""Evaluation of all tasks in one pass: geometric mean and per-class tables (paper Sec. 4)."""
+"""Evaluation of all tasks in one pass: metrics, geometric mean, tables (paper Sec. 4)."""
 
 import logging
 import math
@@ -19,8 +19,8 @@ from ..tasks import Task
 logger = logging.getLogger(__name__)
 
 
-class _Named(DatasetEvaluators):
-    """Several evaluators whose results are stored by the name of their task."""
+class _TaskEvaluators(DatasetEvaluators):
+    """The evaluators of all tasks; results are by name of the task."""
 
     def __init__(self, evaluators: Mapping[str, object]):
         super().__init__(list(evaluators.values()))
@@ -33,7 +33,7 @@ class _Named(DatasetEvaluators):
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Return the geometric mean of metrics in [0, 1]; nan if one is nan."""
+    """Return the geometric mean of metrics in [0, 1], nan if one of them is nan."""
     return math.prod(values) ** (1 / len(values))
 
 
@@ -48,43 +48,39 @@ def evaluate(
 
     Args:
         model: a MultiTaskNet; its mode is restored.
-        loader: of the images, split over the ranks.
-        records: of all images; a task is measured on those labeled for it.
-        tasks: to evaluate.
-        callbacks: see Detectron2's `inference_on_dataset`.
+        loader: loader of whole images, split over the ranks.
+        records: records of all images; a task is evaluated on those labeled for it.
+        tasks: tasks to evaluate.
+        callbacks: hooks around batches, see Detectron2's `inference_on_dataset`.
 
     Returns:
-        {task: {metric: value, "per_class": {name: value}, "mean", "std"}, "geometric_mean": value}
-        on the main process, {} on others.
+        {task: {metric: value, "per_class": {name: value}, "std": value}, "geometric_mean": value}
+        on the main process, {} on others; all values but "std" are in [0, 1].
     """
-    evaluators = _Named({task.name: task.evaluator(records) for task in tasks})
+    evaluators = _TaskEvaluators({task.name: task.evaluator(records) for task in tasks})
     with torch.no_grad():
         results = inference_on_dataset(model, loader, evaluators, callbacks)
     if not results:
         return {}
-    for figures in results.values():
-        if "per_class" in figures:
-            values = [x for x in figures["per_class"].values() if not math.isnan(x)]
-            figures["std"] = float(np.std(values)) if values else math.nan
-    metrics = [results[task.name][task.metric] for task in tasks]
-    return {**results, "geometric_mean": geometric_mean(metrics)}
+    for metrics in results.values():
+        if "per_class" in metrics:
+            values = [x for x in metrics["per_class"].values() if not math.isnan(x)]
+            metrics["std"] = float(np.std(values)) if values else math.nan
+    primary = [results[task.name][task.metric] for task in tasks]
+    return {**results, "geometric_mean": geometric_mean(primary)}
 
 
 @torch.no_grad()
 def evaluate_losses(
     model: MultiTaskNet, loader: WatchedLoader, records: Sequence[dict], tasks: Sequence[Task]
 ) -> dict[str, dict[str, float]]:
-    """Compute the supervised losses on whole images (Table 7), with the model in evaluation mode.
+    """Compute the supervised losses on whole images in evaluation mode (paper Table 7).
 
-    Args:
-        model: a MultiTaskNet; its mode is restored.
-        loader: see `evaluate`.
-        records: see `evaluate`.
-        tasks: see `evaluate`.
+    Its arguments are those of `evaluate`.
 
     Returns:
-        {task: {part: mean over the elements of all images}} on all processes; elements are those
-        of the training loss: positive anchors, valid pixels.
+        {task: {loss part: mean over the positive anchors or valid pixels of all images}} on all
+        processes.
     """
     by_id = {record["image_id"]: record for record in records}
     names = {task.name: ["count", *task.loss_parts] for task in tasks}
@@ -93,14 +89,14 @@ def evaluate_losses(
     model.eval()
     for (inputs,) in loader:
         record = by_id[inputs["image_id"]]
-        for name, found in _image_losses(model, inputs["image"], record, tasks).items():
-            for part, value in found.items():
+        for name, losses in _image_losses(model, inputs["image"], record, tasks).items():
+            for part, value in losses.items():
                 sums[name][part] += value
     model.train(training)
-    everywhere = comm.all_gather(sums)
+    all_sums = comm.all_gather(sums)
     means = {}
     for task in tasks:
-        total = {p: sum(found[task.name][p] for found in everywhere) for p in names[task.name]}
+        total = {part: sum(x[task.name][part] for x in all_sums) for part in names[task.name]}
         means[task.name] = {part: total[part] / total["count"] for part in task.loss_parts}
     return means
 
@@ -108,18 +104,18 @@ def evaluate_losses(
 def _image_losses(
     model: MultiTaskNet, image: Tensor, record: dict, tasks: Sequence[Task]
 ) -> dict[str, dict[str, float]]:
-    """Return by labeled task each part of the loss, summed, and the count of elements."""
+    """Return for each labeled task the summed loss parts and the "count" of elements."""
     divisor = model.backbone.size_divisibility
     height, width = image.shape[1:]
     size = (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
-    # Padding as in inference: normalization turns the mean into 0.
+    # Pad with the mean, as inference does: normalization makes it 0.
     padded = (model.pixel_mean / 255).repeat(1, *size)[None]
     padded[0, :, :height, :width] = image.to(model.device) / 255
     labeled = [task for task in tasks if task.label_key in record]
     outputs, _ = model(padded, {task.name: [True] for task in labeled})
     sums = {}
     for task in labeled:
-        # Padding becomes ignored, because nothing of the image is moved there.
+        # The warp makes the padding ignored, because it is outside the label.
         target = task.warp_target(task.load_target(record), torch.eye(3), size)
         head = model.head(task.name)
         assigned = head.assign([target], [False], size)
@@ -130,7 +126,7 @@ def _image_losses(
 
 
 def flat_results(results: Mapping, prefix: str) -> dict[str, float]:
-    """Return results by names such as teacher/detection/per_class/car, without nan."""
+    """Return results by key, such as teacher/detection/per_class/car, without nan."""
     flat: dict[str, float] = {}
     for key, value in results.items():
         if isinstance(value, Mapping):
@@ -141,27 +137,27 @@ def flat_results(results: Mapping, prefix: str) -> dict[str, float]:
 
 
 def per_class_table(results: Mapping, task: Task) -> str:
-    """Return the figures of one task: of each class, if it has some, and their mean."""
-    figures = results[task.name]
-    rows = [[name, f"{value:.3f}"] for name, value in figures.get("per_class", {}).items()]
-    spread = f" ± {figures['std']:.3f}" if rows else ""
+    """Return a table of one task's metric: of each class, if it has classes, and the mean."""
+    metrics = results[task.name]
+    rows = [[name, f"{value:.3f}"] for name, value in metrics.get("per_class", {}).items()]
+    spread = f" ± {metrics['std']:.3f}" if rows else ""
     name = "mean ± std" if rows else task.metric
-    rows.append([name, f"{figures[task.metric]:.3f}{spread}"])
+    rows.append([name, f"{metrics[task.metric]:.3f}{spread}"])
     header = "class" if spread else "metric"
     return tabulate(rows, headers=[header, task.name], tablefmt="pipe", disable_numparse=True)
 
 
 def metric_names(tasks: Sequence[Task]) -> list[str]:
-    """Return the metric of each task, with the task's name where several have the same."""
+    """Return the name of each task's metric, after the task's name if tasks share it."""
     metrics = [task.metric for task in tasks]
     return [t.metric if metrics.count(t.metric) == 1 else f"{t.name} {t.metric}" for t in tasks]
 
 
 def log_results(results: Mapping, tasks: Sequence[Task], network: str) -> None:
-    """Log the figures of the student or the teacher."""
+    """Log the results of the student or the teacher, of each task and class."""
     values = [results[task.name][task.metric] for task in tasks]
-    figures = dict(zip(metric_names(tasks), values, strict=True))
-    figures["geometric mean"] = results["geometric_mean"]
-    logger.info("Evaluation of the %s:\n%s", network, create_small_table(figures))
+    table = dict(zip(metric_names(tasks), values, strict=True))
+    table["geometric mean"] = results["geometric_mean"]
+    logger.info("Evaluation of the %s:\n%s", network, create_small_table(table))
     for task in tasks:
         logger.info("%s of the %s:\n%s", task.name, network, per_class_table(results, task))

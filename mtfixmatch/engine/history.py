@@ -1,4 +1,4 @@
-"""Logs of the steps that do not show how often a run was interrupted."""
+"""Scalars of the steps: histories and logs that are the same after any number of resumes."""
 
 import json
 import math
@@ -14,30 +14,30 @@ from fvcore.common.history_buffer import HistoryBuffer
 from ..utils.errors import InputError
 from ..utils.files import write_atomically
 
-WINDOW = 20  # steps over which writers and TeacherWatch take their medians
-# Steps that stay in memory: the printer takes the median time of 1,000 steps for its estimate.
-KEPT = 1000
+WINDOW = 20  # number of steps whose median writers and TeacherWatch take
+# Number of steps in memory: the printer estimates the end from the median time of 1,000 steps.
+MAX_HISTORY = 1000
 
 
 class HistoryHook(HookBase):
-    """Keep the newest scalars in the checkpoint, so that medians do not restart with a resume.
+    """Store the newest scalars in checkpoints, so that medians continue after a resume.
 
-    In memory it keeps KEPT values of each; Detectron2 lets them grow for a million steps.
+    It limits each history in memory to MAX_HISTORY values; Detectron2's limit is a million.
     """
 
     def __init__(self) -> None:
         self._loaded: dict[str, dict] = {}
 
     def before_train(self) -> None:
-        """Bound the new storage, and fill in the scalars of the checkpoint."""
-        self.trainer.storage.histories().default_factory = partial(HistoryBuffer, KEPT)
+        """Limit the histories of the new storage, and fill in the scalars of the checkpoint."""
+        self.trainer.storage.histories().default_factory = partial(HistoryBuffer, MAX_HISTORY)
         for name, history in self._loaded.items():
             for value, step in history["values"]:
                 hint = history["smoothing"]
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=hint, cur_iter=step)
 
     def state_dict(self) -> dict:
-        """Return by name the newest values with their steps, and whether writers smooth them."""
+        """Return the newest values of each scalar with their steps, and its smoothing hint."""
         hints = self.trainer.storage.smoothing_hints()
         return {
             name: {"smoothing": hints[name], "values": history.values()[-WINDOW:]}
@@ -68,17 +68,18 @@ class MetricsWriter(hooks.PeriodicWriter):
         path = os.path.join(folder, "metrics.json")
         last = self.trainer.start_iter - 1 if self._last is None else self._last
         cut_metrics(path, last)
-        lines = JSONWriter(path, WINDOW)
-        # TensorBoard ignores events from this step on in the older files.
-        events = TensorboardXWriter(folder, WINDOW, purge_step=self.trainer.start_iter)
-        lines._last_write = events._last_write = last
-        self._writers = [CommonMetricPrinter(self.trainer.max_iter, WINDOW), lines, events]
+        json_writer = JSONWriter(path, WINDOW)
+        # TensorBoard then ignores the events of older files from this step on.
+        tensorboard = TensorboardXWriter(folder, WINDOW, purge_step=self.trainer.start_iter)
+        json_writer._last_write = tensorboard._last_write = last
+        printer = CommonMetricPrinter(self.trainer.max_iter, WINDOW)
+        self._writers = [printer, json_writer, tensorboard]
 
     def after_step(self) -> None:
-        """Write if it is due.
+        """Write at the end of a period and after the last step.
 
         Raises:
-            InputError: if the files cannot be written.
+            InputError: the files cannot be written.
         """
         try:
             super().after_step()
@@ -92,11 +93,11 @@ class MetricsWriter(hooks.PeriodicWriter):
     def after_train(self) -> None:
         """Close the files."""
         for writer in self._writers:
-            with suppress(OSError):  # a write failed before and stopped the run
+            with suppress(OSError):  # after_step has raised the error already
                 writer.close()
 
     def state_dict(self) -> dict:
-        """Return the last step whose scalars are written."""
+        """Return the last step whose scalars were written."""
         return {"last": self._last}
 
     def load_state_dict(self, state: dict) -> None:
@@ -110,9 +111,9 @@ def cut_metrics(path: str, last: int) -> None:
         return
     with open(path, errors="replace") as file:
         lines = file.readlines()
-    kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= last]
-    if kept != lines:
-        write_atomically(path, "".join(kept))
+    valid = [line for line in lines if line.endswith("\n") and _step_of(line) <= last]
+    if valid != lines:
+        write_atomically(path, "".join(valid))
 
 
 def _step_of(line: str) -> float:

@@ -1,9 +1,10 @@
-"""Hooks around the step: evaluation, checkpoints, diagnostics, pictures."""
+"""Hooks of the trainer: evaluation, checkpoints, diagnostics, pictures."""
 
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase
@@ -11,7 +12,6 @@ from detectron2.utils import comm
 
 from ..data.broken import BrokenFiles
 from ..runtime.checkpoint_files import remove_old
-from ..tasks import Task
 from .checkpoint import export_model
 from .evaluation import flat_results
 from .report import write_json
@@ -27,35 +27,36 @@ def _is_last(trainer) -> bool:
 
 
 def _is_due(trainer, period: int) -> bool:
-    """Whether it is after a multiple of `period` steps or after the last step."""
+    """Whether this is the last step or the end of a period; 0: no period."""
     return _is_last(trainer) or (period > 0 and (trainer.iter + 1) % period == 0)
 
 
-def _saves(trainer) -> bool:
+def _saves_checkpoint(trainer) -> bool:
     """Whether a full checkpoint is written after this step."""
     return _is_due(trainer, trainer.cfg.SOLVER.CHECKPOINT_PERIOD) or bool(trainer.stop_signal)
 
 
-def class_names(tasks: Sequence[Task]) -> dict[str, list[str]]:
-    """Return the classes of each task, to be stored with the weights."""
-    return {task.name: task.class_names for task in tasks}
+def _checkpoint_info(trainer) -> dict[str, Any]:
+    """Return the step and the class names of each task, which are stored with the weights."""
+    classes = {task.name: task.class_names for task in trainer.tasks}
+    return {"iteration": trainer.iter, "classes": classes}
 
 
 class TeacherEvalHook(HookBase):
-    """Evaluate; write the best teacher as model_best.pth and the last one as model_final.pth.
+    """Evaluate, and write the best teacher as model_best.pth and the last one as model_final.pth.
 
-    The best teacher has the highest geometric mean of the tasks' metrics (paper Sec. 4). Its
-    results are in results_best.json, and its value is part of the checkpoint.
+    The best teacher has the highest geometric mean of the tasks' metrics (paper Sec. 4); its
+    results are in results_best.json. Full checkpoints store its value, for a resumed run.
     """
 
     def __init__(self, period: int):
-        """Evaluate after every `period` steps and at the end; 0: only at the end."""
+        """Evaluate after every `period` steps and after the last step; 0: only after the last."""
         self.period = period
         self.best = -math.inf
         self.best_iteration = -1
 
     def after_step(self) -> None:
-        """Evaluate if it is due."""
+        """Evaluate at the end of a period and after the last step."""
         trainer = self.trainer
         if not _is_due(trainer, self.period):
             return
@@ -63,8 +64,8 @@ class TeacherEvalHook(HookBase):
         comm.synchronize()
         if not comm.is_main_process():
             return
-        for network, figures in results.items():
-            trainer.storage.put_scalars(**flat_results(figures, network), smoothing_hint=False)
+        for network, values in results.items():
+            trainer.storage.put_scalars(**flat_results(values, network), smoothing_hint=False)
         self._keep_best(results)
         if _is_last(trainer):
             self._export("model_final.pth")
@@ -80,12 +81,11 @@ class TeacherEvalHook(HookBase):
         self.trainer.storage.put_scalar("best_geometric_mean", self.best, smoothing_hint=False)
 
     def _export(self, name: str) -> None:
-        trainer = self.trainer
-        facts = {"iteration": trainer.iter, "classes": class_names(trainer.tasks)}
-        export_model(trainer.teacher, os.path.join(trainer.cfg.OUTPUT_DIR, name), **facts)
+        path = os.path.join(self.trainer.cfg.OUTPUT_DIR, name)
+        export_model(self.trainer.teacher, path, **_checkpoint_info(self.trainer))
 
     def state_dict(self) -> dict:
-        """Return the best value and its step."""
+        """Return the best geometric mean and its step."""
         return {"best": self.best, "best_iteration": self.best_iteration}
 
     def load_state_dict(self, state: dict) -> None:
@@ -94,20 +94,20 @@ class TeacherEvalHook(HookBase):
 
 
 class BrokenFilesHook(HookBase):
-    """Collect the broken files of all ranks, for the checkpoint and the report."""
+    """Gather the broken files of all ranks for checkpoints and the report."""
 
     def __init__(self, broken: BrokenFiles):
-        """Use the list that this rank's loader adds to."""
+        """Set the broken files of this rank, to which its loader adds."""
         self._broken = broken
 
     def after_step(self) -> None:
-        """Exchange the lists of all ranks with each checkpoint."""
-        if _saves(self.trainer):
+        """Gather the files of all ranks with each checkpoint."""
+        if _saves_checkpoint(self.trainer):
             for messages in comm.all_gather(self._broken.messages):
                 self._broken.add(messages)
 
     def state_dict(self) -> dict:
-        """Return {"messages": {file: message}}."""
+        """Return the broken files, each with what is wrong with it."""
         return {"messages": self._broken.messages}
 
     def load_state_dict(self, state: dict) -> None:
@@ -116,30 +116,33 @@ class BrokenFilesHook(HookBase):
 
 
 class FullCheckpointer(HookBase):
-    """Write full checkpoints model_<step>.pth; keep the newest few and the last healthy one."""
+    """Write full checkpoints model_<step>.pth; keep the newest and the last healthy one."""
 
     def __init__(self, keep: int, watch: TeacherWatch):
-        """Save every SOLVER.CHECKPOINT_PERIOD steps, at a stop signal, and after the last step."""
+        """Save every SOLVER.CHECKPOINT_PERIOD steps, after a stop signal and after the last step.
+
+        Args:
+            keep: number of newest checkpoints to keep.
+            watch: hook that knows the last healthy checkpoint.
+        """
         self.keep = keep
         self.watch = watch
 
     def after_step(self) -> None:
-        """Save if it is due, then delete older checkpoints."""
-        if not _saves(self.trainer):
+        """Write a checkpoint, then delete older ones."""
+        if not _saves_checkpoint(self.trainer):
             return
-        iteration = self.trainer.iter
-        name = f"model_{iteration:07d}"
+        name = f"model_{self.trainer.iter:07d}"
         self.watch.note_checkpoint(f"{name}.pth")
-        facts = {"iteration": iteration, "classes": class_names(self.trainer.tasks)}
-        self.trainer.checkpointer.save(name, **facts)
+        self.trainer.checkpointer.save(name, **_checkpoint_info(self.trainer))
         remove_old(self.trainer.checkpointer.save_dir, self.keep, self.watch.healthy)
 
 
 class PseudoLabelDiagnostics(HookBase):
-    """Measure pseudo-labels: their number, their accuracy against hidden labels, agreement."""
+    """Measure pseudo-labels: number, quality against hidden labels, agreement of the student."""
 
     def after_step(self) -> None:
-        """Log lambda/<task> at every step and [metric]<task>/<figure> at measured steps."""
+        """Log lambda/<task> at every step, and [metric]<task>/<figure> at steps with a record."""
         trainer = self.trainer
         if trainer.method.is_semi_supervised:
             for task in trainer.tasks:
@@ -157,50 +160,48 @@ class PseudoLabelDiagnostics(HookBase):
             ]
             if not pairs:
                 continue
-            measured = task.diagnose(*map(list, zip(*pairs, strict=True)))
+            figures = task.diagnose(*map(list, zip(*pairs, strict=True)))
             if task.name in record.agreement:
-                measured["agreement"] = record.agreement[task.name]
-            for name, value in measured.items():
+                figures["agreement"] = record.agreement[task.name]
+            for name, value in figures.items():
                 if math.isfinite(value):
-                    # Detectron2's printer shows what has [metric] in its name.
+                    # Detectron2's printer shows scalars with [metric] in their name.
                     self.trainer.storage.put_scalar(f"[metric]{task.name}/{name}", value)
 
 
 def _true_target(item: dict, task: str):
-    """Return the label of an image, hidden from training or not; None if there is none."""
+    """Return the label of an image, hidden from training or not; None if it has none."""
     hidden = item["hidden_targets"][task]
     return item["targets"][task] if hidden is None else hidden
 
 
 class PictureWriter(HookBase):
-    """Draw predictions.png at the end and pseudo_labels.png with each checkpoint.
+    """Draw pseudo_labels.png with each checkpoint and predictions.png after the last step.
 
-    The last measured pseudo-labels are kept, because the step of a checkpoint may have none.
+    It keeps the last recorded pseudo-labels, because the step of a checkpoint may have no record.
     """
 
     def __init__(self, count: int, threshold: float):
-        """Draw `count` images; boxes with a score over `threshold`."""
+        """Draw `count` images, and boxes with a score over `threshold`."""
         self.count = count
         self.threshold = threshold
         self._snapshot: Snapshot | None = None
 
     def after_step(self) -> None:
-        """Keep the last measured pseudo-labels, and draw if it is due."""
+        """Keep the last recorded pseudo-labels, and draw."""
         trainer, record = self.trainer, self.trainer.step_record
         if self.count and record is not None and any(record.strong):
-            self._snapshot = Snapshot.of(record, self.count)
-        folder = trainer.cfg.OUTPUT_DIR
-        if self._snapshot is not None and _saves(trainer):
-            path = os.path.join(folder, "pseudo_labels.png")
+            self._snapshot = Snapshot.from_record(record, self.count)
+        if self._snapshot is not None and _saves_checkpoint(trainer):
+            path = os.path.join(trainer.cfg.OUTPUT_DIR, "pseudo_labels.png")
             draw_pseudo_labels(self._snapshot, trainer.tasks, path)
             self._snapshot = None
         if _is_last(trainer) and self.count:
-            records = trainer.eval_records[: self.count]
-            with torch.no_grad():
-                draw_predictions(
-                    trainer.teacher,
-                    records,
-                    trainer.tasks,
-                    self.threshold,
-                    os.path.join(folder, "predictions.png"),
-                )
+            self._draw_predictions()
+
+    @torch.no_grad()
+    def _draw_predictions(self) -> None:
+        trainer = self.trainer
+        path = os.path.join(trainer.cfg.OUTPUT_DIR, "predictions.png")
+        records = trainer.eval_records[: self.count]
+        draw_predictions(trainer.teacher, records, trainer.tasks, self.threshold, path)

@@ -1,10 +1,11 @@
 """Repeat a step with non-finite values and name the place of the first one.
 
-The file of the step was written by the training (see runtime/nonfinite.py); no dataset is needed.
-Of several processes, one rank's images are replayed alone: losses are divided by its own counts.
+The training has written the file of the step, see runtime.nonfinite; no dataset is needed. With
+several processes, the images of one rank are replayed alone and losses are divided by its counts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,17 +27,17 @@ from .trainer import build_step
 
 
 class FirstNonFinite:
-    """Notes the place of the first non-finite value.
+    """Watch for non-finite values, and note the place of the first one.
 
     Attributes:
-        place: "" while all values are finite.
+        place: place of the first non-finite value; "": all values are finite.
     """
 
     def __init__(self) -> None:
         self.place = ""
 
-    def look(self, place: str, value: Any) -> None:
-        """Check the tensors in a value, which may be nested."""
+    def check(self, place: str, value: Any) -> None:
+        """Check all tensors in a value, which may be nested."""
         if not self.place and any(not x.isfinite().all() for x in _tensors_in(value)):
             self.place = place
 
@@ -45,24 +46,22 @@ class FirstNonFinite:
         for name, module in network.named_modules():
             place = f"the {owner}'s {name or 'network'}"
             module.register_forward_pre_hook(
-                lambda _, args, place=place: self.look(f"forward pass, input of {place}", args)
+                lambda _, args, place=place: self.check(f"forward pass, input of {place}", args)
             )
             module.register_forward_hook(
-                lambda _, args, out, place=place: self._look_both_ways(place, out)
+                lambda _, args, output, place=place: self._check_output(place, output)
             )
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
                 place = f"backward pass, gradient of the {owner}'s {name}"
-                parameter.register_hook(self._looker(place))
+                parameter.register_hook(partial(self.check, place))
 
-    def _look_both_ways(self, place: str, output: Any) -> None:
-        self.look(f"forward pass, output of {place}", output)
+    def _check_output(self, place: str, output: Any) -> None:
+        self.check(f"forward pass, output of {place}", output)
+        gradient_place = f"backward pass, at the output of {place}"
         for tensor in _tensors_in(output):
             if tensor.requires_grad:
-                tensor.register_hook(self._looker(f"backward pass, at the output of {place}"))
-
-    def _looker(self, place: str) -> Callable[[Tensor], None]:
-        return lambda value: self.look(place, value)
+                tensor.register_hook(partial(self.check, gradient_place))
 
 
 def _tensors_in(value: Any) -> list[Tensor]:
@@ -70,15 +69,15 @@ def _tensors_in(value: Any) -> list[Tensor]:
         return [value]
     if isinstance(value, Mapping):
         return _tensors_in(list(value.values()))
-    parts = value if isinstance(value, list | tuple) else []
-    return [tensor for part in parts for tensor in _tensors_in(part)]
+    items = value if isinstance(value, list | tuple) else []
+    return [tensor for item in items for tensor in _tensors_in(item)]
 
 
 def read_step(path: str) -> dict[str, Any]:
     """Read the file of a step; no code in the file is run.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: the file cannot be read.
     """
     try:
         types = [x for _, kind in TASK_REGISTRY for x in kind.target_types]
@@ -89,22 +88,22 @@ def read_step(path: str) -> dict[str, Any]:
 
 
 def replay(dump: Mapping[str, Any]) -> str:
-    """Repeat the step.
+    """Repeat a step.
 
     Args:
-        dump: see `read_step`.
+        dump: content of the file, see `read_step`.
 
     Returns:
-        the place of the first non-finite value; "" if all values are finite now.
+        The place of the first non-finite value; "": all values are finite now.
     """
     step = _build_step(dump)
     first = FirstNonFinite()
     images = dump["images"].to(step.student.device)
     for file, image in zip(dump["files"], images, strict=True):
-        first.look(f"the image {file}", image)
+        first.check(f"the image {file}", image)
     for owner, network in (("teacher", step.teacher), ("student", step.student)):
         for name, value in network.state_dict().items():
-            first.look(f"the {owner}'s {name}, before the step", value)
+            first.check(f"the {owner}'s {name}, before the step", value)
         first.watch(owner, network)
     if first.place:
         return first.place
@@ -122,7 +121,7 @@ def _build_step(dump: Mapping[str, Any]) -> MultiTaskStep:
     cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(dump["config"])))
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.TIMM.WEIGHTS = cfg.MODEL.VIT.WEIGHTS = ""  # the file has them
+    cfg.MODEL.TIMM.WEIGHTS = cfg.MODEL.VIT.WEIGHTS = ""  # the file of the step has the weights
     student = build_model(cfg)
     method = build_method(cfg).to(cfg.MODEL.DEVICE)
     step = build_step(cfg, build_tasks(cfg), method, student, build_teacher(student), [])

@@ -14,10 +14,11 @@ from ..data.partial_labels import count_labels
 from ..tasks import Task
 from ..utils.files import write_atomically
 from .evaluation import metric_names, per_class_table
+from .step import loss_name
 
 matplotlib.use("Agg")
 
-# What the report shows of the configuration; all of it is in config.yaml.
+# Config keys that the report shows; config.yaml has all of them.
 SHOWN_KEYS = (
     "MODEL.TASKS", "MODEL.BACKBONE.NAME", "MODEL.RESNETS.DEPTH", "MODEL.TIMM.NAME",
     "MODEL.TIMM.WEIGHTS", "MODEL.WEIGHTS", "DATASETS.TRAIN", "DATASETS.TEST",
@@ -29,7 +30,7 @@ SHOWN_KEYS = (
 
 
 def write_json(data: Mapping, path: str) -> None:
-    """Write figures as JSON; nan becomes null."""
+    """Write a mapping as JSON; nan becomes null."""
     write_atomically(path, json.dumps(_without_nan(data), indent=2) + "\n")
 
 
@@ -46,14 +47,14 @@ def write_report(
     results: Mapping[str, Mapping],
     broken: Mapping[str, str],
 ) -> None:
-    """Write the three files into OUTPUT_DIR; report.md shows the pictures that are there.
+    """Write results.json, curves.png and report.md, with existing pictures, into OUTPUT_DIR.
 
     Args:
-        cfg: of the run.
-        tasks: that were trained.
-        records: of the training images.
+        cfg: config of the run.
+        tasks: tasks of the run.
+        records: records of the training images.
         results: {"teacher": ..., "student": ...} of the last evaluation.
-        broken: file -> what is wrong with it, for the images left out of the training.
+        broken: file -> what is wrong with it, for the files left out of the training.
     """
     folder = cfg.OUTPUT_DIR
     write_json(results, os.path.join(folder, "results.json"))
@@ -61,18 +62,18 @@ def write_report(
     draw_curves(history, tasks, os.path.join(folder, "curves.png"))
     parts = [
         "# Report",
-        "## Results\n\n" + _figures(results, tasks),
-        "## Labels\n\n" + _labels(tasks, records),
-        *(["## Broken files\n\n" + _broken(broken)] if broken else []),
+        "## Results\n\n" + _results_table(results, tasks),
+        "## Labels\n\n" + _label_table(tasks, records),
+        *(["## Broken files\n\n" + _broken_list(broken)] if broken else []),
         *(f"## {t.name.capitalize()}\n\n{per_class_table(results['teacher'], t)}" for t in tasks),
         "## Curves\n\n![curves](curves.png)",
         *_pictures(folder),
-        "## Configuration\n\n" + _configuration(cfg),
+        "## Configuration\n\n" + _config_table(cfg),
     ]
     write_atomically(os.path.join(folder, "report.md"), "\n\n".join(parts) + "\n")
 
 
-def _figures(results: Mapping[str, Mapping], tasks: Sequence[Task]) -> str:
+def _results_table(results: Mapping[str, Mapping], tasks: Sequence[Task]) -> str:
     rows = [
         [network, *(figures[t.name][t.metric] for t in tasks), figures["geometric_mean"]]
         for network, figures in results.items()
@@ -81,7 +82,7 @@ def _figures(results: Mapping[str, Mapping], tasks: Sequence[Task]) -> str:
     return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f")
 
 
-def _labels(tasks: Sequence[Task], records: Sequence[dict]) -> str:
+def _label_table(tasks: Sequence[Task], records: Sequence[dict]) -> str:
     counts = count_labels(records, [task.label_key for task in tasks])
     names = {task.label_key: f"labeled for {task.name}" for task in tasks}
     rows = [["training images", len(records)]]
@@ -89,12 +90,12 @@ def _labels(tasks: Sequence[Task], records: Sequence[dict]) -> str:
     return tabulate(rows, headers=["", "images"], tablefmt="pipe")
 
 
-def _broken(broken: Mapping[str, str]) -> str:
+def _broken_list(broken: Mapping[str, str]) -> str:
     lines = [f"- {broken[file]}" for file in sorted(broken)]
     return "\n".join([f"Left out of the training, {len(lines)} in all:\n", *lines])
 
 
-def _configuration(cfg: CfgNode) -> str:
+def _config_table(cfg: CfgNode) -> str:
     names = [f"TASKS.{task.upper()}" for task in cfg.MODEL.TASKS]
     keys = [*SHOWN_KEYS, *(f"{x}.{key}" for x in names for key in attrgetter(x)(cfg))]
     rows = [[f"`{key}`", f"`{attrgetter(key)(cfg)}`"] for key in keys if "COLORS" not in key]
@@ -108,7 +109,7 @@ def _pictures(folder: str) -> list[str]:
 
 
 def read_history(path: str) -> list[dict]:
-    """Read metrics.json: one dict of scalars for each time it was written."""
+    """Read the lines of metrics.json, see `parse_history`; none without the file."""
     if not os.path.isfile(path):
         return []
     with open(path) as file:
@@ -116,40 +117,41 @@ def read_history(path: str) -> list[dict]:
 
 
 def parse_history(text: str) -> list[dict]:
-    """Return the scalars in each line of the text of metrics.json."""
+    """Parse the text of metrics.json, one dict of scalars in each line."""
     return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def training_seconds(history: list[dict]) -> float | None:
-    """Compute the duration of all steps, without evaluations, from the lines of metrics.json.
+    """Return the duration of all steps in seconds, without evaluations; None without times.
 
-    Each line has the median time of the steps since the line before. If a step was repeated, the
-    last time counts.
+    A line has the median time of the steps since the line before. If a step was repeated after a
+    resume, its last time counts.
     """
     times = {line["iteration"]: line["time"] for line in history if "time" in line}
-    total, before = 0.0, -1
+    total, previous = 0.0, -1
     for iteration, seconds in sorted(times.items()):
-        total += seconds * (iteration - before)
-        before = iteration
+        total += seconds * (iteration - previous)
+        previous = iteration
     return total or None
 
 
 def draw_curves(history: Sequence[Mapping], tasks: Sequence[Task], path: str) -> None:
-    """Plot losses, metrics and pseudo-label figures of each task over the steps."""
+    """Plot losses, metrics and pseudo-label diagnostics of each task over the steps."""
     from matplotlib import pyplot as plt
 
-    kinds = [("loss_{}_", "loss"), ("teacher/{}/", "metric"), ("[metric]{}/", "pseudo-labels")]
-    size = (15, 3.6 * len(tasks))
-    figure, axes = plt.subplots(len(tasks), len(kinds), figsize=size, squeeze=False)
-    for row, task in zip(axes, tasks, strict=True):
-        for axis, (prefix, title) in zip(row, kinds, strict=True):
-            _draw_axis(axis, history, prefix.format(task.name), f"{task.name}: {title}")
+    figure, axes = plt.subplots(len(tasks), 3, figsize=(15, 3.6 * len(tasks)), squeeze=False)
+    for (losses, metrics, diagnostics), task in zip(axes, tasks, strict=True):
+        name = task.name
+        _draw_axis(losses, history, loss_name(task, "", False), f"{name}: loss")
+        _draw_axis(metrics, history, f"teacher/{name}/", f"{name}: metric")
+        _draw_axis(diagnostics, history, f"[metric]{name}/", f"{name}: pseudo-labels")
     figure.tight_layout()
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
 def _draw_axis(axis, history: Sequence[Mapping], prefix: str, title: str) -> None:
+    """Plot the scalars whose keys start with a prefix, without those of single classes."""
     keys = sorted({key for line in history for key in line if key.startswith(prefix)})
     for key in [key for key in keys if "/per_class/" not in key]:
         points = [(line["iteration"], line[key]) for line in history if key in line]

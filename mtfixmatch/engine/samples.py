@@ -13,17 +13,18 @@ from ..modeling import MultiTaskNet
 from ..tasks import Task
 from ..tasks.base import Assigned, Target
 
-# Streams of random numbers under one (seed, step, position): dropout in a weak and a strong view.
+# Random stream of dropout in a weak view, under the key (seed, step, position); the next number is
+# the stream of a strong view.
 _DROPOUT = 103
 
 
 @dataclass(frozen=True)
 class SampleTarget:
-    """What a sample teaches the student about one task.
+    """The target of a sample for one task.
 
     Attributes:
-        target: a label or a pseudo-label, in the frame of the sample.
-        is_pseudo: it is the teacher's and enters the unsupervised loss.
+        target: label or pseudo-label, in the coordinates of the sample's image.
+        is_pseudo: whether it is a pseudo-label and belongs to the unsupervised loss.
         assigned: the target in the shape of the head's outputs, see `assign_targets`.
     """
 
@@ -38,8 +39,8 @@ class Sample:
 
     Attributes:
         image: (3, H, W) RGB in [0, 1].
-        dropout_seed: of the image's dropout masks.
-        targets: by name of a task; without a task's name the sample has no part in its loss.
+        dropout_seed: seed of the dropout masks of the image.
+        targets: task name -> target; the sample has no part in the losses of other tasks.
     """
 
     image: Tensor
@@ -58,8 +59,8 @@ def weak_samples(batch: Sequence[dict], images: Tensor, seed: int) -> list[Sampl
 
     Args:
         batch: N items of the mapper.
-        images: (N, 3, H, W), see `stack_images`.
-        seed: of the training.
+        images: weak views, (N, 3, H, W) RGB in [0, 1], see `stack_images`.
+        seed: seed of the training.
     """
     return [
         Sample(
@@ -84,15 +85,15 @@ def strong_samples(
     augmentation: StrongAugmentation,
     seed: int,
 ) -> list[Sample]:
-    """Make a sample of each strong view, with the pseudo-labels moved into it.
+    """Make a strong view of each image, with the pseudo-labels warped into it.
 
     Args:
-        images: (N, 3, H, W) weak views, RGB in [0, 1].
-        draws: of the N images, all of one step.
-        pseudo_labels: of each weak view, by name of the task.
-        tasks: of the pseudo-labels.
-        augmentation: from weak to strong views.
-        seed: of the training.
+        images: weak views, (N, 3, H, W) RGB in [0, 1].
+        draws: draws of the N images, all of one step.
+        pseudo_labels: for each weak view, task name -> pseudo-label.
+        tasks: tasks of the pseudo-labels.
+        augmentation: augmentation from weak to strong views.
+        seed: seed of the training.
     """
     positions = [draw.position for draw in draws]
     view = augmentation(images, step=draws[0].step, positions=positions)
@@ -111,7 +112,7 @@ def strong_samples(
 
 
 def warped_target(task: Task, target: Target, view: StrongView, index: int) -> Target:
-    """Move a target of a weak view into the strong view at an index of `view`."""
+    """Warp a target of the weak view at an index into the strong view at the same index."""
     size = (view.images.shape[2], view.images.shape[3])
     return task.warp_target(target, view.matrices[index], size, view.erased[index])
 
@@ -123,10 +124,10 @@ def assign_targets(
     """Return the same samples with their targets in the shape of the heads' outputs."""
     assigned: dict[str, Iterator[Assigned]] = {}
     for task in tasks:
-        own = targets_of(samples, task)
-        size = image_size(samples) if own else (0, 0)
-        targets, is_pseudo = [x.target for x in own], [x.is_pseudo for x in own]
-        assigned[task.name] = iter(student.head(task.name).assign(targets, is_pseudo, size))
+        targets = targets_of(samples, task)
+        size = image_size(samples) if targets else (0, 0)
+        labels, is_pseudo = [x.target for x in targets], [x.is_pseudo for x in targets]
+        assigned[task.name] = iter(student.head(task.name).assign(labels, is_pseudo, size))
     return [
         replace(
             sample,
@@ -140,7 +141,7 @@ def assign_targets(
 
 
 def targets_of(samples: Sequence[Sample], task: Task) -> list[SampleTarget]:
-    """Return the targets of the samples that have one for a task, in their order."""
+    """Return the targets for a task, in the order of the samples that have one."""
     return [sample.targets[task.name] for sample in samples if task.name in sample.targets]
 
 
@@ -151,11 +152,11 @@ def assigned_of(samples: Sequence[Sample], task: Task, *, is_pseudo: bool) -> li
 
 
 def image_size(samples: Sequence[Sample]) -> tuple[int, int]:
-    """Return (height, width) of samples, which all have the same."""
+    """Return the (height, width) that all samples have in common."""
     return samples[0].image.shape[1], samples[0].image.shape[2]
 
 
 def _dropout_seed(seed: int, draw: Draw, *, strong: bool) -> int:
-    """A function of (seed, step, position), so it does not matter how ranks share the batch."""
+    """Return a seed from (seed, step, position), which does not depend on the number of ranks."""
     key = [seed, draw.step, draw.position, _DROPOUT + strong]
     return int(np.random.SeedSequence(key).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""From the command line to a checked config, before anything is built."""
+"""Load and check the config of a run, and fill in what data and machine decide."""
 
 import logging
 import os
@@ -15,14 +15,14 @@ from ..config import add_mtfixmatch_config
 from ..data.datasets import DATASET_NAMES, check_class_lists, get_records, register_datasets
 from ..methods import build_method
 from ..modeling.timm_backbone import resolve_backbone
-from ..tasks.base import build_tasks, complete_task_config, set_classes, task_kinds
+from ..tasks.config import build_tasks, complete_task_config, set_classes, task_kinds
 from ..utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Keys of Detectron2 that its users may set, but that nothing here reads: the mapper, the samplers,
-# the evaluation and the heads are this project's own.
-UNREAD = (
+# Keys of Detectron2 without effect, because this project has its own mapper, samplers, evaluation
+# and heads.
+UNREAD_KEYS = (
     *("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "INPUT.MAX_SIZE_TRAIN"),
     *("INPUT.RANDOM_FLIP", "INPUT.CROP.ENABLED", "INPUT.MAX_SIZE_TEST", "INPUT.MASK_FORMAT"),
     *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "DATALOADER.ASPECT_RATIO_GROUPING"),
@@ -46,12 +46,12 @@ def load_config(config_file: str, opts: list[str], *, resume: bool = False) -> C
     """Load the config of a run and fill in what data and machine decide.
 
     Args:
-        config_file: path, "" for the defaults.
-        opts: `KEY VALUE` pairs.
-        resume: with SEED -1, take the seed that the run in OUTPUT_DIR has drawn.
+        config_file: path of the config file; "": the defaults.
+        opts: `KEY VALUE` pairs of the command line.
+        resume: with SEED -1, use the seed that the run in OUTPUT_DIR has drawn.
 
     Raises:
-        InputError: for a missing file, an unknown key or a wrong value.
+        InputError: a file is missing, a key is unknown, or a value is wrong.
     """
     setup_logger(name="mtfixmatch")
     cfg = resolve_config(config_file, opts)
@@ -62,18 +62,18 @@ def load_config(config_file: str, opts: list[str], *, resume: bool = False) -> C
 
 
 def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
-    """Merge defaults, file and `KEY VALUE` pairs, and check what needs no data.
+    """Merge defaults, file and `KEY VALUE` pairs, and check all that needs no data.
 
-    For a network of timm it also sets the normalization of the images.
+    For a timm network it also sets the normalization of the images.
 
     Raises:
-        InputError: for a missing file, an unknown key or a wrong value.
+        InputError: a file is missing, a key is unknown, or a value is wrong.
     """
     cfg = get_cfg()
     add_mtfixmatch_config(cfg)
     if config_file:
         if not os.path.isfile(config_file):
-            raise InputError(f"--config-file {config_file}: there is no such file")
+            raise InputError(f"--config-file {config_file}: the file does not exist")
         _merge(cfg.merge_from_file, config_file, config_file)
     complete_task_config(cfg)
     _merge(cfg.merge_from_list, opts, "the command line")
@@ -85,9 +85,9 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
 
 
 def warn_of_unread_keys(cfg: CfgNode) -> None:
-    """Warn of the keys of Detectron2 that were changed but have no effect here."""
+    """Warn of keys of Detectron2 that the config changes but that have no effect."""
     defaults = get_cfg()
-    changed = [key for key in UNREAD if attrgetter(key)(cfg) != attrgetter(key)(defaults)]
+    changed = [key for key in UNREAD_KEYS if attrgetter(key)(cfg) != attrgetter(key)(defaults)]
     if changed:
         logger.warning("These keys of Detectron2 have no effect: %s", ", ".join(changed))
 
@@ -95,7 +95,7 @@ def warn_of_unread_keys(cfg: CfgNode) -> None:
 def _merge(merge, source, name: str) -> None:
     try:
         merge(source)
-    except AttributeError:  # a text or a list stands where a mapping is expected
+    except AttributeError:  # a string or a list where yacs expects a mapping
         raise InputError(f"{name}: it must hold KEY: VALUE pairs") from None
     except (KeyError, ValueError, AssertionError) as error:
         raise InputError(f"{name}: {error.args[0] if error.args else error!r}") from None
@@ -104,7 +104,7 @@ def _merge(merge, source, name: str) -> None:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Raise InputError for a value that cannot work."""
+    """Raise InputError if a value cannot work."""
     build_tasks(cfg)
     for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
         if not attrgetter(key)(cfg):
@@ -118,43 +118,43 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def _check_numbers(cfg: CfgNode) -> None:
-    for key in ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS"):
-        if attrgetter(key)(cfg) < 1:
-            raise InputError(f"{key} is {attrgetter(key)(cfg)}: it must be at least 1")
-    if any(side <= 0 or side % 32 for side in cfg.INPUT.TRAIN_SIZE):
-        raise InputError(f"INPUT.TRAIN_SIZE is {cfg.INPUT.TRAIN_SIZE}: multiples of 32 are needed")
+    at_least_one = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS")
     low, high = cfg.INPUT.SCALE_RANGE
-    if not 0 < low <= high:
-        raise InputError(f"INPUT.SCALE_RANGE is {cfg.INPUT.SCALE_RANGE}: 0 < least <= greatest")
-    if not 0 <= cfg.DATALOADER.MAX_BROKEN <= 1:
-        raise InputError(
-            f"DATALOADER.MAX_BROKEN is {cfg.DATALOADER.MAX_BROKEN}: it is a share, 0-1"
-        )
+    sides = cfg.INPUT.TRAIN_SIZE
+    checks = {
+        **{key: (attrgetter(key)(cfg) >= 1, "at least 1") for key in at_least_one},
+        "INPUT.TRAIN_SIZE": (all(x > 0 and x % 32 == 0 for x in sides), "multiples of 32"),
+        "INPUT.SCALE_RANGE": (0 < low <= high, "0 < least <= greatest"),
+        "DATALOADER.MAX_BROKEN": (0 <= cfg.DATALOADER.MAX_BROKEN <= 1, "a share, 0-1"),
+    }
+    for key, (is_valid, requirement) in checks.items():
+        if not is_valid:
+            raise InputError(f"{key} is {attrgetter(key)(cfg)}: it must be {requirement}")
 
 
 def _draw_seed(folder: str) -> int:
-    """Return the seed of the run in the folder or a new one, the same on all ranks."""
+    """Return the seed of the run in a folder, or a new one; the same on all ranks."""
     path = os.path.join(folder, "config.yaml")
-    own = -1
+    seed = -1
     if folder and comm.is_main_process() and os.path.isfile(path):
         try:
             with open(path) as file:
-                own = yaml.safe_load(file)["SEED"]
+                seed = yaml.safe_load(file)["SEED"]
         except (yaml.YAMLError, KeyError, TypeError) as error:
-            raise InputError(f"{path} has no SEED to go on with ({error!r}); give it") from None
-    known = comm.all_gather(own)[0]
-    return comm.shared_random_seed() % 2**31 if known < 0 else known
+            raise InputError(f"{path} has no SEED to resume with ({error!r}): set it") from None
+    seed = comm.all_gather(seed)[0]
+    return comm.shared_random_seed() % 2**31 if seed < 0 else seed
 
 
 def prepare_config(cfg: CfgNode) -> None:
-    """Fill in what data and machine decide: classes, device."""
+    """Fill in what data and machine decide: the classes and the device."""
     register_datasets(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but there is no GPU: using the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if names:
-        get_records(names)  # one pass over all datasets: bad files stop the run here
+        get_records(names)  # read all datasets now, so that broken files stop the run here
         kinds = task_kinds(cfg).items()
         keys = [kind.key_of(kind.metadata_field, x) for x, kind in kinds if kind.metadata_field]
         check_class_lists(names, keys)
@@ -162,10 +162,10 @@ def prepare_config(cfg: CfgNode) -> None:
 
 
 def take_classes(cfg: CfgNode, dataset: str) -> None:
-    """Write the classes of a dataset into the config of each task that has some.
+    """Write the classes of a dataset into the config of each task with classes.
 
     Raises:
-        InputError: if the dataset has no classes for a task, or others than the config.
+        InputError: the dataset has no classes for a task, or others than the config.
     """
     metadata = MetadataCatalog.get(dataset)
     for name, kind in task_kinds(cfg).items():
@@ -175,14 +175,14 @@ def take_classes(cfg: CfgNode, dataset: str) -> None:
         classes = metadata.get(key, []) or cfg.TASKS[name.upper()].CLASSES
         if not classes:
             raise InputError(
-                f"{dataset} has no classes for {name}: give it labels or leave {name} out of "
+                f"{dataset} has no classes for {name}: add labels, or remove {name} from "
                 "MODEL.TASKS"
             )
         set_classes(cfg, name, classes, metadata.get(key.replace("classes", "colors"), []))
 
 
 def choose_precision(cfg: CfgNode) -> torch.dtype:
-    """Return the type of the forward passes (SOLVER.AMP); float32 if no faster one is there."""
+    """Return the data type of the forward passes, see SOLVER.AMP."""
     if not cfg.SOLVER.AMP.ENABLED:
         return torch.float32
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")

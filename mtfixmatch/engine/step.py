@@ -1,7 +1,7 @@
 """One training step of FixMatch* and Dense FixMatch on several tasks (paper Sec. 3).
 
-`compute_gradients` reads like the method: weak views, the teacher's pseudo-labels, strong views to
-which the pseudo-labels are moved, ONE forward pass of the student, losses, gradients.
+`compute_gradients` follows the method: weak views, pseudo-labels of the teacher, strong views with
+warped pseudo-labels, ONE forward pass of the student, losses, gradients.
 """
 
 import time
@@ -38,15 +38,16 @@ from .samples import (
 
 @dataclass
 class StepRecord:
-    """What a step saw and made, for the hooks that measure and draw. All lists are by image.
+    """The data of a step for hooks that measure and draw; all lists have one entry per image.
 
     Attributes:
         batch: items of the mapper.
-        weak: the weak views with the labels.
-        pseudo_labels: of the weak views, by name of the task; empty: the image has none.
-        strong: the strong views with the moved pseudo-labels; None: the image has none.
-        losses: every loss before its weights, over the whole global batch, and "total_loss".
-        agreement: by task, of the student on the strong views with the pseudo-labels.
+        weak: weak views with their labels.
+        pseudo_labels: task name -> pseudo-label in the weak view; empty: the image has none.
+        strong: strong views with the warped pseudo-labels; None: the image has none.
+        losses: name -> loss over the global batch, before its weight, and "total_loss" with them.
+        agreement: task name -> share of elements for which the student agrees with the
+            pseudo-labels in the strong views.
     """
 
     batch: Sequence[dict]
@@ -58,7 +59,7 @@ class StepRecord:
 
 
 class MultiTaskStep(SimpleTrainer):
-    """Detectron2's SimpleTrainer with the step of a semi-supervised method."""
+    """Detectron2's SimpleTrainer with the training step of a method."""
 
     def __init__(
         self,
@@ -80,17 +81,17 @@ class MultiTaskStep(SimpleTrainer):
 
         Args:
             model: the student, a MultiTaskNet or its DistributedDataParallel wrapper.
-            teacher: its moving average.
-            method: decides on pseudo-labels, views and the weight of the unsupervised loss.
-            tasks: in the order of their losses.
-            data_loader: endless batches of this rank.
-            optimizer: of the student.
-            ema_decay: of the teacher.
-            precision: of the forward passes; torch.float32 turns autocast off.
-            accumulation_steps: parts in which a batch passes through the student.
-            diagnostics_period: steps between records for the hooks; 0 for none.
-            seed: of dropout.
-            guard: rolls back a step with non-finite values.
+            teacher: exponential moving average of the student.
+            method: semi-supervised method, or `Supervised`.
+            tasks: tasks in the order of their losses.
+            data_loader: iterable of endless batches of this rank, lists of the mapper's items.
+            optimizer: optimizer of the student.
+            ema_decay: decay of the teacher, in [0, 1].
+            precision: data type of the forward passes; torch.float32 turns autocast off.
+            accumulation_steps: number of parts in which a batch passes through the student.
+            diagnostics_period: period in steps of the records for hooks; 0: none.
+            seed: seed of dropout.
+            guard: guard that rolls back steps with non-finite values.
         """
         super().__init__(model, data_loader, optimizer)
         self.student = cast(MultiTaskNet, getattr(model, "module", model))
@@ -103,12 +104,12 @@ class MultiTaskStep(SimpleTrainer):
         self.diagnostics_period = diagnostics_period
         self.seed = seed
         self.guard = guard
-        # float16 loses small gradients; its scaler does nothing for other types.
+        # Gradients underflow in float16; for other types the scaler does nothing.
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
         self.record: StepRecord | None = None
 
     def run_step(self) -> None:
-        """Gradients, optimizer and teacher; or nothing at all, if a value is not finite."""
+        """Update student and teacher, or neither of them if a value is not finite."""
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
@@ -124,16 +125,19 @@ class MultiTaskStep(SimpleTrainer):
         storage = get_event_storage()
         storage.put_scalars(data_time=data_time, **(record.losses if record else {}))
         storage.put_scalar("skipped_steps", self.guard.skipped, smoothing_hint=False)
-        self.record = record if self._measures() else None
+        self.record = record if self._has_diagnostics else None
 
     def compute_gradients(self, batch: Sequence[dict], images: Tensor) -> StepRecord:
-        """The method, from a batch to the student's gradients (paper Sec. 3, Eq. 3-5).
+        """Compute the student's gradients on a batch (paper Sec. 3, Eq. 3-5).
 
         Args:
             batch: N items of the mapper.
-            images: (N, 3, H, W), their weak views.
+            images: weak views of the batch, (N, 3, H, W) RGB in [0, 1].
+
+        Raises:
+            NonFiniteError: a value is not finite on any rank.
         """
-        # A backbone may draw from the global generator; so it draws the same after a resume.
+        # A backbone may use the global generator, which must draw the same after a resume.
         torch.manual_seed(hash((self.seed, self.iter, comm.get_rank())))
         weak = weak_samples(batch, images, self.seed)
         pseudo_labels = self.pseudo_label(batch, images, weak)
@@ -148,22 +152,22 @@ class MultiTaskStep(SimpleTrainer):
     def pseudo_label(
         self, batch: Sequence[dict], images: Tensor, weak: Sequence[Sample]
     ) -> list[dict[str, Target]]:
-        """Run the teacher, ONE pass, on the weak views that need a pseudo-label.
+        """Run the teacher, in ONE pass, on the weak views that need a pseudo-label.
 
         Returns:
-            For each image of the batch: name of a task -> pseudo-label.
+            For each image of the batch, task name -> pseudo-label.
         """
-        needed = [self._tasks_to_pseudo_label(sample) for sample in weak]
-        masks = {t.name: [t in tasks for tasks in needed if tasks] for t in self.tasks}
+        tasks_of = [self._tasks_to_pseudo_label(sample) for sample in weak]
+        masks = {t.name: [t in tasks for tasks in tasks_of if tasks] for t in self.tasks}
         masks = {name: mask for name, mask in masks.items() if any(mask)}
         outputs: dict[str, Outputs] = {}
         if masks:
             with self.autocast():
-                outputs, _ = self.teacher(images[_indices(needed)], masks)
+                outputs, _ = self.teacher(images[_indices(tasks_of)], masks)
         self._check_inputs(batch, images, outputs)
         labels: list[dict[str, Target]] = [{} for _ in batch]
         for task in (t for t in self.tasks if t.name in outputs):
-            rows = _indices(task in tasks for tasks in needed)
+            rows = _indices(task in tasks for tasks in tasks_of)
             targets = self.method.pseudo_labels(
                 task,
                 self.teacher.head(task.name),
@@ -205,36 +209,36 @@ class MultiTaskStep(SimpleTrainer):
     def forward_backward(
         self, samples: Sequence[Sample], images: Tensor
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Run the student forward and backward, part by part with accumulation.
+        """Run the student forward and backward, in parts if gradients are accumulated.
 
         Args:
-            samples: of this rank with assigned targets; there may be none.
-            images: (N, 3, H, W), the weak views, from which the empty batch is cut.
+            samples: samples of this rank with assigned targets, maybe none.
+            images: weak views, (N, 3, H, W), of which a pass without samples takes a slice.
 
         Returns:
-            Losses and agreement, see StepRecord.
+            The losses and the agreement, see StepRecord.
         """
         normalizers = self.normalizers(samples)
         self.optimizer.zero_grad()
         logged: dict[str, float] = {}
         agreement: dict[str, float] = {}
-        # Interleaved, so that each part has weak and strong views.
+        # Parts are interleaved, so that each has weak and strong views.
         count = self._num_parts(len(samples))
         for part in range(count):
-            # DDP exchanges the gradients once, with the last part.
+            # DDP reduces the gradients once, in the last part.
             no_sync = getattr(self.model, "no_sync", nullcontext)
             with nullcontext() if part == count - 1 else no_sync():
-                losses, measured = self.losses(samples[part::count], normalizers, images)
-                agreement |= measured
+                losses, part_agreement = self.losses(samples[part::count], normalizers, images)
+                agreement |= part_agreement
                 for key, value in finite_sums(losses, losses.items).items():
                     logged[key] = logged.get(key, 0.0) + value
-                # DDP averages over the ranks what should be summed.
+                # DDP averages over the ranks, but this loss is a sum over them.
                 total = losses["total_loss"] * comm.get_world_size()
                 self.grad_scaler.scale(total).backward()
         return logged, agreement
 
     def normalizers(self, samples: Sequence[Sample]) -> dict[tuple[str, bool], float]:
-        """Return what each loss is divided by, from counts over the whole global batch."""
+        """Return the divisor of each summed loss, from its count over the global batch."""
         counts = [self._count(samples, task, pseudo) for task, pseudo in self.loss_terms]
         total = sum_over_ranks(torch.stack(counts), self.student.device)
         return {
@@ -243,13 +247,13 @@ class MultiTaskStep(SimpleTrainer):
         }
 
     def _count(self, samples: Sequence[Sample], task: Task, pseudo: bool) -> Tensor:
-        none = torch.zeros((), dtype=torch.long, device=self.student.device)
+        zero = torch.zeros((), dtype=torch.long, device=self.student.device)
         counts = [x.count for x in assigned_of(samples, task, is_pseudo=pseudo)]
-        return torch.stack([none, *counts]).sum()
+        return torch.stack([zero, *counts]).sum()
 
     @property
     def loss_terms(self) -> list[tuple[Task, bool]]:
-        """The tasks, each with False for its supervised and True for its unsupervised loss."""
+        """Each task with False for its supervised and True for its unsupervised loss."""
         kinds = (False, True) if self.method.is_semi_supervised else (False,)
         return [(task, pseudo) for task in self.tasks for pseudo in kinds]
 
@@ -259,7 +263,11 @@ class MultiTaskStep(SimpleTrainer):
         normalizers: Mapping[tuple[str, bool], float],
         images: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Compute the losses of a part of the samples, and the agreement of the student."""
+        """Run the student on a part of the samples.
+
+        Returns:
+            Name -> scalar loss, before its weight, and "total_loss" with them; the agreement.
+        """
         with self.autocast():
             outputs, zero = self._forward(samples, images)
         losses: dict[str, Tensor] = {}
@@ -268,14 +276,14 @@ class MultiTaskStep(SimpleTrainer):
         for task, pseudo in self.loss_terms:
             head = self.student.head(task.name)
             assigned = assigned_of(samples, task, is_pseudo=pseudo)
-            terms = dict.fromkeys(task.loss_parts, zero)  # without an image exactly 0, never nan
+            terms = dict.fromkeys(task.loss_parts, zero)  # exactly 0, and not nan, without images
             if assigned:
                 mask = [x.is_pseudo == pseudo for x in targets_of(samples, task)]
-                own = _select(outputs[task.name], mask)
-                terms = head.losses(own, assigned, image_size(samples))
+                selected = _select(outputs[task.name], mask)
+                terms = head.losses(selected, assigned, image_size(samples))
                 terms = {x: value / normalizers[task.name, pseudo] for x, value in terms.items()}
-                if pseudo and self._measures():
-                    agreement[task.name] = head.agreement(own, assigned)
+                if pseudo and self._has_diagnostics:
+                    agreement[task.name] = head.agreement(selected, assigned)
             losses |= {loss_name(task, part, pseudo): value for part, value in terms.items()}
             weighted += [self.weight(task, pseudo) * value for value in terms.values()]
         return losses | {"total_loss": torch.stack(weighted).sum() + zero}, agreement
@@ -283,10 +291,10 @@ class MultiTaskStep(SimpleTrainer):
     def _forward(
         self, samples: Sequence[Sample], images: Tensor
     ) -> tuple[dict[str, Outputs], Tensor]:
-        """Run backbone and heads if any rank has samples for them: SyncBN exchanges there."""
+        """Run the heads that any rank has samples for, because SyncBN waits for all ranks."""
         masks = {t.name: [t.name in sample.targets for sample in samples] for t in self.tasks}
-        own = [len(samples), *(sum(mask) for mask in masks.values())]
-        total, *counts = sum_over_ranks(own, self.student.device)
+        numbers = [len(samples), *(sum(mask) for mask in masks.values())]
+        total, *counts = sum_over_ranks(numbers, self.student.device)
         if not total:  # no rank has a sample; DDP still needs a backward pass
             return self.model(images[: int(comm.is_main_process())], {})
         images = torch.stack([s.image for s in samples]) if samples else images[:0]
@@ -295,45 +303,46 @@ class MultiTaskStep(SimpleTrainer):
         return self.model(images, run, seeds)
 
     def weight(self, task: Task, pseudo: bool) -> float:
-        """gamma_t, times lambda_t(step) for an unsupervised loss (Eq. 5)."""
+        """Return gamma_t of a task, times lambda_t(step) for its unsupervised loss (Eq. 5)."""
         ramped = self.method.unsupervised_weight(task, self.iter) if pseudo else 1.0
         return task.loss_weight * ramped
 
     def _num_parts(self, num_samples: int) -> int:
-        """As many on every rank: with each part they exchange its losses."""
+        """Return the number of parts, the same on all ranks, because they exchange losses."""
         limit = self.accumulation_steps
         return limit if limit == 1 else min(limit, max(1, *comm.all_gather(num_samples)))
 
     def _check_inputs(
         self, batch: Sequence[dict], images: Tensor, outputs: Mapping[str, Outputs]
     ) -> None:
-        """Stop on all ranks if the images or the teacher's outputs are not finite."""
-        named = [
+        """Raise NonFiniteError on all ranks if images or outputs of the teacher are not finite."""
+        named_outputs = [
             (f"the teacher's output {i} for {name}", x)
             for name, output in outputs.items()
             for i, x in enumerate(output)
         ]
-        total = sum((x.sum() for _, x in named), images.new_zeros(()))
+        total = sum((x.sum() for _, x in named_outputs), images.new_zeros(()))
         sums = {"the sum of the images": images.sum(), "that of the teacher's outputs": total}
         files = [f"the image {item['file_name']}" for item in batch]
-        finite_sums(sums, lambda: [*zip(files, images, strict=True), *named])
+        finite_sums(sums, lambda: [*zip(files, images, strict=True), *named_outputs])
 
-    def _measures(self) -> bool:
+    @property
+    def _has_diagnostics(self) -> bool:
         return bool(self.diagnostics_period) and self.iter % self.diagnostics_period == 0
 
     def update_student(self) -> None:
-        """Optimizer step, on unscaled gradients, which clipping needs."""
+        """Take an optimizer step, on unscaled gradients because clipping needs them."""
         self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
     def autocast(self) -> torch.autocast:
-        """Mixed precision for the forward passes."""
+        """Return the context of mixed precision for a forward pass."""
         mixed = self.precision is not torch.float32
         return torch.autocast(self.student.device.type, dtype=self.precision, enabled=mixed)
 
     def dump(self, batch: Sequence[dict], images: Tensor) -> dict[str, Any]:
-        """Return all that is needed to repeat this step, see runtime.nonfinite."""
+        """Return all that repeats this step, see runtime.nonfinite."""
         return {
             "step": self.iter,
             "seed": self.seed,
@@ -347,7 +356,7 @@ class MultiTaskStep(SimpleTrainer):
         }
 
     def state_dict(self) -> dict:
-        """The state of optimizer, loss scaler and method, and the number of skipped steps."""
+        """Return the state of optimizer, loss scaler and method, and the skipped steps."""
         return {
             **super().state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
@@ -364,17 +373,17 @@ class MultiTaskStep(SimpleTrainer):
 
 
 def loss_name(task: Task, part: str, is_pseudo: bool) -> str:
-    """Return the name of a loss in logs; that of an unsupervised one ends in _unsup."""
+    """Return the name of a loss in logs, which ends in _unsup for an unsupervised loss."""
     return f"loss_{task.name}_{part}" + ("_unsup" if is_pseudo else "")
 
 
 def _indices(flags: Iterable[Any]) -> list[int]:
-    """Return the positions of what is true."""
+    """Return the indices of true values."""
     return [i for i, flag in enumerate(flags) if flag]
 
 
 def _select(outputs: Outputs, mask: Sequence[bool]) -> Outputs:
-    """Return the images of a mask; without a copy if that is all of them."""
+    """Return the outputs for the images of a mask, without a copy if they are contiguous."""
     if all(mask):
         return outputs
     rows = _indices(mask)

@@ -1,4 +1,4 @@
-"""Warn when the teacher degenerates, and keep the last checkpoint from before that."""
+"""Warn if the teacher degenerates, and name the last checkpoint from before."""
 
 import logging
 import os
@@ -17,21 +17,21 @@ logger = logging.getLogger(__name__)
 
 
 class TeacherWatch(HookBase):
-    """Watch unsupervised losses, and the classes of pseudo-labels against those of labels.
+    """Watch the unsupervised losses, and compare the classes of pseudo-labels with the labels'.
 
-    There is one warning when a symptom has lasted for a number of steps or measurements; when it
-    stops, the count restarts. A task without unsupervised weight is not watched.
+    A symptom that lasts for a number of steps or measurements causes one warning; its count
+    restarts when the symptom ends. A task with an unsupervised weight of 0 is not watched.
 
     Attributes:
-        healthy: name of the newest full checkpoint that was saved without any symptom.
+        healthy: file name of the newest full checkpoint without a symptom; "": none.
     """
 
-    ZERO_STEPS = 100  # consecutive steps with a loss of 0
-    RATIO = 10  # of unsupervised to supervised loss, medians over WINDOW steps
-    # Measurements of pseudo-labels (FIXMATCH.DIAGNOSTICS_PERIOD) that are counted together, and
-    # consecutive ones with a symptom before the warning.
+    ZERO_STEPS = 100  # number of consecutive steps with a loss of 0
+    RATIO = 10  # ratio of the unsupervised to the supervised loss, medians of WINDOW steps
+    # Number of measurements (FIXMATCH.DIAGNOSTICS_PERIOD) whose counts are summed, and number of
+    # consecutive sums with a symptom.
     MEASUREMENTS = 10
-    MIN_COUNT = 20  # pseudo-boxes or pixels in these, below which classes are not judged
+    MIN_COUNT = 20  # least number of pseudo-boxes or pixels to judge the classes
     ONE_CLASS = 0.98  # share of one class in the pseudo-labels, if it is lower in the labels
     RUNAWAY = 3  # ratio of pseudo-boxes per image to boxes per labeled image
 
@@ -41,7 +41,7 @@ class TeacherWatch(HookBase):
         self._counts: dict[str, list[list[float]]] = {}
 
     def state_dict(self) -> dict:
-        """Return the duration of each symptom, the last counts, the healthy checkpoint."""
+        """Return the duration of each symptom, the last counts and the healthy checkpoint."""
         return {"streaks": self._streaks, "counts": self._counts, "healthy": self.healthy}
 
     def load_state_dict(self, state: dict) -> None:
@@ -50,12 +50,12 @@ class TeacherWatch(HookBase):
         self.healthy = state["healthy"]
 
     def note_checkpoint(self, name: str) -> None:
-        """Note that a full checkpoint is about to be written; without symptoms it is healthy."""
+        """Note the name of a new full checkpoint, which is healthy if there is no symptom."""
         if not any(self._streaks.values()):
             self.healthy = name
 
     def after_step(self) -> None:
-        """Check each task that has an unsupervised loss at this step; skipped steps have none."""
+        """Check each task with an unsupervised loss at this step; a skipped step has none."""
         latest = self.trainer.storage.latest()
         for task in self.trainer.tasks:
             name = loss_name(task, task.loss_parts[0], True)
@@ -67,15 +67,16 @@ class TeacherWatch(HookBase):
 
     def _watch_losses(self, task: Task) -> None:
         latest, histories = self.trainer.storage.latest(), self.trainer.storage.histories()
-        names = {x: [loss_name(task, part, x) for part in task.loss_parts] for x in (False, True)}
-        zero = all(latest[name][0] == 0 for name in names[True])
-        text = f"its unsupervised loss has been 0 for {self.ZERO_STEPS} steps: no pseudo-label "
-        self._note(task, "zero", zero, self.ZERO_STEPS, f"{text} passes, or all images are labeled")
-        if len(histories[names[False][0]].values()) < WINDOW:
-            return
-        supervised, unsupervised = (
-            sum(histories[name].median(WINDOW) for name in names[x]) for x in (False, True)
+        names = [[loss_name(task, part, x) for part in task.loss_parts] for x in (False, True)]
+        zero = all(latest[name][0] == 0 for name in names[1])
+        text = (
+            f"its unsupervised loss has been 0 for {self.ZERO_STEPS} steps: no prediction is over "
+            "the threshold, or all images are labeled"
         )
+        self._note(task, "zero", zero, self.ZERO_STEPS, text)
+        if len(histories[names[0][0]].values()) < WINDOW:
+            return
+        supervised, unsupervised = (sum(histories[x].median(WINDOW) for x in xs) for xs in names)
         text = (
             f"its unsupervised loss ({unsupervised:.3g}) is over {self.RATIO} times the supervised "
             f"one ({supervised:.3g})"
@@ -85,21 +86,19 @@ class TeacherWatch(HookBase):
     def _watch_labels(self, task: Task, record: StepRecord) -> None:
         labels = [x.target for x in targets_of(record.weak, task)]
         pseudo = [x[task.name] for x in record.pseudo_labels if task.name in x]
-        numbers = [
-            *(*task.count_classes(pseudo), *task.count_classes(labels)),
-            *(len(pseudo), len(labels)),
-        ]
+        class_counts = [*task.count_classes(pseudo), *task.count_classes(labels)]
+        counts = [*class_counts, len(pseudo), len(labels)]
         window = self._counts.setdefault(task.name, [])
-        window.append(sum_over_ranks(numbers, record.weak[0].image.device))
+        window.append(sum_over_ranks(counts, record.weak[0].image.device))
         del window[: -self.MEASUREMENTS]
         totals = np.sum(window, axis=0)
         of_pseudo, of_labels = np.split(totals[:-2], 2)
-        # Without labels in these images, their classes are unknown.
+        # Images without labels say nothing about the classes.
         if len(window) == self.MEASUREMENTS and of_labels.sum():
             self._watch_classes(task, of_pseudo, of_labels)
             if not task.fills_pixels:
                 per_image = [of_pseudo.sum(), of_labels.sum()] / np.maximum(totals[-2:], 1)
-                self._watch_number(task, *per_image)
+                self._watch_density(task, *per_image)
 
     def _watch_classes(self, task: Task, pseudo: np.ndarray, labels: np.ndarray) -> None:
         top = int(pseudo.argmax())
@@ -109,7 +108,7 @@ class TeacherWatch(HookBase):
         one_class = pseudo.sum() >= self.MIN_COUNT and shares[0] > self.ONE_CLASS >= shares[1]
         self._note(task, "one class", one_class, self.MEASUREMENTS, text)
 
-    def _watch_number(self, task: Task, pseudo: float, labels: float) -> None:
+    def _watch_density(self, task: Task, pseudo: float, labels: float) -> None:
         text = f"it has {pseudo:.3g} {task.unit} per image, a labeled image has {labels:.3g}"
         self._note(task, "number", pseudo > self.RUNAWAY * labels, self.MEASUREMENTS, text)
 
@@ -119,10 +118,11 @@ class TeacherWatch(HookBase):
         if self._streaks[name] != patience or not comm.is_main_process():
             return
         keys = ", ".join(f"TASKS.{task.name.upper()}.{key}" for key in task.tuning_keys)
-        kept = "there is no checkpoint from before it"
+        checkpoint = "there is no checkpoint from before it"
         if self.healthy:
             path = os.path.join(self.trainer.cfg.OUTPUT_DIR, self.healthy)
-            kept = f"{path} is from before it and is kept"
+            checkpoint = f"{path} is from before it and is kept"
         logger.warning(
-            "The teacher of %s may have gone wrong: %s. Look at %s; %s", task.name, text, keys, kept
+            "The teacher of %s may have gone wrong: %s. Look at %s; %s",
+            *(task.name, text, keys, checkpoint),
         )

@@ -1,23 +1,32 @@
-"""Evaluation on DATASETS.TEST, during a training and by `--eval-only`."""
+"""Evaluation on DATASETS.TEST, in a training and with --eval-only."""
 
 import os
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from ..data.loader import build_eval_loader, eval_records
+from ..data.records import Record
 from ..modeling import MultiTaskNet
 from ..runtime.rank_watch import RankWatch
-from ..tasks import build_tasks
+from ..tasks import Task, build_tasks
 from ..utils.errors import InputError
 from .checkpoint import MultiTaskCheckpointer
 from .evaluation import evaluate, evaluate_losses, log_results
 from .report import write_json
 
 
-def test(cfg: CfgNode, model: MultiTaskNet, tasks, records, name: str, ranks: RankWatch) -> dict:
-    """Evaluate a model on DATASETS.TEST and log the results under a name."""
+def test(
+    cfg: CfgNode,
+    model: MultiTaskNet,
+    tasks: Sequence[Task],
+    records: Sequence[Record],
+    name: str,
+    ranks: RankWatch,
+) -> dict:
+    """Evaluate a model on DATASETS.TEST, see `evaluate`, and log the results under a name."""
     loader = build_eval_loader(cfg, records)
     results = evaluate(model, loader, records, tasks, ranks.callbacks())
     losses = {}
@@ -34,7 +43,7 @@ def evaluate_checkpoint(cfg: CfgNode) -> dict:
     """Evaluate MODEL.WEIGHTS (`--eval-only`) and write results.json into OUTPUT_DIR.
 
     Raises:
-        InputError: without MODEL.WEIGHTS, as random weights need no evaluation.
+        InputError: MODEL.WEIGHTS is empty or cannot be loaded.
     """
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")

@@ -1,4 +1,4 @@
-"""MultiTaskTrainer: build everything from a config and run the loop with its hooks."""
+"""The trainer: build all parts from a config and run the training loop with its hooks."""
 
 import json
 import logging
@@ -46,13 +46,13 @@ logger = logging.getLogger(__name__)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Log an InputError in one line: its message says all there is to know."""
+    """Log an InputError in one line, because its message names the cause."""
     if record.exc_info and isinstance(record.exc_info[1], InputError):
         record.msg, record.exc_info = f"The training stops: {record.exc_info[1]}", None
     return True
 
 
-# Detectron2's loop logs the exception that ends it.
+# The loop of Detectron2 logs the exception that ends it.
 logging.getLogger(TrainerBase.__module__).addFilter(_without_traceback)
 
 
@@ -63,7 +63,7 @@ class MultiTaskTrainer(DefaultTrainer):
         """Build data, method, networks, optimizer and hooks.
 
         Raises:
-            InputError: for data or values that cannot be trained on.
+            InputError: the data or a value of the config cannot be used.
         """
         TrainerBase.__init__(self)
         self.cfg = cfg
@@ -74,10 +74,9 @@ class MultiTaskTrainer(DefaultTrainer):
         loader = build_train_loader(cfg, self.tasks, self.records, self.method.weak_flip_prob)
         self._broken = loader.broken
         student = build_model(cfg)
-        model = distributed(student)  # from here on all ranks have the weights of rank 0
+        model = wrap_for_ranks(student)  # gives all ranks the weights of rank 0
         self.teacher = build_teacher(student)
-        networks = (model, self.teacher)
-        self._trainer = build_step(cfg, self.tasks, self.method, *networks, loader)
+        self._trainer = build_step(cfg, self.tasks, self.method, model, self.teacher, loader)
         self.scheduler = build_lr_scheduler(cfg, self._trainer.optimizer)
         self.checkpointer = MultiTaskCheckpointer(
             self.teacher,
@@ -92,7 +91,7 @@ class MultiTaskTrainer(DefaultTrainer):
         self.results: dict = {}
         self._watch = TeacherWatch()
         self._stop_request = StopRequest()
-        self.stop_signal = ""  # name of the signal after which this step is the last one
+        self.stop_signal = ""  # name of the signal that ends the training after this step
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -105,20 +104,20 @@ class MultiTaskTrainer(DefaultTrainer):
         return optimizer
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint, or start student and teacher from MODEL.WEIGHTS."""
+        """Resume from the last checkpoint, or load student and teacher from MODEL.WEIGHTS."""
         super().resume_or_load(resume)
         if not (resume and self.checkpointer.has_checkpoint()):
             self._trainer.student.load_state_dict(self.teacher.state_dict())
         self._trainer.data_loader.start_step = self.start_iter
         if hasattr(self.scheduler, "max_iters"):
-            # The checkpoint holds that of the run before; this run may be longer.
+            # The checkpoint has the value of an earlier run, which may have been shorter.
             self.scheduler.max_iters = self.max_iter
 
     def build_hooks(self) -> list[hooks.HookBase]:
-        """Checkpointing runs last, so it captures the whole step."""
+        """Return the hooks; checkpointing runs last, so it captures the whole step."""
         cfg = self.cfg
-        own: list[hooks.HookBase] = [
-            hooks.IterationTimer(warmup_iter=1),  # time every step, after a resume too
+        result: list[hooks.HookBase] = [
+            hooks.IterationTimer(warmup_iter=1),  # times the first steps after a resume too
             hooks.LRScheduler(),
             PseudoLabelDiagnostics(),
             self._watch,
@@ -128,14 +127,14 @@ class MultiTaskTrainer(DefaultTrainer):
             HistoryHook(),
         ]
         if comm.is_main_process():
-            own += [
+            result += [
                 PictureWriter(cfg.TEST.PICTURES, cfg.TEST.PICTURE_THRESHOLD),
                 FullCheckpointer(cfg.SOLVER.CHECKPOINTS_TO_KEEP, self._watch),
             ]
-        return own
+        return result
 
     def evaluate(self) -> dict:
-        """Evaluate the teacher, and the student if TEST.EVAL_STUDENT; on all ranks.
+        """Evaluate the teacher, and with TEST.EVAL_STUDENT the student, on all ranks.
 
         Returns:
             {"teacher": results, "student": results} on the main process, {} on others.
@@ -151,14 +150,14 @@ class MultiTaskTrainer(DefaultTrainer):
 
     @property
     def step_record(self):
-        """The record of the last step, if FIXMATCH.DIAGNOSTICS_PERIOD asks for one."""
+        """The record of the last step; None: it has no diagnostics."""
         return self._trainer.record
 
     def train(self) -> dict:
         """Train from the step that `resume_or_load` has set; return the last results.
 
         Raises:
-            SystemExit: after a stop signal, once the checkpoint is written.
+            SystemExit: with status STOPPED, after a stop signal and the checkpoint.
         """
         if comm.is_main_process():
             self._prepare_folder()
@@ -176,7 +175,7 @@ class MultiTaskTrainer(DefaultTrainer):
             super().run_step()
 
     def after_step(self) -> None:
-        """Run the hooks; stop all ranks after this step if one of them got a stop signal."""
+        """Run the hooks, and stop all ranks if one of them got a stop signal."""
         self.stop_signal = self._stop_request.agreed(self._trainer.student.device)
         super().after_step()
         if not self.stop_signal or self.iter == self.max_iter - 1:
@@ -184,14 +183,14 @@ class MultiTaskTrainer(DefaultTrainer):
         if comm.is_main_process():
             logger.warning(
                 "Stopped by %s after step %d; the checkpoint is written, and the same command with "
-                "--resume goes on (exit status %d)",
+                "--resume continues (exit status %d)",
                 *(self.stop_signal, self.iter, STOPPED),
             )
-        comm.synchronize()  # the end of a rank would end the others before the checkpoint
+        comm.synchronize()  # a rank that ends early would end the others before the checkpoint
         raise SystemExit(STOPPED)
 
     def state_dict(self) -> dict:
-        """Return the whole state, with results that an interrupted run has not reported yet."""
+        """Return the state of the training, with the results for the report of a resumed run."""
         results = json.loads(json.dumps(self.results, default=float))
         return {**super().state_dict(), "results": results}
 
@@ -205,7 +204,7 @@ class MultiTaskTrainer(DefaultTrainer):
         os.makedirs(folder, exist_ok=True)
         if self.start_iter == 0:
             if self.checkpointer.has_checkpoint():
-                logger.warning("%s: without --resume its checkpoints are replaced", folder)
+                logger.warning("%s: its checkpoints are replaced (no --resume)", folder)
             start_anew(folder)
         else:  # a killed run may have left one checkpoint too many
             remove_old(folder, self.cfg.SOLVER.CHECKPOINTS_TO_KEEP, self._watch.healthy)
@@ -229,7 +228,7 @@ def build_step(
     teacher: MultiTaskNet,
     loader: Iterable[list[dict]],
 ) -> MultiTaskStep:
-    """Build the training step of a config around networks and data; see MultiTaskStep."""
+    """Build the training step of a config, see MultiTaskStep."""
     return MultiTaskStep(
         model=model,
         teacher=teacher,
@@ -246,8 +245,8 @@ def build_step(
     )
 
 
-def distributed(student: nn.Module) -> nn.Module:
-    """Wrap the student for several processes, with the weights of rank 0 on all of them."""
+def wrap_for_ranks(student: nn.Module) -> nn.Module:
+    """Wrap the student for several processes, all with the weights of rank 0."""
     on_cpu = next(student.parameters()).device.type == "cpu"
     if comm.get_world_size() > 1:
         replace_sync_norms(student)

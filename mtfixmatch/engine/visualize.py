@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,13 +13,11 @@ from ..augmentation import geometry
 from ..data.mapper import EvalMapper
 from ..tasks import Task
 from ..tasks.base import Target
+from .step import StepRecord
 
-if TYPE_CHECKING:
-    from .step import StepRecord
-
-READABLE = 256  # least width in pixels of a tile with labels
-GAP = 4  # white pixels between tiles
-TITLE = 18  # height of a column's title and of a row's caption
+MIN_WIDTH = 256  # least width in pixels of a tile with labels, so that names do not cover it
+GAP = 4  # width in pixels of the white gap between tiles
+TITLE = 18  # height in pixels of a column's title and of a row's caption
 
 
 @dataclass
@@ -28,19 +25,19 @@ class Snapshot:
     """A few images of a step with their labels or pseudo-labels, on the CPU.
 
     Attributes:
-        weak: (n, H, W, 3) uint8 RGB.
-        strong: the same images after the strong augmentation; none if the method has none.
-        labels: for each image, task name -> (pseudo-)label in the weak view, or None.
-        moved: likewise in the strong view.
+        weak: weak views, (N, H, W, 3) uint8 RGB.
+        strong: strong views of the same images; empty if the method has none.
+        labels: for each image, task name -> label or pseudo-label in the weak view, or None.
+        warped: for each image, task name -> the same in the strong view.
     """
 
     weak: np.ndarray
     strong: np.ndarray
     labels: list[dict[str, Target]]
-    moved: list[dict[str, Target]]
+    warped: list[dict[str, Target]]
 
     @classmethod
-    def of(cls, record: "StepRecord", count: int) -> "Snapshot":
+    def from_record(cls, record: StepRecord, count: int) -> "Snapshot":
         """Take the first `count` images of a step that have a strong view."""
         views = list(zip(record.weak, record.pseudo_labels, record.strong, strict=True))
         chosen = [(w, labels, s) for w, labels, s in views if s is not None][:count]
@@ -48,17 +45,17 @@ class Snapshot:
             weak=as_uint8(torch.stack([weak.image for weak, _, _ in chosen])),
             strong=as_uint8(torch.stack([strong.image for _, _, strong in chosen])),
             labels=[dict(labels) for _, labels, _ in chosen],
-            moved=[{name: x.target for name, x in s.targets.items()} for _, _, s in chosen],
+            warped=[{name: x.target for name, x in s.targets.items()} for _, _, s in chosen],
         )
 
 
 def as_uint8(images: Tensor) -> np.ndarray:
-    """Convert images (n, 3, H, W) in [0, 1] to (n, H, W, 3) uint8."""
+    """Convert images (N, 3, H, W) in [0, 1] to (N, H, W, 3) uint8."""
     return (images.clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def _draw_all(image: np.ndarray, tasks: Sequence[Task], targets: dict[str, Target]) -> np.ndarray:
-    # Maps cover the picture and boxes stand out of it: tasks that fill pixels are drawn first.
+    # Label maps would cover boxes, so tasks that fill pixels are drawn first.
     for task in sorted(tasks, key=lambda t: not t.fills_pixels):
         if targets.get(task.name) is not None:
             image = task.draw(np.ascontiguousarray(image), targets[task.name])
@@ -66,42 +63,42 @@ def _draw_all(image: np.ndarray, tasks: Sequence[Task], targets: dict[str, Targe
 
 
 def draw_pseudo_labels(snapshot: Snapshot, tasks: Sequence[Task], path: str) -> None:
-    """Write a row per image: weak view, pseudo-labels, strong view, moved pseudo-labels."""
-    titles = ["weak view", "teacher's pseudo-labels", "strong view", "pseudo-labels moved"]
+    """Write a row per image: weak view, pseudo-labels, strong view, warped pseudo-labels."""
+    titles = ["weak view", "teacher's pseudo-labels", "strong view", "warped pseudo-labels"]
     write_grid(_view_rows(snapshot, tasks), titles, path)
 
 
 def draw_samples(
     snapshot: Snapshot, tasks: Sequence[Task], captions: Sequence[str], path: str
 ) -> None:
-    """Write a row per image, under its caption: weak view, labels, strong view, moved labels."""
+    """Write a row per image, under its caption: weak view, labels, strong view, warped labels."""
     rows = _view_rows(snapshot, tasks)
-    titles = ["weak view", "its labels", "strong view", "labels moved"][: len(rows[0])]
+    titles = ["weak view", "its labels", "strong view", "warped labels"][: len(rows[0])]
     write_grid(rows, titles, path, captions)
 
 
 def _view_rows(snapshot: Snapshot, tasks: Sequence[Task]) -> list[list[np.ndarray]]:
     views = zip(snapshot.weak, snapshot.labels, strict=True)
     rows = [_with_labels(weak, tasks, labels) for weak, labels in views]
-    for row, strong, moved in zip(rows, snapshot.strong, snapshot.moved, strict=False):
-        row += _with_labels(strong, tasks, moved)
+    for row, strong, warped in zip(rows, snapshot.strong, snapshot.warped, strict=False):
+        row += _with_labels(strong, tasks, warped)
     return rows
 
 
 def _with_labels(
     image: np.ndarray, tasks: Sequence[Task], targets: dict[str, Target]
 ) -> list[np.ndarray]:
-    """Return a view without and with its targets, enlarged if names would cover it."""
-    factor = -(-READABLE // image.shape[1])
+    """Return a view without and with its targets, enlarged so that names do not cover it."""
+    factor = -(-MIN_WIDTH // image.shape[1])
     image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
     matrix = geometry.scaling(factor, factor)
     size = (image.shape[0], image.shape[1])
-    larger = {
+    enlarged = {
         task.name: task.warp_target(targets[task.name], matrix, size)
         for task in tasks
         if targets.get(task.name) is not None
     }
-    return [image, _draw_all(image, tasks, larger)]
+    return [image, _draw_all(image, tasks, enlarged)]
 
 
 def draw_predictions(
@@ -111,10 +108,10 @@ def draw_predictions(
 
     Args:
         model: a MultiTaskNet in evaluation mode.
-        records: of the images.
-        tasks: to draw.
-        threshold: least score of a box.
-        path: of the PNG.
+        records: records of the images.
+        tasks: tasks to draw.
+        threshold: least score of a box, in [0, 1].
+        path: path of the PNG.
     """
     predictions = prediction_tiles(model, records, tasks, threshold)
     rows = [list(row) for row in zip(truth_tiles(records, tasks), predictions, strict=True)]
@@ -122,7 +119,7 @@ def draw_predictions(
 
 
 def truth_tiles(records: Sequence[dict], tasks: Sequence[Task]) -> list[np.ndarray]:
-    """Draw each image with its labels, (H, W, 3) uint8."""
+    """Return each image with its labels, (H, W, 3) uint8 RGB."""
     return [
         _draw_all(
             _rgb(EvalMapper()(record)),
@@ -136,7 +133,7 @@ def truth_tiles(records: Sequence[dict], tasks: Sequence[Task]) -> list[np.ndarr
 def prediction_tiles(
     model: nn.Module, records: Sequence[dict], tasks: Sequence[Task], threshold: float
 ) -> list[np.ndarray]:
-    """Draw each image with the predictions of a model, (H, W, 3) uint8."""
+    """Return each image with the predictions of a model, (H, W, 3) uint8 RGB."""
     tiles = []
     for record in records:
         inputs = EvalMapper()(record)
@@ -153,7 +150,7 @@ def _rgb(inputs: dict) -> np.ndarray:
 def write_grid(
     rows: list[list[np.ndarray]], titles: list[str], path: str, captions: Sequence[str] = ()
 ) -> None:
-    """Write tiles in rows and columns; white pads a tile that is smaller than its column."""
+    """Write rows of tiles (H, W, 3) uint8 RGB to a PNG; smaller tiles are padded with white."""
     widths = [max(row[i].shape[1] for row in rows) for i in range(len(titles))]
     header = [_title(text, width) for text, width in zip(titles, widths, strict=True)]
     lines = [_line(row, widths) for row in [header, *rows]]
@@ -174,5 +171,5 @@ def _title(text: str, width: int) -> np.ndarray:
 
 
 def _pad(tile: np.ndarray, height: int, width: int) -> np.ndarray:
-    missing = ((0, height - tile.shape[0]), (0, width - tile.shape[1]), (0, 0))
-    return np.pad(tile, missing, constant_values=255)
+    padding = ((0, height - tile.shape[0]), (0, width - tile.shape[1]), (0, 0))
+    return np.pad(tile, padding, constant_values=255)

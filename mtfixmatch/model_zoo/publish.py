@@ -21,7 +21,7 @@ from ..data.datasets import DATASET_NAMES
 from ..engine.report import read_history, training_seconds, write_json
 from ..engine.setup import resolve_config
 from ..runtime.checkpoint_files import damage_of
-from ..tasks.base import build_tasks, task_kinds
+from ..tasks.config import build_tasks, task_kinds
 from ..utils.errors import InputError
 from ..utils.files import read_json, write_atomically
 from .files import INDEX_FILE, PublishedModel, find_model, is_address, read_index

@@ -9,7 +9,7 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from torch import Tensor
 
-from ..tasks.base import in_features
+from ..tasks.config import in_features
 from ..utils.errors import InputError
 
 PYRAMID_INPUTS = ["res3", "res4", "res5"]

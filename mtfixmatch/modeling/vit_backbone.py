@@ -11,7 +11,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import SimpleFeaturePyramid, ViT
 from torch import Tensor, nn
 
-from ..tasks.base import in_features
+from ..tasks.config import in_features
 from ..utils.errors import InputError, first_line
 from .backbone import TopBlock
 from .timm_weights import import_timm, load_state, read_state

@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 
 class CocoApEvaluator(DatasetEvaluator):
-    """mAP (AP@[.5:.95]), AP50 and AP of each class, over the images labeled with boxes."""
+    """Evaluate mAP (AP@[.5:.95]), AP50 and the AP of each class on the images with boxes."""
 
     def __init__(
         self,
@@ -25,10 +25,10 @@ class CocoApEvaluator(DatasetEvaluator):
         """Take the ground truth from the records.
 
         Args:
-            records: those without the label do not take part.
-            class_names: in the order of `category_id`.
-            label_key: of the annotations in a record.
-            result_key: of the instances in the model's output for an image.
+            records: records of the images; those without the label do not count.
+            class_names: names of the K classes in the order of `category_id`.
+            label_key: key of the annotations in a record.
+            result_key: key of the instances in the model's result for an image.
         """
         self._class_names = list(class_names)
         self._result_key = result_key
@@ -39,7 +39,7 @@ class CocoApEvaluator(DatasetEvaluator):
         self._detections: list[dict] = []
 
     def reset(self) -> None:
-        """Drop all detections."""
+        """Forget all detections."""
         self._detections = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -51,7 +51,7 @@ class CocoApEvaluator(DatasetEvaluator):
                 self._detections += _coco_detections(image_id, instances)
 
     def evaluate(self) -> dict | None:
-        """Compute the figures on the main process; None on others."""
+        """Return {"mAP", "AP50", "per_class": {name: AP}}, in [0, 1]; None on other ranks."""
         gathered = comm.gather(self._detections)
         if not comm.is_main_process():
             return None
@@ -66,7 +66,7 @@ class CocoApEvaluator(DatasetEvaluator):
         }
 
     def _precision(self, detections: list[dict]) -> np.ndarray:
-        """Precision (10 IoUs, 101 recalls, K classes); -1 where a class never occurs."""
+        """Return the precision (10 IoUs, 101 recalls, K); -1 where a class never occurs."""
         truth = COCO()
         truth.dataset = self._ground_truth
         truth.createIndex()
@@ -79,7 +79,7 @@ class CocoApEvaluator(DatasetEvaluator):
 
 
 def _coco_dataset(images: Sequence[Sequence[dict]], class_names: Sequence[str]) -> dict:
-    """Write the annotations of each image as the content of a COCO instances JSON."""
+    """Return the content of a COCO instances JSON for the annotations of each image."""
     annotations: list[dict] = []
     for image_id, image in enumerate(images, start=1):
         for a in image:

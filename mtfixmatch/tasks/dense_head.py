@@ -1,4 +1,4 @@
-"""What the heads of dense detectors share: assignment, losses, decoding (paper Sec. 3)."""
+"""Base class of the heads of dense detectors: assignment, losses, decoding (paper Sec. 3)."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,18 +20,20 @@ from .base import Assigned, Outputs, TaskHead
 DETECTION_HEAD_REGISTRY = Registry("DETECTION_HEAD")
 DETECTION_HEAD_REGISTRY.__doc__ = "Heads of detection by class name, for TASKS.<NAME>.HEAD."
 
-IGNORED = -1  # label of an anchor that takes no part in the loss
+IGNORED = -1  # label of an anchor without a loss
 
 
 class DenseHead(TaskHead):
     """The head of one of Detectron2's dense detectors.
 
     Its outputs are logits (N, R, K), box deltas (N, R, 4) and possibly more, for R anchors and K
-    classes. A subclass says how anchors are matched with boxes and how outputs become scores.
+    classes. A subclass matches anchors with boxes and turns outputs into scores.
 
     Attributes:
-        config_node: node of cfg.MODEL with the keys of the head.
-        loss_parts: names of the terms of its loss.
+        config_node: name of the node of cfg.MODEL with the keys of the head.
+        loss_parts: names of the loss terms.
+        normalizers: (2,) running means of the number of positive anchors in a global batch, for the
+            supervised and the unsupervised loss.
     """
 
     config_node: ClassVar[str]
@@ -41,13 +43,13 @@ class DenseHead(TaskHead):
     def __init__(
         self, *, detector: DenseDetector, strides: Sequence[int], background_weight: float
     ):
-        """Take a detector without its backbone.
+        """Wrap a detector without its backbone.
 
         Args:
-            detector: whose head, anchors, box coding and thresholds are used.
-            strides: of the features that the head reads.
-            background_weight: of anchors without a pseudo-box in the unsupervised loss; 0 discards
-                them, as the paper does.
+            detector: detector with the head, anchors, box coding and thresholds.
+            strides: stride in pixels of each feature that the head reads.
+            background_weight: weight in the unsupervised loss of anchors without a pseudo-box; 0
+                discards them, as the paper does.
         """
         super().__init__()
         self.detector = detector
@@ -55,7 +57,6 @@ class DenseHead(TaskHead):
         self.num_classes: int = detector.num_classes
         self.strides = list(strides)
         self.background_weight = background_weight
-        # Running means of the number of positive anchors: supervised and unsupervised loss.
         self.register_buffer("normalizers", torch.tensor([100.0, 100.0]))
 
     @abstractmethod
@@ -64,9 +65,14 @@ class DenseHead(TaskHead):
     ) -> tuple[Tensor, Tensor]:
         """Match the anchors of all levels with the M boxes of an image.
 
+        Args:
+            anchors: boxes of each level, R in all.
+            boxes: M boxes.
+            is_pseudo: whether they are pseudo-boxes.
+
         Returns:
-            index (R,) of a box for each anchor; label (R,): 1 positive, 0 background, -1 ignored.
-            With M = 0 the indices are not used.
+            index (R,) of a box for each anchor, not used if M = 0; label (R,): 1 positive, 0
+            background, -1 ignored.
         """
 
     def scores(self, outputs: Outputs) -> Tensor:
@@ -74,7 +80,7 @@ class DenseHead(TaskHead):
         return outputs[0].sigmoid()
 
     def output_widths(self) -> tuple[int, ...]:
-        """Return the last dimension of each output."""
+        """Return the size of the last dimension of each output."""
         return self.num_classes, 4
 
     def forward(self, features: dict[str, Tensor]) -> Outputs:
@@ -84,7 +90,7 @@ class DenseHead(TaskHead):
         return tuple(_by_anchor(x, k) for x, k in zip(levels, widths, strict=True))
 
     def anchors(self, size: Size) -> list[Boxes]:
-        """Return the anchors of each level of an input of `size`."""
+        """Return the anchors of each level for images of `size` (height, width)."""
         grids = [[-(-side // stride) for side in size] for stride in self.strides]
         return [Boxes(x) for x in self.detector.anchor_generator._grid_anchors(grids)]
 
@@ -92,10 +98,12 @@ class DenseHead(TaskHead):
     def assign(
         self, targets: Sequence[Instances], is_pseudo: Sequence[bool], size: Size
     ) -> list[Assigned]:
-        """For R anchors of each image, the tensors of the result.
+        """See base class.
 
-        labels (R,): class, `num_classes` for background, or IGNORED; boxes (R, 4): matched;
-        weights (R,): of the anchor in the loss.
+        Returns:
+            For each image and its R anchors: label (R,), a class, `num_classes` for background, or
+            IGNORED; matched box (R, 4); weight in the loss (R,). The count is the number of
+            positive anchors.
         """
         anchors = self.anchors(size)
         device = anchors[0].device
@@ -115,10 +123,10 @@ class DenseHead(TaskHead):
             labels = torch.where(match == 0, self.num_classes, objects.gt_classes[index])
             labels = torch.where(match == -1, IGNORED, labels)
             boxes = objects.gt_boxes.tensor[index]
-            own = objects.gt_weights[index] if objects.has("gt_weights") else 1.0
-            weights = torch.where(match == 1, own, weights)
+            box_weights = objects.gt_weights[index] if objects.has("gt_weights") else 1.0
+            weights = torch.where(match == 1, box_weights, weights)
         if len(ignored):
-            # Share of each anchor under an ignored box.
+            # An anchor that an ignored box covers by more than half is not background.
             covered = pairwise_ioa(ignored.gt_boxes, Boxes.cat(list(anchors))).amax(dim=0)
             labels[(labels == self.num_classes) & (covered > 0.5)] = IGNORED
         if is_pseudo and not self.background_weight:
@@ -129,7 +137,7 @@ class DenseHead(TaskHead):
         return (labels >= 0) & (labels != self.num_classes)
 
     def normalizer(self, count: float, *, is_pseudo: bool) -> float:
-        """Running mean of the count with momentum .9, as RetinaNet's."""
+        """Update and return the running mean of the count, with RetinaNet's momentum of .9."""
         mean = self.normalizers[int(is_pseudo)]
         mean.mul_(0.9).add_(0.1 * max(count, 1.0))
         return float(mean)
@@ -137,7 +145,7 @@ class DenseHead(TaskHead):
     def losses(
         self, outputs: Outputs, assigned: Sequence[Assigned], size: Size
     ) -> dict[str, Tensor]:
-        """Focal loss over labeled anchors, GIoU loss over positive ones (paper Sec. 3)."""
+        """Compute the focal loss of all but ignored anchors and the GIoU loss of positive ones."""
         labels, boxes, weights = stack(assigned)
         positive = self._is_positive(labels)
         anchors = Boxes.cat(self.anchors(size)).tensor.expand(*labels.shape, 4)
@@ -163,12 +171,12 @@ class DenseHead(TaskHead):
         predicted = self.detector.box2box_transform.apply_deltas(deltas, anchors)
         if predicted.isfinite().all():
             return (giou_loss(predicted, boxes, reduction="none") * weights).sum()
-        # fvcore's loss asserts on such boxes; a loss of nan lets the trainer report them better.
+        # fvcore's loss asserts on such boxes; with a loss of nan the step reports the cause.
         return predicted.sum() * float("nan")
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, size: Size, least_score: float) -> list[Instances]:
-        """Boxes after NMS with pred_boxes, scores and pred_classes for each image."""
+        """Return pred_boxes, scores and pred_classes of each image after NMS."""
         return self._detect(outputs, size, size, least_score)
 
     @torch.no_grad()
@@ -183,23 +191,23 @@ class DenseHead(TaskHead):
     def _detect(
         self, outputs: Outputs, size: Size, image_size: Size, least_score: float
     ) -> list[Instances]:
-        """The detector's inference with a score threshold of our choice."""
+        """Decode as the detector does in inference, but with another score threshold."""
         anchors = self.anchors(size)
         counts = [len(level) for level in anchors]
-        net, instances = self.detector, []
+        detector, detections = self.detector, []
         for scores, deltas in zip(self.scores(outputs), outputs[1], strict=True):
             levels = (anchors, scores.split(counts), deltas.split(counts))
-            candidates = net._decode_multi_level_predictions(
-                *levels, least_score, net.test_topk_candidates, image_size
+            candidates = detector._decode_multi_level_predictions(
+                *levels, least_score, detector.test_topk_candidates, image_size
             )
             boxes, classes = candidates.pred_boxes.tensor, candidates.pred_classes
-            keep = batched_nms(boxes, candidates.scores, classes, net.test_nms_thresh)
-            instances.append(candidates[keep[: net.max_detections_per_image]])
-        return instances
+            keep = batched_nms(boxes, candidates.scores, classes, detector.test_nms_thresh)
+            detections.append(candidates[keep[: detector.max_detections_per_image]])
+        return detections
 
     @torch.no_grad()
     def agreement(self, outputs: Outputs, assigned: Sequence[Assigned]) -> float:
-        """Return the share of positive anchors whose top class is that of their box."""
+        """Return the share of positive anchors whose most likely class is that of their box."""
         labels = stack(assigned)[0]
         positive = self._is_positive(labels)
         same = outputs[0][positive].argmax(dim=1) == labels[positive]
@@ -207,7 +215,7 @@ class DenseHead(TaskHead):
 
 
 class ShapesOnly(nn.Identity):
-    """Stands for the backbone of a detector of which only the head is used."""
+    """A placeholder for the backbone of a detector of which only the head is used."""
 
     def __init__(self, shapes: dict[str, ShapeSpec]):
         super().__init__()
@@ -237,14 +245,6 @@ def detector_arguments(
     }
 
 
-def with_classes(cfg: CfgNode, node: str, class_names: Sequence[str]) -> CfgNode:
-    """Return a copy of a config with the number of classes where a head of Detectron2 reads it."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL[node].NUM_CLASSES = len(class_names)
-    return cfg
-
-
 def stack(assigned: Sequence[Assigned]) -> tuple[Tensor, ...]:
     """Return the tensors of N images, each (N, ...)."""
     columns = zip(*(x.tensors for x in assigned), strict=True)
@@ -252,6 +252,6 @@ def stack(assigned: Sequence[Assigned]) -> tuple[Tensor, ...]:
 
 
 def _by_anchor(levels: Sequence[Tensor], k: int) -> Tensor:
-    """(N, A * K, H, W) of each level to (N, R, K); Detectron2's does not work with N = 0."""
+    """Reshape levels (N, A * K, H, W) to (N, R, K); Detectron2's function fails on N = 0."""
     flat = [x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, k)) for x in levels]
     return torch.cat(flat, dim=1)

@@ -1,8 +1,8 @@
-"""Object detection: boxes, pseudo-boxes, COCO mAP.
+"""Object detection: boxes, pseudo-boxes, COCO mAP (paper Sec. 3, 4).
 
 A target is an `Instances` with `gt_boxes`, `gt_classes`, `gt_ignore` and, if a method weights its
-pseudo-boxes, `gt_weights`. An ignored box (a group of objects, an object mostly cut off) makes no
-anchor positive, and anchors under it are not background.
+pseudo-boxes, `gt_weights`. An ignored box, such as a group of objects or an object mostly outside
+the view, makes no anchor positive, and anchors under it are not background.
 """
 
 from collections import Counter
@@ -26,18 +26,18 @@ from .coco_ap import CocoApEvaluator
 from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead
 from .fcos import add_fcos_config
 
-# COCO's limits of small, medium and large boxes: areas in square pixels.
+# COCO's limits between small, medium and large boxes: areas in square pixels.
 SIZE_LIMITS = (32**2, 96**2)
 
 
 def boxes_target(size: Size, boxes: Tensor, classes: Tensor, ignore: Tensor) -> Instances:
-    """Make a target of R boxes (R, 4) with classes (R,) and ignore flags (R,)."""
+    """Return a target of R boxes (R, 4) with classes (R,) and ignore flags (R,)."""
     return Instances(size, gt_boxes=Boxes(boxes), gt_classes=classes, gt_ignore=ignore)
 
 
 @TASK_REGISTRY.register()
 class Detection(Task):
-    """Boxes of things."""
+    """Detection of objects by boxes."""
 
     default_name = "detection"
     label_field = "annotations"
@@ -61,12 +61,13 @@ class Detection(Task):
         """Set up the task.
 
         Args:
-            min_visible: a moved box with less than this share of its area inside is ignored.
+            min_visible: share of its area, in [0, 1], that a warped box must have inside the view;
+                otherwise it is ignored.
             box_shape: "box" or "ellipse", see geometry.warp_boxes.
-            uncertain_threshold: predictions from this score to the threshold are ignored boxes;
-                None: they are nothing.
-            loss_parts: of the head.
-            kwargs: see the base class.
+            uncertain_threshold: predictions from this score to the threshold become ignored boxes;
+                None: they are dropped.
+            loss_parts: names of the loss terms of the head.
+            kwargs: arguments of the base class.
         """
         super().__init__(**kwargs)
         self.min_visible = min_visible
@@ -76,7 +77,11 @@ class Detection(Task):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, name: str) -> dict[str, Any]:
-        """Read cfg.TASKS.<NAME>."""
+        """Read cfg.TASKS.<NAME>.
+
+        Raises:
+            InputError: MOVED_BOX or HEAD has an unknown value.
+        """
         node = cfg.TASKS[name.upper()]
         if node.MOVED_BOX not in ("box", "ellipse"):
             key = f"TASKS.{name.upper()}.MOVED_BOX"
@@ -91,41 +96,43 @@ class Detection(Task):
 
     @classmethod
     def default_config(cls) -> CfgNode:
-        """Keys of detection; the head itself is configured by MODEL.RETINANET or MODEL.FCOS."""
+        """See base class; the keys of the head are in MODEL.RETINANET or MODEL.FCOS."""
         node = super().default_config()
         # Name of the head in DETECTION_HEAD_REGISTRY: RetinaNetHead or FCOSHead.
         node.HEAD = "RetinaNetHead"
         node.THRESHOLD = 0.5
-        # A moved box with less than this share of its area inside the image is ignored.
+        # A warped box with less than this share of its area inside the view is ignored.
         node.MIN_VISIBLE = 0.25
-        # Bounds of a moved box: of its corners ("box") or of its inscribed "ellipse".
+        # Shape whose bounds make the warped box: "box", its corners, or "ellipse", the inscribed
+        # ellipse.
         node.MOVED_BOX = "box"
         # RetinaNetHead: match every pseudo-box with its best anchor, even below the IoU threshold,
         # as RetinaNet does with labels.
         node.PSEUDO_LOW_QUALITY = True
-        # Safeguard, off in the paper: weight of anchors without a pseudo-box as background in the
-        # unsupervised loss. 0: they are discarded, and no score is ever lowered.
+        # Weight in the unsupervised loss of anchors without a pseudo-box, as background. The paper
+        # discards them (0); then no loss lowers a score on unlabeled images.
         node.BACKGROUND_WEIGHT = 0.0
-        # With it: predictions between this score and THRESHOLD are ignored, not background.
+        # If BACKGROUND_WEIGHT is not 0: anchors under predictions with a score between this one and
+        # THRESHOLD are ignored, not background.
         node.UNCERTAIN_THRESHOLD = 0.1
         return node
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
-        """See base class; Detectron2's config has no keys for FCOS."""
+        """See base class; MODEL.FCOS is added because Detectron2's config lacks it."""
         super().add_config(cfg)
         add_fcos_config(cfg)
 
     @classmethod
     def head_class(cls, cfg: CfgNode, name: str) -> type[DenseHead]:
-        """Return the head that the task's config names.
+        """Return the head class that TASKS.<NAME>.HEAD names.
 
         Raises:
-            InputError: if there is none.
+            InputError: no class of that name is registered.
         """
         head = cfg.TASKS[name.upper()].HEAD
         if head not in DETECTION_HEAD_REGISTRY:
-            names = ", ".join(known for known, _ in DETECTION_HEAD_REGISTRY)
+            names = ", ".join(choice for choice, _ in DETECTION_HEAD_REGISTRY)
             raise InputError(f"TASKS.{name.upper()}.HEAD is {head!r}: it must be one of {names}")
         return DETECTION_HEAD_REGISTRY.get(head)
 
@@ -151,10 +158,10 @@ class Detection(Task):
         self, target: Instances, matrix: Tensor, size: Size, erased: Tensor | None = None
     ) -> Instances:
         """See base class; boxes under erased pixels stay."""
-        moved = geometry.warp_boxes(target.gt_boxes.tensor, matrix, shape=self.box_shape)
-        clipped = geometry.clip_boxes(moved, size)
+        warped = geometry.warp_boxes(target.gt_boxes.tensor, matrix, shape=self.box_shape)
+        clipped = geometry.clip_boxes(warped, size)
         areas = geometry.box_areas(clipped)
-        visible = areas / geometry.box_areas(moved).clamp(min=1e-6)
+        visible = areas / geometry.box_areas(warped).clamp(min=1e-6)
         fields = target.get_fields() | {
             "gt_boxes": Boxes(clipped),
             "gt_ignore": target.gt_ignore | (visible < self.min_visible),
@@ -169,7 +176,7 @@ class Detection(Task):
     def pseudo_labels(
         self, predictions: Sequence[Instances], threshold: Threshold, valid: Tensor
     ) -> list[Instances]:
-        """Boxes over the threshold; uncertain ones are ignored boxes."""
+        """Return the boxes over the threshold; uncertain predictions become ignored boxes."""
         targets = []
         for instances in predictions:
             classes, size = instances.pred_classes, instances.image_size
@@ -188,7 +195,7 @@ class Detection(Task):
         )
 
     def statistics(self, records: Sequence[dict], scan: Scan) -> Statistics:
-        """See base class; an ignored region is no object. Sizes are in pixels of the files."""
+        """See base class; ignored regions are not objects, and sizes are in pixels of the files."""
         annotations = [record[self.label_key] for record in records]
         objects = [[a for a in image if not a.get("iscrowd", 0)] for image in annotations]
         flat = [a for image in objects for a in image]
@@ -214,8 +221,8 @@ class Detection(Task):
         return boxes_target(instances.image_size, boxes, classes, ignore)
 
     def draw(self, image: np.ndarray, target: Instances) -> np.ndarray:
-        """See base class; ignored boxes are grey and without a name, for there may be many."""
-        # Brighter than in a map: a name in Cityscapes' dark blue could not be read.
+        """See base class; ignored boxes are grey and without a name."""
+        # Brighter than in a label map, because a name in Cityscapes' dark blue is not readable.
         colors = 0.3 + 0.7 * np.array(self.colors) / 255
         ignored, objects = (target[x].to("cpu") for x in (target.gt_ignore, ~target.gt_ignore))
         canvas = Visualizer(image)
@@ -231,29 +238,29 @@ class Detection(Task):
         return drawn.get_image()
 
     def count_classes(self, targets: Sequence[Instances]) -> list[int]:
-        """See base class; ignored boxes are none."""
+        """See base class; ignored boxes do not count."""
         classes = [c for t in targets for c in t.gt_classes[~t.gt_ignore].tolist()]
         return np.bincount(classes, minlength=len(self.class_names)).tolist()
 
     def diagnose(
         self, pseudo: Sequence[Instances], labels: Sequence[Target | None]
     ) -> dict[str, float]:
-        """Boxes per image; precision and recall at IoU .5 where the boxes are known."""
+        """Count boxes per image; on labeled images, measure precision and recall at IoU .5."""
         boxes = [p[~p.gt_ignore] for p in pseudo]
-        measured = {"pseudo_boxes_per_image": sum(map(len, boxes)) / max(len(boxes), 1)}
-        pairs = [(p, k) for p, k in zip(boxes, labels, strict=True) if k is not None]
-        hits = sum(_true_positives(p, k) for p, k in pairs)
+        figures = {"pseudo_boxes_per_image": sum(map(len, boxes)) / max(len(boxes), 1)}
+        pairs = [(p, y) for p, y in zip(boxes, labels, strict=True) if y is not None]
+        hits = sum(_true_positives(p, y) for p, y in pairs)
         predicted = sum(len(p) for p, _ in pairs)
-        labeled = sum(len(k[~k.gt_ignore]) for _, k in pairs)
+        labeled = sum(len(y[~y.gt_ignore]) for _, y in pairs)
         if predicted:
-            measured["precision"] = hits / predicted
+            figures["precision"] = hits / predicted
         if labeled:
-            measured["recall"] = hits / labeled
-        return measured
+            figures["recall"] = hits / labeled
+        return figures
 
 
 def _box_sizes(boxes: Sequence[Sequence[float]]) -> dict[str, int | str]:
-    """Sizes of boxes (x0, y0, x1, y1) for a table, by their name."""
+    """Return figures of the sizes of boxes [x0, y0, x1, y1], for `Statistics`."""
     corners = np.array(boxes, dtype=float).reshape(-1, 4)
     sides = corners[:, 2:] - corners[:, :2]
     areas = sides.prod(axis=1)
@@ -271,7 +278,7 @@ def _box_sizes(boxes: Sequence[Sequence[float]]) -> dict[str, int | str]:
 
 
 def _true_positives(pseudo: Instances, labels: Instances) -> int:
-    """Count pseudo-boxes that match a box of their class at IoU >= .5, each box once."""
+    """Count the pseudo-boxes that match a box of their class at IoU >= .5, each box once."""
     iou = pairwise_iou(pseudo.gt_boxes.to("cpu"), labels.gt_boxes)
     same = pseudo.gt_classes.cpu()[:, None] == labels.gt_classes[None]
     iou = torch.where(same & ~labels.gt_ignore[None], iou, iou.new_zeros(()))

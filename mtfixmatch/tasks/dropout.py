@@ -1,4 +1,4 @@
-"""Dropout whose mask for an image does not depend on the rest of the batch."""
+"""Dropout with one seed for each image, so that a mask does not depend on the batch."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -13,17 +13,18 @@ class ImageDropout(nn.Module):
     """Dropout that draws the mask of each image from the image's own seed.
 
     Attributes:
-        seeds: of the images of the next batch; None: PyTorch's dropout, from the global generator.
+        seeds: seed of each image in the next batch; None: PyTorch's dropout, from its global
+            generator.
     """
 
     def __init__(self, p: float):
-        """Set the probability `p` of a 0."""
+        """Set the probability `p` that an element is zeroed."""
         super().__init__()
         self.p = p
         self.seeds: Sequence[int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop elements of x, (N, ...), in training mode."""
+        """Apply dropout to x, (N, ...), in training mode."""
         if self.seeds is None or not (self.training and self.p):
             return F.dropout(x, self.p, self.training)
         noise = torch.empty(x.shape, device=x.device)
@@ -33,20 +34,20 @@ class ImageDropout(nn.Module):
 
 
 def set_seeds(head: nn.Module, seeds: Sequence[int] | None) -> None:
-    """Set the seeds of the next batch in every ImageDropout of a head."""
+    """Set the seed of each image of the next batch in every ImageDropout of a head."""
     for module in head.modules():
         if isinstance(module, ImageDropout):
             module.seeds = seeds
 
 
-def drop_by_image(head: nn.Module) -> None:
+def use_image_dropout(head: nn.Module) -> None:
     """Replace the dropout at the end of Detectron2's ASPP by ImageDropout."""
     for module in [m for m in head.modules() if isinstance(m, ASPP)]:
         module.image_dropout = ImageDropout(module.dropout)
         module.dropout = 0.0
-        module.register_forward_hook(_drop)
+        module.register_forward_hook(_apply_image_dropout)
 
 
-def _drop(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-    # The teacher, a copy of the module, has its own dropout here.
+def _apply_image_dropout(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+    # The teacher is a deep copy of the student: its module has an ImageDropout of its own.
     return cast(ImageDropout, module.image_dropout)(output)

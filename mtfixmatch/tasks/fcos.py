@@ -1,4 +1,4 @@
-"""FCOS's head for detection, without anchor shapes and with a centerness for each location."""
+"""The head of FCOS for detection: no anchor shapes, and a centerness at each location."""
 
 from collections.abc import Sequence
 
@@ -16,22 +16,22 @@ from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, detector_arguments, 
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
-    """Add MODEL.FCOS, with the defaults of Detectron2's FCOS and the names of MODEL.RETINANET."""
+    """Add MODEL.FCOS: the defaults of Detectron2's FCOS under the key names of MODEL.RETINANET."""
     node = cfg.MODEL.FCOS = CfgNode()
-    # Classes; 0 takes the number from the dataset.
+    # Number of classes; 0: that of the dataset.
     node.NUM_CLASSES = 0
-    # Features that the head reads, at strides 8, 16, ...: one location has one box there.
+    # Features that the head reads, at strides 8, 16, ...; each location predicts one box.
     node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    # Convolutions before the outputs, and their norm.
+    # Number of convolutions before the outputs, and their norm.
     node.NUM_CONVS = 4
     node.NORM = "GN"
-    # Score of every class at the start.
+    # Score of every class at initialization.
     node.PRIOR_PROB = 0.01
-    # A location is positive up to this many strides from the center of a box.
+    # Greatest distance of a positive location from the center of its box, in strides.
     node.CENTER_SAMPLING_RADIUS = 1.5
     node.FOCAL_LOSS_ALPHA = 0.25
     node.FOCAL_LOSS_GAMMA = 2.0
-    # Least score of a result, candidates of each level, IoU of NMS.
+    # Least score of a detection, candidates for NMS at each level, IoU threshold of NMS.
     node.SCORE_THRESH_TEST = 0.05
     node.TOPK_CANDIDATES_TEST = 1000
     node.NMS_THRESH_TEST = 0.6
@@ -39,25 +39,25 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
 @DETECTION_HEAD_REGISTRY.register()
 class FCOSHead(DenseHead):
-    """Detectron2's FCOS without its backbone; locations are matched by center and size of boxes."""
+    """Detectron2's FCOS without its backbone, which matches locations by box center and size."""
 
     config_node = "FCOS"
     loss_parts = ("cls", "box", "centerness")
 
     @configurable
     def __init__(self, **kwargs):
-        """See base class."""
+        """See base class; only the config is another."""
         super().__init__(**kwargs)
 
     @classmethod
     def from_config(
         cls, cfg: CfgNode, name: str, class_names: Sequence[str], shapes: dict[str, ShapeSpec]
     ) -> dict:
-        """Read MODEL.FCOS and the node of the task."""
-        used = {f: shapes[f] for f in cfg.MODEL.FCOS.IN_FEATURES}
+        """Read MODEL.FCOS and cfg.TASKS.<NAME>."""
+        features = {f: shapes[f] for f in cfg.MODEL.FCOS.IN_FEATURES}
         return {
-            "detector": _build_fcos(cfg, len(class_names), used),
-            "strides": [shape.stride for shape in used.values()],
+            "detector": _build_fcos(cfg, len(class_names), features),
+            "strides": [shape.stride for shape in features.values()],
             "background_weight": cfg.TASKS[name.upper()].BACKGROUND_WEIGHT,
         }
 
@@ -66,7 +66,7 @@ class FCOSHead(DenseHead):
         return self.num_classes, 4, 1
 
     def scores(self, outputs: Outputs) -> Tensor:
-        """Geometric mean of class probability and centerness."""
+        """Return the geometric mean of class probability and centerness, (N, R, K)."""
         return (outputs[0].sigmoid() * outputs[2].sigmoid()).sqrt()
 
     def match(
@@ -74,15 +74,15 @@ class FCOSHead(DenseHead):
     ) -> tuple[Tensor, Tensor]:
         """See base class; no location is ignored."""
         if not len(boxes):
-            none = anchors[0].tensor.new_zeros(sum(map(len, anchors)), dtype=torch.long)
-            return none, none
+            zeros = anchors[0].tensor.new_zeros(sum(map(len, anchors)), dtype=torch.long)
+            return zeros, zeros
         quality, index = self.detector._match_anchors(boxes, list(anchors)).max(dim=0)
         return index, (quality >= 1e-5).long()
 
     def losses(
         self, outputs: Outputs, assigned: Sequence[Assigned], size: Size
     ) -> dict[str, Tensor]:
-        """The base class's and binary cross-entropy of the centerness at positive locations."""
+        """Add the binary cross-entropy of the centerness to the losses of the base class."""
         labels, boxes, weights = stack(assigned)
         positive = self._is_positive(labels)
         targets = self.detector.compute_ctrness_targets(self.anchors(size), list(boxes))

@@ -10,7 +10,7 @@ from ..utils.labels import IGNORE_LABEL
 
 
 class MeanIoUEvaluator(DatasetEvaluator):
-    """mIoU and IoU of each class, over the images labeled with a map."""
+    """Evaluate mIoU and the IoU of each class on the images with a label map."""
 
     def __init__(
         self,
@@ -21,14 +21,14 @@ class MeanIoUEvaluator(DatasetEvaluator):
         label_key: str = "sem_seg_file_name",
         result_key: str = "sem_seg",
     ):
-        """Take the records.
+        """Set the labels.
 
         Args:
-            records: those without the label do not take part.
-            class_names: in the order of the classes.
-            load_map: record -> classes (H, W) uint8.
-            label_key: of the label in a record.
-            result_key: of the logits (K, H, W) in the model's output for an image.
+            records: records of the images; those without the label do not count.
+            class_names: names of the K classes in the order of their ids.
+            load_map: function from a record to its classes (H, W) uint8.
+            label_key: key of the label in a record.
+            result_key: key of the logits (K, H, W) in the model's result for an image.
         """
         self._class_names = list(class_names)
         self._load_map = load_map
@@ -37,12 +37,12 @@ class MeanIoUEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Drop all counts."""
+        """Set all counts to 0."""
         k = len(self._class_names)
         self._confusion = np.zeros((k, k), dtype=np.int64)  # rows: labels, columns: predictions
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Count the pixels of some images."""
+        """Count the pixels of some images; those of unlabeled images do not count."""
         k = len(self._class_names)
         for image, output in zip(inputs, outputs, strict=True):
             if image["image_id"] in self._records:
@@ -52,7 +52,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 self._confusion += np.bincount(pairs, minlength=k * k).reshape(k, k)
 
     def evaluate(self) -> dict | None:
-        """Compute the figures on the main process; None on others."""
+        """Return {"mIoU": value, "per_class": {name: IoU}}, in [0, 1]; None on other ranks."""
         gathered = comm.gather(self._confusion)
         if not comm.is_main_process():
             return None

@@ -1,4 +1,4 @@
-"""RetinaNet's head for detection."""
+"""The head of RetinaNet for detection (paper Sec. 4)."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,13 @@ from detectron2.modeling.meta_arch import retinanet
 from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
-from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, detector_arguments, with_classes
+from .config import with_classes
+from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, detector_arguments
 
 
 @DETECTION_HEAD_REGISTRY.register()
 class RetinaNetHead(DenseHead):
-    """Detectron2's RetinaNet without its backbone; anchors are matched by IoU."""
+    """Detectron2's RetinaNet without its backbone, which matches anchors by IoU."""
 
     config_node = "RETINANET"
 
@@ -25,8 +26,8 @@ class RetinaNetHead(DenseHead):
         """Set up the head.
 
         Args:
-            pseudo_matcher: matches anchors with pseudo-boxes.
-            kwargs: see the base class.
+            pseudo_matcher: matcher of anchors with pseudo-boxes.
+            kwargs: arguments of the base class.
         """
         super().__init__(**kwargs)
         self.pseudo_matcher = pseudo_matcher
@@ -35,16 +36,16 @@ class RetinaNetHead(DenseHead):
     def from_config(
         cls, cfg: CfgNode, name: str, class_names: Sequence[str], shapes: dict[str, ShapeSpec]
     ) -> dict:
-        """Read MODEL.RETINANET and the node of the task."""
+        """Read MODEL.RETINANET and cfg.TASKS.<NAME>."""
         node, task = cfg.MODEL.RETINANET, cfg.TASKS[name.upper()]
-        used = {f: shapes[f] for f in node.IN_FEATURES}
+        features = {f: shapes[f] for f in node.IN_FEATURES}
         thresholds = (node.IOU_THRESHOLDS, node.IOU_LABELS)
         return {
-            "detector": _build_retinanet(with_classes(cfg, cls.config_node, class_names), used),
+            "detector": _build_retinanet(with_classes(cfg, cls.config_node, class_names), features),
             "pseudo_matcher": Matcher(
                 *thresholds, allow_low_quality_matches=task.PSEUDO_LOW_QUALITY
             ),
-            "strides": [shape.stride for shape in used.values()],
+            "strides": [shape.stride for shape in features.values()],
             "background_weight": task.BACKGROUND_WEIGHT,
         }
 

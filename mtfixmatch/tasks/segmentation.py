@@ -1,8 +1,7 @@
-"""Semantic segmentation: label maps, pseudo-maps, mIoU.
+"""Semantic segmentation: label maps, pseudo-maps, mIoU (paper Sec. 3, 4).
 
-A target is a label map (H, W) uint8 on the frame of its image, IGNORE_LABEL where a pixel takes no
-part; or, if a method makes them, soft labels (K, H, W) float: the weight of each class, all 0 where
-a pixel takes no part.
+A target is a label map (H, W) uint8 with IGNORE_LABEL at ignored pixels; or soft labels (K, H, W)
+float from a method that makes them: the weight of each class, all 0 at ignored pixels.
 """
 
 from collections.abc import Sequence
@@ -27,35 +26,38 @@ from .segmentation_head import SegmentationHead, class_map
 def load_map(
     record: dict, label_key: str = "sem_seg_file_name", lut_key: str = "sem_seg_lut"
 ) -> np.ndarray:
-    """Read a record's map, (H, W) uint8, its raw ids turned into classes or IGNORE_LABEL.
+    """Read the label map of a record.
 
     Args:
-        record: of an image with a map.
-        label_key: of the map's file.
-        lut_key: of 256 bytes, from raw ids to classes.
+        record: record of an image with a label map.
+        label_key: key of the map's file.
+        lut_key: key of the look-up table, 256 bytes, from ids in the file to classes.
+
+    Returns:
+        (H, W) uint8, classes or IGNORE_LABEL.
 
     Raises:
-        InputError: if the file cannot be read, has another size than the image or unknown ids.
+        InputError: the file cannot be read, has another size than the image, or unknown ids.
     """
     name = record[label_key]
     ids = read_label_map(name)
     if ids.shape != (record["height"], record["width"]):
         raise InputError(
-            f"{name} is {ids.shape}, but its image {record['file_name']} asks for "
+            f"{name} is {ids.shape}, but its image {record['file_name']} is "
             f"{(record['height'], record['width'])} (height, width)"
         )
     classes = np.frombuffer(record[lut_key], dtype=np.uint8)[ids]
     if (classes == INVALID_LABEL).any():
         invalid = ids[classes == INVALID_LABEL][0]
-        raise InputError(f"{name} holds the id {invalid}, which is no class")
+        raise InputError(f"{name} has the id {invalid}, which is no class")
     return classes
 
 
 def count_ids(path: str) -> list[list[int]]:
-    """Count the raw ids in the file of a map: [[ids], [pixels of each]].
+    """Return the ids in the file of a label map and their numbers of pixels.
 
     Raises:
-        InputError: if the file cannot be read.
+        InputError: the file cannot be read.
     """
     pixels = np.bincount(read_label_map(path).ravel(), minlength=256)
     ids = np.flatnonzero(pixels)
@@ -64,11 +66,11 @@ def count_ids(path: str) -> list[list[int]]:
 
 @TASK_REGISTRY.register()
 class Segmentation(Task):
-    """A class for every pixel."""
+    """Segmentation of an image into one class for each pixel."""
 
     default_name = "segmentation"
     label_field = "sem_seg_file_name"
-    lut_field = "sem_seg_lut"  # of a record: 256 bytes, from raw ids to classes
+    lut_field = "sem_seg_lut"  # key of a record's look-up table, see `load_map`
     metadata_field = "stuff_classes"
     result_field = "sem_seg"
     metric = "mIoU"
@@ -81,8 +83,8 @@ class Segmentation(Task):
         """Set up the task.
 
         Args:
-            ignore_erased: what Cutout has erased is ignored in a moved target.
-            kwargs: see the base class.
+            ignore_erased: ignore the pixels under Cutout in a warped target.
+            kwargs: arguments of the base class.
         """
         super().__init__(**kwargs)
         self.ignore_erased = ignore_erased
@@ -95,9 +97,9 @@ class Segmentation(Task):
 
     @classmethod
     def default_config(cls) -> CfgNode:
-        """Keys of segmentation; the head itself is configured by MODEL.SEM_SEG_HEAD."""
+        """See base class; the keys of the head are in MODEL.SEM_SEG_HEAD."""
         node = super().default_config()
-        # Whether what Cutout has erased is ignored in a pseudo-map.
+        # Ignore the pixels under Cutout in a pseudo-map.
         node.IGNORE_ERASED = True
         return node
 
@@ -115,7 +117,7 @@ class Segmentation(Task):
         return torch.from_numpy(self.load_map(record))
 
     def load_map(self, record: dict) -> np.ndarray:
-        """Read a record's map; see the function `load_map`."""
+        """Read the label map of a record for this task; see the function `load_map`."""
         return load_map(record, self.label_key, self.key_of(self.lut_field, self.name))
 
     def _lut(self, record: dict) -> np.ndarray:
@@ -124,23 +126,23 @@ class Segmentation(Task):
     def warp_target(
         self, target: Tensor, matrix: Tensor, size: Size, erased: Tensor | None = None
     ) -> Tensor:
-        """See base class; pixels from outside are ignored, by default erased ones too."""
+        """See base class; pixels from outside the image are ignored, by default erased ones too."""
         if target.is_floating_point():
             fill = target.new_zeros(())
-            moved = geometry.warp(target[None], matrix[None], size, mode="bilinear", fill=fill)[0]
-            nothing = 0.0
+            warped = geometry.warp(target[None], matrix[None], size, mode="bilinear", fill=fill)[0]
+            ignore = 0.0
         else:
-            moved = geometry.warp_map(target, matrix, size, ignore=IGNORE_LABEL)
-            nothing = IGNORE_LABEL
+            warped = geometry.warp_map(target, matrix, size, ignore=IGNORE_LABEL)
+            ignore = IGNORE_LABEL
         if erased is None or not self.ignore_erased:
-            return moved
-        return moved.masked_fill(erased.to(moved.device), nothing)
+            return warped
+        return warped.masked_fill(erased.to(warped.device), ignore)
 
     @torch.no_grad()
     def pseudo_labels(
         self, predictions: Tensor, threshold: Threshold, valid: Tensor
     ) -> list[Tensor]:
-        """The class of each pixel (argmax); padding and uncertain pixels are ignored."""
+        """Return the most likely class of each pixel; uncertain pixels and padding are ignored."""
         classes = predictions.argmax(dim=1)
         maps = classes.to(torch.uint8)
         if self.least_score(threshold) > 0:
@@ -196,23 +198,23 @@ class Segmentation(Task):
     def diagnose(
         self, pseudo: Sequence[Tensor], labels: Sequence[Target | None]
     ) -> dict[str, float]:
-        """Share of valid pixels; accuracy where the map is known."""
+        """Measure the share of valid pixels; on labeled images, the accuracy."""
         maps = [class_map(target).cpu() for target in pseudo]
         valid = torch.stack(maps) != IGNORE_LABEL
-        measured = {"valid_pixels": float(valid.float().mean())}
-        right = labeled = 0
-        for p, k in zip(maps, labels, strict=True):
-            if k is not None:
-                both = (p != IGNORE_LABEL) & (k != IGNORE_LABEL)
-                right += int((p == k)[both].sum())
+        figures = {"valid_pixels": float(valid.float().mean())}
+        correct = labeled = 0
+        for p, y in zip(maps, labels, strict=True):
+            if y is not None:
+                both = (p != IGNORE_LABEL) & (y != IGNORE_LABEL)
+                correct += int((p == y)[both].sum())
                 labeled += int(both.sum())
         if labeled:
-            measured["accuracy"] = right / labeled
-        return measured
+            figures["accuracy"] = correct / labeled
+        return figures
 
 
 def pixels_inside(boxes: Tensor, size: Size) -> Tensor:
-    """Return the pixels with their center in the box, (N, H, W) bool, for boxes (N, 4)."""
+    """Return the pixels whose center is inside the box, (N, H, W) bool, for boxes (N, 4)."""
     x = torch.arange(size[1], device=boxes.device) + 0.5
     y = torch.arange(size[0], device=boxes.device) + 0.5
     x0, y0, x1, y1 = boxes[:, :, None].unbind(dim=1)

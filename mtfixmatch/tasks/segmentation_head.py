@@ -1,4 +1,4 @@
-"""DeepLabv3+'s head, or another of Detectron2's semantic heads, under the task contract."""
+"""The head of semantic segmentation: DeepLabv3+ or another of Detectron2's (paper Sec. 4)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,24 +14,24 @@ from torch import Tensor
 from ..augmentation.geometry import Size
 from ..utils.labels import IGNORE_LABEL
 from .base import Assigned, Outputs, TaskHead
-from .dense_head import with_classes
-from .dropout import drop_by_image
+from .config import with_classes
+from .dropout import use_image_dropout
 
 
 class SegmentationHead(TaskHead):
-    """A semantic head; its output are logits (N, K, H / stride, W / stride)."""
+    """A semantic head, which outputs logits (N, K, H / stride, W / stride)."""
 
     @configurable
     def __init__(self, *, head: Any, stride: int):
-        """Wrap the head.
+        """Wrap a head of Detectron2.
 
         Args:
-            head: of Detectron2, such as DeepLabV3PlusHead: `in_features` and `layers(features)`.
-            stride: of its output.
+            head: head with `in_features` and `layers(features)`, such as DeepLabV3PlusHead.
+            stride: stride of its output in pixels.
         """
         super().__init__()
         self.head: Any = head
-        drop_by_image(head)
+        use_image_dropout(head)
         self.in_features = list(head.in_features)
         self.stride = stride
 
@@ -39,7 +39,7 @@ class SegmentationHead(TaskHead):
     def from_config(
         cls, cfg: CfgNode, class_names: Sequence[str], shapes: dict[str, ShapeSpec]
     ) -> dict:
-        """Read MODEL.SEM_SEG_HEAD as DeepLab does."""
+        """Read MODEL.SEM_SEG_HEAD, as DeepLab does."""
         return {
             "head": build_sem_seg_head(with_classes(cfg, "SEM_SEG_HEAD", class_names), shapes),
             "stride": cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE,
@@ -55,18 +55,23 @@ class SegmentationHead(TaskHead):
     def assign(
         self, targets: Sequence[Tensor], is_pseudo: Sequence[bool], size: Size
     ) -> list[Assigned]:
-        """The maps (H, W) as class ids, or soft labels (K, H, W); the count is of valid pixels."""
+        """See base class.
+
+        Returns:
+            For each image the classes (H, W) int64, or soft labels (K, H, W) float; the count is
+            the number of valid pixels.
+        """
         device = next(self.parameters()).device
         return [_assign(target.to(device)) for target in targets]
 
     def normalizer(self, count: float, *, is_pseudo: bool) -> float:
-        """The number of valid pixels, so the loss is their mean."""
+        """Return the number of valid pixels, so that the loss is a mean over them."""
         return max(count, 1.0)
 
     def losses(
         self, outputs: Outputs, assigned: Sequence[Assigned], size: Size
     ) -> dict[str, Tensor]:
-        """Cross-entropy summed over valid pixels, at the resolution of the image."""
+        """Compute the cross-entropy, summed over the valid pixels of the full-size logits."""
         logits = self._full_size(outputs[0])
         labels = torch.stack([x.tensors[0] for x in assigned])
         if labels.is_floating_point():
@@ -75,7 +80,7 @@ class SegmentationHead(TaskHead):
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, size: Size, least_score: float) -> Tensor:
-        """Logits (N, K, H, W) at the resolution of the image."""
+        """Return the logits (N, K, H, W) at the size of the images."""
         return self._full_size(outputs[0])
 
     @torch.no_grad()
@@ -88,14 +93,14 @@ class SegmentationHead(TaskHead):
 
     @torch.no_grad()
     def agreement(self, outputs: Outputs, assigned: Sequence[Assigned]) -> float:
-        """Return the share of valid pixels whose top class is the assigned one."""
+        """Return the share of valid pixels whose most likely class is the target's."""
         maps = torch.stack([class_map(x.tensors[0]) for x in assigned])
         same = (self._full_size(outputs[0]).argmax(dim=1) == maps)[maps != IGNORE_LABEL]
         return float(same.float().mean()) if len(same) else float("nan")
 
 
 def class_map(target: Tensor) -> Tensor:
-    """Return the map of classes (H, W), the likeliest ones of soft labels (K, H, W)."""
+    """Return the classes (H, W) of a label map, or the most likely ones of soft labels."""
     if not target.is_floating_point():
         return target
     return torch.where(target.sum(dim=0) > 0, target.argmax(dim=0), IGNORE_LABEL)

@@ -23,7 +23,7 @@ from mtfixmatch.check.sheet import SAMPLES, pick_samples, take_snapshot
 from mtfixmatch.data.loader import train_records
 from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.data.samplers import Draw
-from mtfixmatch.engine.visualize import GAP, READABLE, TITLE
+from mtfixmatch.engine.visualize import GAP, MIN_WIDTH, TITLE
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.tasks.base import Statistics
 from mtfixmatch.utils.errors import InputError
@@ -423,7 +423,7 @@ def test_labels_move_with_the_strong_view(street_root):
 
 def test_the_sheet_has_a_row_for_each_sample(data):
     data.check()
-    tile = READABLE  # views of 64 pixels are drawn four times as large
+    tile = MIN_WIDTH  # views of 64 pixels are drawn four times as large
     with Image.open(data.root / "out" / "contact_sheet.png") as sheet:
         assert sheet.size == (4 * (tile + GAP), TITLE + GAP + 4 * (TITLE + tile + GAP))
     data.check("FIXMATCH.METHOD", "Supervised", "DATALOADER.SAMPLING", "uniform")
@@ -435,7 +435,7 @@ def test_a_broken_image_is_left_out_of_the_sheet(data):
     cut(data.image("d"))
     data.check()
     with Image.open(data.root / "out" / "contact_sheet.png") as sheet:
-        assert sheet.height == TITLE + GAP + 3 * (TITLE + READABLE + GAP)
+        assert sheet.height == TITLE + GAP + 3 * (TITLE + MIN_WIDTH + GAP)
 
 
 def command(root, output, opts):
@@ -464,8 +464,8 @@ def test_the_command_on_generated_data(street_root, tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("warning: 6 validation images have the name of a training image")
     with Image.open(folder / "contact_sheet.png") as sheet:
-        rows = SAMPLES * (TITLE + READABLE + GAP)
-        assert sheet.size == (4 * (READABLE + GAP), TITLE + GAP + rows)
+        rows = SAMPLES * (TITLE + MIN_WIDTH + GAP)
+        assert sheet.size == (4 * (MIN_WIDTH + GAP), TITLE + GAP + rows)
 
 
 def test_the_command_names_all_errors(data):

@@ -7,8 +7,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 
 from mtfixmatch.augmentation import geometry
-from mtfixmatch.tasks.base import set_classes
 from mtfixmatch.tasks.coco_ap import CocoApEvaluator
+from mtfixmatch.tasks.config import set_classes
 from mtfixmatch.tasks.dense_head import IGNORED
 from mtfixmatch.tasks.detection import Detection, boxes_target
 from mtfixmatch.tasks.retinanet import RetinaNetHead

@@ -56,12 +56,12 @@ def test_memory_holds_the_newest_scalars_only():
     with EventStorage(0) as storage:
         keep.trainer = SimpleNamespace(storage=storage)
         keep.before_train()
-        for step in range(history.KEPT + 5):
+        for step in range(history.MAX_HISTORY + 5):
             storage.iter = step
             storage.put_scalar("loss", float(step))
         assert [value for value, _ in storage.history("loss").values()[:2]] == [5.0, 6.0]
-        assert len(storage.history("loss").values()) == history.KEPT
-        assert storage.history("loss").global_avg() == (history.KEPT + 4) / 2  # of all of them
+        assert len(storage.history("loss").values()) == history.MAX_HISTORY
+        assert storage.history("loss").global_avg() == (history.MAX_HISTORY + 4) / 2  # of all
 
 
 @pytest.mark.parametrize("cut", [1, 19, 20, 60, 99, 100])

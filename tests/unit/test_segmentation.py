@@ -7,7 +7,7 @@ from detectron2.layers import ShapeSpec
 from PIL import Image
 
 from mtfixmatch.augmentation import geometry
-from mtfixmatch.tasks.base import set_classes
+from mtfixmatch.tasks.config import set_classes
 from mtfixmatch.tasks.mean_iou import MeanIoUEvaluator
 from mtfixmatch.tasks.segmentation import Segmentation
 from mtfixmatch.tasks.segmentation_head import SegmentationHead
