@@ -89,7 +89,7 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     """Return the training images, with labels hidden as TASKS.<NAME>.LABELS says.
 
     Raises:
-        InputError: if there are no images, or a task has too few labeled ones.
+        InputError: there are no images, too many are broken, or a task has too few labels.
     """
     records = get_records(cfg.DATASETS.TRAIN)
     _count_broken(cfg, records)
@@ -97,9 +97,9 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     if cfg.DATASETS.LABEL_MANIFEST:
         records = hide_by_manifest(records, keys, cfg.DATASETS.LABEL_MANIFEST)
     else:
-        wanted = {task.label_key: task.num_labels for task in tasks}
+        numbers = {task.label_key: task.num_labels for task in tasks}
         mode, seed = cfg.DATASETS.LABEL_SUBSETS, cfg.DATASETS.LABEL_SEED
-        records = hide_labels(records, wanted, mode=mode, seed=seed)
+        records = hide_labels(records, numbers, mode=mode, seed=seed)
     counts = count_labels(records, list(keys.values()))
     for task in tasks:
         if not counts[task.label_key]:
@@ -145,10 +145,10 @@ def build_train_loader(
     """Build the loader of this rank's share of each batch.
 
     Args:
-        cfg: of the training.
-        tasks: whose targets are read.
+        cfg: config of the training.
+        tasks: tasks whose targets are loaded.
         records: see `train_records`.
-        flip_prob: of a horizontal flip in the weak view; None: INPUT.FLIP_PROB.
+        flip_prob: probability of a horizontal flip in the weak view; None: INPUT.FLIP_PROB.
     """
     pools, counts = train_pools(cfg, tasks, records)
     keys = [task.label_key for task in tasks]

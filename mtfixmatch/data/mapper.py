@@ -27,7 +27,7 @@ def read_rgb(record: dict) -> Tensor:
 
 
 class TrainMapper:
-    """Map a record to the weak view: random scale, random crop, flip, moved targets."""
+    """Map a record to the weak view: random scale, random crop, flip, warped targets."""
 
     @configurable
     def __init__(
@@ -41,16 +41,16 @@ class TrainMapper:
         diagnostics_period: int,
         seed: int,
     ):
-        """Set up the common and the weak view.
+        """Set the ranges of the weak view.
 
         Args:
-            tasks: whose targets are read.
+            tasks: tasks whose targets are loaded.
             scale_range: least and greatest scale of the image.
-            size: (height, width) of the view.
-            flip_prob: of a horizontal flip.
-            fill: RGB in 0-255 of the pixels outside the image.
-            diagnostics_period: at every so many steps hidden labels are read too; 0: never.
-            seed: of all draws.
+            size: (height, width) of the view in pixels.
+            flip_prob: probability of a horizontal flip.
+            fill: color of the pixels outside the image, RGB in 0-255.
+            diagnostics_period: period in steps at which hidden labels are loaded too; 0: never.
+            seed: seed of all draws.
         """
         self.tasks = list(tasks)
         self.scale_range, self.size, self.flip_prob = scale_range, size, flip_prob
@@ -75,20 +75,20 @@ class TrainMapper:
 
         Returns:
             "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the image;
-            "targets": by task, None where it is not labeled; "hidden_targets": by task, the labels
-            hidden from training, if this step measures pseudo-labels; "draw"; "file_name".
+            "targets": task name -> target, None if the image is not labeled; "hidden_targets": the
+            same of labels hidden from training, at steps with diagnostics; "draw"; "file_name".
         """
         image = read_rgb(record)
         _, height, width = image.shape
         matrix = self._view_matrix((height, width), draw)
         pixels = image[None].float()
         view = geometry.warp(pixels, matrix[None], self.size, mode="bilinear", fill=self.fill)
-        frame = geometry.warp_boxes(torch.tensor([[0.0, 0.0, width, height]]), matrix)
-        measures = self.diagnostics_period and draw.step % self.diagnostics_period == 0
-        hidden = record.get("hidden", {}) if measures else {}
+        image_box = geometry.warp_boxes(torch.tensor([[0.0, 0.0, width, height]]), matrix)
+        has_diagnostics = self.diagnostics_period and draw.step % self.diagnostics_period == 0
+        hidden = record.get("hidden", {}) if has_diagnostics else {}
         return {
             "image": view[0].round().clamp(0, 255).to(torch.uint8),
-            "valid": geometry.clip_boxes(frame, self.size)[0],
+            "valid": geometry.clip_boxes(image_box, self.size)[0],
             "targets": self._targets(record, matrix),
             "hidden_targets": self._targets(hidden, matrix, record),
             "draw": draw,
@@ -109,7 +109,7 @@ class TrainMapper:
         return matrix
 
     def _targets(self, labels: dict, matrix: Tensor, record: dict | None = None) -> dict:
-        """Load and move the targets of `labels`; other keys that they need are in `record`."""
+        """Load and warp the targets of `labels`; other keys that they need are in `record`."""
         source = labels if record is None else {**record, **labels}
         targets: dict = dict.fromkeys(task.name for task in self.tasks)
         for task in self.tasks:

@@ -19,7 +19,7 @@ ALL = -1
 def hide_labels(
     records: Sequence[Record], counts: dict[str, int], *, mode: str, seed: int
 ) -> list[Record]:
-    """Keep each label on a given number of its images, and hide it on the others.
+    """Keep each label on a number of its images, and hide it on the others (paper Sec. 4.1).
 
     The ranking of the images depends on the seed and their ids, not on the order of the records.
 
@@ -31,7 +31,7 @@ def hide_labels(
         seed: seed of the ranking.
 
     Returns:
-        New records in the same order, with hidden labels moved to record["hidden"][key].
+        New records in the same order, with hidden labels in record["hidden"][key].
 
     Raises:
         InputError: the mode is unknown, a count is not possible, or an image id occurs twice.
@@ -52,20 +52,22 @@ def hide_labels(
     return [_hide(record, hidden) for record in records]
 
 
-def write_manifest(records: Sequence[Record], keys: dict[str, str], path: str, **made: Any) -> None:
+def write_manifest(
+    records: Sequence[Record], keys: dict[str, str], path: str, **settings: Any
+) -> None:
     """Write a JSON manifest of the labeled images, so that another run can use the same ones.
 
     Args:
         records: records after `hide_labels`.
         keys: task name -> label key.
         path: file to write.
-        made: settings of the choice, which the manifest repeats.
+        settings: settings of the subsets, which the manifest repeats.
     """
     labels = {}
     for name, key in keys.items():
         images = sorted(record["image_id"] for record in records if key in record)
         labels[name] = {"count": len(images), "sha256": _digest(images), "images": images}
-    write_atomically(path, json.dumps({**made, "labels": labels}, indent=1) + "\n")
+    write_atomically(path, json.dumps({**settings, "labels": labels}, indent=1) + "\n")
 
 
 def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str) -> list[Record]:

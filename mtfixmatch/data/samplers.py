@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from ..utils.errors import InputError
+from .records import Record
 
 SAMPLINGS = ("uniform", "implicit", "explicit")
 
@@ -88,18 +89,18 @@ def _permutation(size: int, seed: int, pool: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, pool, epoch]).permutation(size)
 
 
-def labeled_indices(records: Sequence[dict[str, Any]], keys: dict[str, str], which: str) -> list:
+def labeled_indices(records: Sequence[Record], keys: dict[str, str], which: str) -> list[int]:
     """Return the indices of records with "any" label, "all" or that of one task by `keys`."""
     choices = ["any", "all", *keys]
     if which not in choices:
         raise InputError(f"DATALOADER.LABELED is {which!r}, expected one of {', '.join(choices)}")
-    wanted = [keys[which]] if which in keys else list(keys.values())
-    enough = any if which == "any" else all
-    return [i for i, record in enumerate(records) if enough(key in record for key in wanted)]
+    label_keys = [keys[which]] if which in keys else list(keys.values())
+    any_or_all = any if which == "any" else all
+    return [i for i, r in enumerate(records) if any_or_all(key in r for key in label_keys)]
 
 
 def build_pools(
-    records: Sequence[dict[str, Any]],
+    records: Sequence[Record],
     keys: dict[str, str],
     *,
     sampling: str,
@@ -109,7 +110,7 @@ def build_pools(
 ) -> tuple[list[list[int]], list[int]]:
     """Return the pools of record indices, and the number of images per batch from each pool.
 
-    See paper Sec. 3, "Mini-batch sampling".
+    Paper Sec. 3, "Mini-batch sampling".
 
     Args:
         records: dataset records.
@@ -148,7 +149,7 @@ def _check_explicit(
             f"DATALOADER.LABELED_PER_BATCH is {first}, expected 1 to {first + rest - 1} "
             f"(SOLVER.IMS_PER_BATCH is {first + rest}) when DATALOADER.SAMPLING is 'explicit'"
         )
-    for indices, what in ((pool, "is labeled"), (others, "is left that is not labeled")):
+    for indices, state in ((pool, "labeled"), (others, "unlabeled")):
         if not indices:
-            problem = f"no image {what} (DATALOADER.LABELED is {labeled!r})"
+            problem = f"no image is {state} (DATALOADER.LABELED is {labeled!r})"
             raise InputError(f"DATALOADER.SAMPLING is 'explicit', but {problem}")

@@ -17,10 +17,10 @@ from ..utils.errors import InputError
 
 @META_ARCH_REGISTRY.register()
 class MultiTaskNet(nn.Module):
-    """One backbone, any non-empty set of tasks.
+    """A shared backbone with a head for each task.
 
-    In evaluation it takes and gives Detectron2's standard formats. In training the step takes the
-    outputs of the heads and turns them into losses.
+    In evaluation its inputs and results have Detectron2's standard formats. In training it returns
+    the outputs of the heads, which `engine.step` turns into losses.
     """
 
     pixel_mean: Tensor
@@ -40,9 +40,9 @@ class MultiTaskNet(nn.Module):
         """Join a backbone and heads.
 
         Args:
-            backbone: gives the features that the heads read.
-            heads: by name of the task.
-            result_keys: key of each task's output in an image's result, by name of the task.
+            backbone: backbone with the features that the heads read.
+            heads: task name -> head.
+            result_keys: task name -> key of the task's output in an image's result.
             pixel_mean: per channel, RGB, on the scale 0-255.
             pixel_std: per channel, likewise.
             channels_last: store weights and images as NHWC.
@@ -77,7 +77,7 @@ class MultiTaskNet(nn.Module):
         return self.pixel_mean.device
 
     def head(self, task: str) -> TaskHead:
-        """Return the head of a task, by name."""
+        """Return the head of the task of this name."""
         return cast(TaskHead, self.heads[task])
 
     def forward(
@@ -91,9 +91,9 @@ class MultiTaskNet(nn.Module):
         Args:
             images: (N, 3, H, W) RGB in [0, 1], H and W multiples of 32; or, in evaluation,
                 Detectron2's list of dicts with "image" (3, H, W) RGB in 0-255.
-            masks: whether to run the head of a task on each of the N images, by task. A head may
-                be run on none, if other ranks run it on some.
-            seeds: of each image's dropout, see ImageDropout.
+            masks: task name -> N flags, the images that its head is run on. A head may be run on
+                none if other ranks run it on some.
+            seeds: dropout seed of each image, see ImageDropout.
 
         Returns:
             For a tensor: the outputs, float32, of the tasks in `masks` for their images; and a zero
@@ -101,7 +101,7 @@ class MultiTaskNet(nn.Module):
             Detectron2's results.
 
         Raises:
-            InputError: for an image in a list that is not of this form.
+            InputError: an image in a list does not have this form.
         """
         if isinstance(images, list):
             return self.inference(images)

@@ -120,11 +120,11 @@ def _rotated_size(image: Image.Image) -> list[int]:
 
 
 def _read_png(path: str, formats: list[tuple[int, int]], expected: str) -> np.ndarray:
-    """Read a PNG of one of the given (bits, color type) formats; `expected` describes them."""
+    """Read a PNG in one of `formats`, pairs of (bits, color type) that `expected` describes."""
     with _open_image(path, decode=True) as image:
         if image.format != "PNG":
             raise InputError(f"{path}: expected {expected}, found another kind of file")
-        # Pillow does not tell the bit depth: it stands in the header's bytes 24 and 25.
+        # Pillow does not expose the bit depth; bytes 24 and 25 are bit depth and color type.
         image.fp.seek(24)  # type: ignore[attr-defined]
         depth, color = image.fp.read(2)  # type: ignore[attr-defined]
         if (depth, color) not in formats:

@@ -196,7 +196,7 @@ def test_the_ranks_tell_each_other_with_a_checkpoint(monkeypatch):
     hook = BrokenFilesHook(broken)
     monkeypatch.setattr(comm, "all_gather", lambda mine: [mine, {"b": "b is bad"}])
     saves = iter([False, True])
-    monkeypatch.setattr("mtfixmatch.engine.hooks._saves", lambda trainer: next(saves))
+    monkeypatch.setattr("mtfixmatch.engine.hooks._saves_checkpoint", lambda trainer: next(saves))
     hook.trainer = None
     hook.after_step()
     assert hook.state_dict() == {"messages": {"a": "a is bad"}}

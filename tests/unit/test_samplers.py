@@ -150,7 +150,7 @@ def test_build_pools():
         ({"labeled_per_batch": 8}, "DATALOADER.LABELED_PER_BATCH is 8, expected 1 to 7"),
         (
             {"records": RECORDS[:2], "labeled": "boxes"},
-            "no image is left that is not labeled .DATALOADER.LABELED is 'boxes'",
+            "no image is unlabeled .DATALOADER.LABELED is 'boxes'",
         ),
         ({"records": [{}]}, "no image is labeled .DATALOADER.LABELED is 'any'"),
         ({"records": [{}], "sampling": "uniform"}, "DATALOADER.SAMPLING is 'uniform', but there"),
