@@ -46,8 +46,7 @@ class StepRecord:
         pseudo_labels: task name -> pseudo-label in the weak view; empty: the image has none.
         strong: strong views with the warped pseudo-labels; None: the image has none.
         losses: name -> loss over the global batch, before its weight, and "total_loss" with them.
-        agreement: task name -> share of elements for which the student agrees with the
-            pseudo-labels in the strong views.
+        agreement: task name -> share of elements on which student and pseudo-labels agree.
     """
 
     batch: Sequence[dict]
@@ -263,11 +262,7 @@ class MultiTaskStep(SimpleTrainer):
         normalizers: Mapping[tuple[str, bool], float],
         images: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Run the student on a part of the samples.
-
-        Returns:
-            Name -> scalar loss, before its weight, and "total_loss" with them; the agreement.
-        """
+        """Compute the losses of a part of the samples, and the agreement, see StepRecord."""
         with self.autocast():
             outputs, zero = self._forward(samples, images)
         losses: dict[str, Tensor] = {}

@@ -163,10 +163,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def head_node(cls, cfg: CfgNode, name: str) -> str:
-        """Return the name of the head's node in cfg.MODEL.
-
-        The node has IN_FEATURES and, for a kind with classes, NUM_CLASSES.
-        """
+        """Name the head's node in cfg.MODEL, with IN_FEATURES and, with classes, NUM_CLASSES."""
 
     @classmethod
     def key_of(cls, field: str, name: str) -> str:
@@ -231,13 +228,10 @@ class Task(ABC):
 
     @abstractmethod
     def evaluator(self, records: Sequence[dict]) -> DatasetEvaluator:
-        """Build the evaluator of this task.
+        """Build the evaluator of this task on those of the records that are labeled for it.
 
         On the main process its `evaluate` returns {metric: value} with values in [0, 1] and, for a
         kind with classes, "per_class": {name: value}, nan for a class that never occurs.
-
-        Args:
-            records: records of the images; those without a label for this task do not count.
         """
 
     @abstractmethod
@@ -251,12 +245,7 @@ class Task(ABC):
 
     @abstractmethod
     def result_target(self, result: dict, threshold: float) -> Target:
-        """Turn the model's result for one image into a target, for `draw`.
-
-        Args:
-            result: the model's result for one image.
-            threshold: least score of a box.
-        """
+        """Turn the model's result for an image into a target for `draw`; boxes over a threshold."""
 
     @abstractmethod
     def draw(self, image: np.ndarray, target: Target) -> np.ndarray:
@@ -270,15 +259,7 @@ class Task(ABC):
     def diagnose(
         self, pseudo: Sequence[Target], labels: Sequence[Target | None]
     ) -> dict[str, float]:
-        """Measure pseudo-labels, for the log.
-
-        Args:
-            pseudo: pseudo-labels of N images, N >= 1.
-            labels: labels of the same images, hidden from training or not; None: unlabeled.
-
-        Returns:
-            Figure -> value, such as the precision on the labeled images.
-        """
+        """Measure pseudo-labels of N >= 1 images, against their labels where they have one."""
 
 
 class TaskHead(nn.Module, ABC):
@@ -298,36 +279,20 @@ class TaskHead(nn.Module, ABC):
     def assign(
         self, targets: Sequence[Target], is_pseudo: Sequence[bool], size: Size
     ) -> list[Assigned]:
-        """Bring the targets of N training images into the shape of the outputs.
-
-        Args:
-            targets: N targets.
-            is_pseudo: N flags, whether the target is a pseudo-label.
-            size: (height, width) of the images.
-        """
+        """Bring the targets of N training images of `size` into the shape of the outputs."""
 
     @abstractmethod
     def normalizer(self, count: float, *, is_pseudo: bool) -> float:
-        """Return the divisor of the summed loss.
+        """Return the divisor of the summed loss, from its `count` over the global batch.
 
-        A head may keep a running mean, one for each of the two losses.
-
-        Args:
-            count: sum of `Assigned.count` over the global batch.
-            is_pseudo: whether it is for the unsupervised loss.
+        A head may keep a running mean, one for each of the supervised and unsupervised loss.
         """
 
     @abstractmethod
     def losses(
         self, outputs: Outputs, assigned: Sequence[Assigned], size: Size
     ) -> dict[str, Tensor]:
-        """Compute each of the task's `loss_parts`, summed over N >= 1 images.
-
-        Args:
-            outputs: outputs of the head, each (N, ...).
-            assigned: N assigned targets.
-            size: (height, width) of the images.
-        """
+        """Compute each of the task's `loss_parts`, summed over N >= 1 images of `size`."""
 
     @abstractmethod
     def predict(self, outputs: Outputs, size: Size, least_score: float) -> Predictions:

@@ -61,8 +61,7 @@ class Detection(Task):
         """Set up the task.
 
         Args:
-            min_visible: share of its area, in [0, 1], that a warped box must have inside the view;
-                otherwise it is ignored.
+            min_visible: least share of a warped box's area inside the view, else it is ignored.
             box_shape: "box" or "ellipse", see geometry.warp_boxes.
             uncertain_threshold: predictions from this score to the threshold become ignored boxes;
                 None: they are dropped.
@@ -77,11 +76,7 @@ class Detection(Task):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, name: str) -> dict[str, Any]:
-        """Read cfg.TASKS.<NAME>.
-
-        Raises:
-            InputError: MOVED_BOX or HEAD has an unknown value.
-        """
+        """Read cfg.TASKS.<NAME>."""
         node = cfg.TASKS[name.upper()]
         if node.MOVED_BOX not in ("box", "ellipse"):
             key = f"TASKS.{name.upper()}.MOVED_BOX"
@@ -103,8 +98,7 @@ class Detection(Task):
         node.THRESHOLD = 0.5
         # A warped box with less than this share of its area inside the view is ignored.
         node.MIN_VISIBLE = 0.25
-        # Shape whose bounds make the warped box: "box", its corners, or "ellipse", the inscribed
-        # ellipse.
+        # Bounds of a warped box: of its corners ("box") or of its inscribed ellipse ("ellipse").
         node.MOVED_BOX = "box"
         # RetinaNetHead: match every pseudo-box with its best anchor, even below the IoU threshold,
         # as RetinaNet does with labels.

@@ -55,12 +55,7 @@ class SegmentationHead(TaskHead):
     def assign(
         self, targets: Sequence[Tensor], is_pseudo: Sequence[bool], size: Size
     ) -> list[Assigned]:
-        """See base class.
-
-        Returns:
-            For each image the classes (H, W) int64, or soft labels (K, H, W) float; the count is
-            the number of valid pixels.
-        """
+        """See base class: classes (H, W), or soft labels (K, H, W), and a count of valid pixels."""
         device = next(self.parameters()).device
         return [_assign(target.to(device)) for target in targets]
 
