@@ -413,7 +413,7 @@ def test_labels_move_with_the_strong_view(street_root):
     opts = ("FIXMATCH.STRONG.FLIP_PROB", 1.0, "FIXMATCH.STRONG.NUM_OPERATIONS", 0)
     item, shot = take_one(street_root, *opts)
     assert np.abs(shot.strong[0].astype(int) - shot.weak[0, :, ::-1]).max() <= 1
-    labels, moved = item["targets"], shot.moved[0]
+    labels, moved = item["targets"], shot.warped[0]
     assert torch.equal(moved["segmentation"], labels["segmentation"].flip(1))
     boxes = labels["detection"].gt_boxes.tensor
     assert len(boxes)
