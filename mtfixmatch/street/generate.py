@@ -135,8 +135,7 @@ def _parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code, 2 for unusable arguments or folders."""
+def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _Parser(prog="python -m mtfixmatch.street", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
@@ -147,8 +146,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="another seed gives other scenes")
     add("--workers", type=int, default=2, help="number of processes")
     add("--layout", choices=LAYOUTS, default="cityscapes", help="how files are arranged")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code, 2 for unusable arguments or folders."""
     try:
-        args = parser.parse_args(argv)
+        args = _parse_args(argv)
         state = "written" if generate(**vars(args)) else "complete already"
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
