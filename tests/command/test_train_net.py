@@ -193,7 +193,7 @@ BAD = {
     "too many labels": ({"TASKS__DETECTION__LABELS": 17}, ["17", "16"]),
     "explicit without others": (
         {"TASKS__DETECTION__LABELS": -1, "TASKS__SEGMENTATION__LABELS": -1},
-        ["DATALOADER.SAMPLING", "explicit", "not labeled"],
+        ["DATALOADER.SAMPLING", "explicit", "no image is unlabeled"],
     ),
     "missing checkpoint": ({"MODEL__WEIGHTS": "none/here.pth"}, ["MODEL.WEIGHTS", "none/here.pth"]),
     "wrong class count": ({"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 3}, ["NUM_CLASSES", "3", "19"]),
