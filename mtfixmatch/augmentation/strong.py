@@ -123,7 +123,7 @@ class StrongAugmentation:
             "flip_prob": cfg.FIXMATCH.STRONG.FLIP_PROB if geometric else 0.0,
             "cutout_area": tuple(cfg.FIXMATCH.STRONG.CUTOUT_AREA),
             "fill": [mean / 255 for mean in cfg.MODEL.PIXEL_MEAN],
-            "seed": max(cfg.SEED, 0),
+            "seed": cfg.SEED,
         }
 
     def __call__(self, images: Tensor, *, step: int, positions: Sequence[int]) -> StrongView:

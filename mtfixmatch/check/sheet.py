@@ -28,7 +28,7 @@ def draw_sheet(cfg: CfgNode, records: Sequence[Record], findings: Findings, path
     method = build_method(cfg)
     mapper = TrainMapper(cfg, findings.tasks, method.weak_flip_prob)
     items, captions = [], []
-    for step, record in enumerate(pick_samples(records, keys, SAMPLES, max(cfg.SEED, 0))):
+    for step, record in enumerate(pick_samples(records, keys, SAMPLES, cfg.SEED)):
         # Each is the first image of a step of its own, because all images of a step share their
         # strong operations.
         item = findings.attempt(mapper, record, Draw(index=0, step=step, position=0))

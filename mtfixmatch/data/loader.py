@@ -156,7 +156,7 @@ def build_train_loader(
     dataset = DrawnDataset(records, mapper, keys, cfg.DATALOADER.SKIP_BROKEN)
 
     ranks = {"rank": comm.get_rank(), "world_size": comm.get_world_size()}
-    sampler = partial(MixedBatchSampler, pools=pools, counts=counts, seed=max(cfg.SEED, 0), **ranks)
+    sampler = partial(MixedBatchSampler, pools=pools, counts=counts, seed=cfg.SEED, **ranks)
     sampler()  # raise the error of a batch that the ranks cannot share here, not in a worker
 
     def build(start_step: int) -> WatchedLoader:

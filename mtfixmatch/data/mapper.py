@@ -67,7 +67,7 @@ class TrainMapper:
             "flip_prob": cfg.INPUT.FLIP_PROB if flip_prob is None else flip_prob,
             "fill": cfg.MODEL.PIXEL_MEAN,
             "diagnostics_period": cfg.FIXMATCH.DIAGNOSTICS_PERIOD,
-            "seed": max(cfg.SEED, 0),
+            "seed": cfg.SEED,
         }
 
     def __call__(self, record: dict, draw: Draw) -> dict:

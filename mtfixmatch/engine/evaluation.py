@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
@@ -127,13 +128,8 @@ def _image_losses(
 
 def flat_results(results: Mapping, prefix: str) -> dict[str, float]:
     """Return results by key, such as teacher/detection/per_class/car, without nan."""
-    flat: dict[str, float] = {}
-    for key, value in results.items():
-        if isinstance(value, Mapping):
-            flat |= flat_results(value, f"{prefix}/{key}")
-        elif not math.isnan(value):
-            flat[f"{prefix}/{key}"] = value
-    return flat
+    flat = flatten_results_dict({prefix: results})
+    return {key: value for key, value in flat.items() if not math.isnan(value)}
 
 
 def per_class_table(results: Mapping, task: Task) -> str:

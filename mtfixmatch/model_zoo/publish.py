@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
 from tabulate import tabulate
 from torch import Tensor
@@ -219,15 +220,9 @@ def _not_in_package(cfg: CfgNode, differences: Mapping[str, Any]) -> list[str]:
     return tasks + [f"dataset {name}" for name in datasets if name not in DATASET_NAMES]
 
 
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return {"A": {"B": 1}} as {"A.B": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return {key.replace("/", "."): value for key, value in flatten_results_dict(config).items()}
 
 
 def zoo_table(root: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.utils.colormap import colormap
 
+from ...tasks.base import palette
 from ...utils.labels import IGNORE_LABEL
 from ..records import Record
 from . import catalog
@@ -93,6 +93,4 @@ def _coco_style_metadata(coco_style: CfgNode) -> dict[str, Any]:
 
 def _classes(kind: str, names: Sequence[str]) -> dict[str, Any]:
     """Return the classes and colors of a kind, "thing" or "stuff", under Detectron2's keys."""
-    palette = colormap(rgb=True, maximum=255).astype(int).tolist()
-    colors = [palette[i % len(palette)] for i in range(len(names))]
-    return {f"{kind}_classes": list(names), f"{kind}_colors": colors}
+    return {f"{kind}_classes": list(names), f"{kind}_colors": palette(len(names))}
