@@ -1,11 +1,14 @@
 """What several test files share."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from detectron2.config import CfgNode
 
 from mtfixmatch.engine import load_config
+from mtfixmatch.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
@@ -45,3 +48,12 @@ def tiny_config(root: str | Path, *opts: Any, resume: bool = False) -> CfgNode:
     given = [x for pair in (SMALL | places).items() for x in pair]
     config = str(CONFIGS / "street" / "resnet18.yaml")
     return load_config(config, [*given, *opts], resume=resume)
+
+
+def message_of(read: Callable[[str], Any], path: str) -> str:
+    """Return the message of the InputError of a reader: one line that begins with the file."""
+    with pytest.raises(InputError) as error:
+        read(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message

@@ -4,7 +4,7 @@ import pytest
 
 from mtfixmatch.data.datasets import bdd100k_json
 from mtfixmatch.data.datasets.bdd100k_json import read_frames
-from mtfixmatch.utils.errors import InputError
+from tests.support.helpers import message_of
 
 CAR = 2
 
@@ -23,14 +23,6 @@ def write(folder, content):
 def read_labels(folder, labels):
     ((_, boxes, ignored),) = read_frames(write(folder, [{"name": "a.jpg", "labels": labels}]))
     return boxes, ignored
-
-
-def message_of(path):
-    with pytest.raises(InputError) as error:
-        read_frames(path)
-    message = str(error.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message
-    return message
 
 
 def test_what_is_kept(tmp_path):
@@ -97,7 +89,7 @@ def test_lanes_and_areas_are_counted_and_left_out(tmp_path):
 
 def test_an_unknown_category_names_file_frame_and_category(tmp_path):
     frames = [{"name": "a.jpg"}, {"name": "b.jpg", "labels": [make_label("tram")]}]
-    message = message_of(write(tmp_path, frames))
+    message = message_of(read_frames, write(tmp_path, frames))
     assert "det_train.json: frame 'b.jpg' has the unknown category 'tram', expected ped" in message
 
 
@@ -106,7 +98,7 @@ def test_an_unknown_category_names_file_frame_and_category(tmp_path):
 )
 def test_a_box_without_numbers_is_shown(tmp_path, box):
     path = write(tmp_path, [{"name": "a.jpg", "labels": [make_label(box=box)]}])
-    message = message_of(path)
+    message = message_of(read_frames, path)
     assert "frame 'a.jpg' has 'box2d' {\"x1\": 1" in message and "finite numbers" in message
 
 
@@ -125,7 +117,7 @@ def test_a_box_without_numbers_is_shown(tmp_path, box):
     ],
 )
 def test_a_wrong_structure_names_the_key(tmp_path, content, expected):
-    assert expected in message_of(write(tmp_path, content))
+    assert expected in message_of(read_frames, write(tmp_path, content))
 
 
 TEXT = json.dumps(
@@ -150,7 +142,7 @@ def test_how_much_is_read_at_once_does_not_matter(tmp_path, monkeypatch, chunk):
 def test_a_file_cut_anywhere_is_truncated(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(bdd100k_json, "CHUNK", chunk)
     for end in range(len(TEXT)):
-        assert "is truncated" in message_of(write(tmp_path, TEXT[:end])), TEXT[:end]
+        assert "is truncated" in message_of(read_frames, write(tmp_path, TEXT[:end])), TEXT[:end]
 
 
 @pytest.mark.parametrize(
@@ -158,11 +150,11 @@ def test_a_file_cut_anywhere_is_truncated(tmp_path, monkeypatch, chunk):
 )
 def test_what_is_no_json_is_shown(tmp_path, old, new):
     assert old in TEXT
-    assert "is not valid JSON" in message_of(write(tmp_path, TEXT.replace(old, new)))
+    assert "is not valid JSON" in message_of(read_frames, write(tmp_path, TEXT.replace(old, new)))
 
 
 def test_what_is_no_text_or_no_file(tmp_path):
     path = tmp_path / "det_train.json"
     path.write_bytes(b'[{"name": "\xff"}]')
-    assert "cannot be read" in message_of(str(path))
-    assert "cannot be read" in message_of(str(tmp_path))
+    assert "cannot be read" in message_of(read_frames, str(path))
+    assert "cannot be read" in message_of(read_frames, str(tmp_path))

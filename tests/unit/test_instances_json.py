@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mtfixmatch.data.datasets.instances_json import read_instances
-from mtfixmatch.utils.errors import InputError
+from tests.support.helpers import message_of
 
 
 def make_content():
@@ -25,14 +25,6 @@ def write(folder, content):
     path = folder / "boxes.json"
     path.write_text(json.dumps(content))
     return str(path)
-
-
-def message_of(path):
-    with pytest.raises(InputError) as error:
-        read_instances(path)
-    message = str(error.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message
-    return message
 
 
 def test_what_is_kept(tmp_path):
@@ -61,7 +53,9 @@ def test_what_is_kept(tmp_path):
 def test_a_bad_box_is_named(tmp_path, box, shown):
     content = make_content()
     content["annotations"][1]["bbox"] = box
-    assert f"annotation 2 has bbox {shown}, expected" in message_of(write(tmp_path, content))
+    assert f"annotation 2 has bbox {shown}, expected" in message_of(
+        read_instances, write(tmp_path, content)
+    )
 
 
 def change_image(content, **fields):
@@ -95,7 +89,7 @@ def delete(content, section, field):
 def test_a_bad_entry_is_explained(tmp_path, change, expected):
     content = make_content()
     change(content)
-    assert expected in message_of(write(tmp_path, content))
+    assert expected in message_of(read_instances, write(tmp_path, content))
 
 
 @pytest.mark.parametrize(
@@ -105,8 +99,8 @@ def test_a_bad_entry_is_explained(tmp_path, change, expected):
 def test_a_file_that_is_no_json_object(tmp_path, content, expected):
     path = tmp_path / "boxes.json"
     path.write_bytes(content)
-    assert expected in message_of(str(path))
+    assert expected in message_of(read_instances, str(path))
 
 
 def test_a_missing_file_is_named(tmp_path):
-    assert "cannot be read" in message_of(str(tmp_path / "missing.json"))
+    assert "cannot be read" in message_of(read_instances, str(tmp_path / "missing.json"))
