@@ -118,15 +118,15 @@ def test_the_state_of_a_method_survives_a_kill_bit_by_bit(street_root, tmp_path)
     whole = build_trainer(config(street_root, tmp_path / "whole", AdaptiveThresholds, *opts))
     whole.train()
     cfg = config(street_root, tmp_path / "killed", AdaptiveThresholds, *opts)
-    killed, right = build_trainer(cfg), None
-    right = killed._trainer.update_student
+    killed = build_trainer(cfg)
+    update_student = killed._trainer.update_student
 
-    def die():
+    def die_at_step_6():
         if killed.iter == 6:
             raise KeyboardInterrupt
-        right()
+        update_student()
 
-    killed._trainer.update_student = die
+    killed._trainer.update_student = die_at_step_6
     with pytest.raises(KeyboardInterrupt):
         killed.train()
     resumed = build_trainer(cfg, resume=True)
