@@ -19,15 +19,15 @@ from tests.support.helpers import tiny_config
 # The networks are so small that two threads only wait for each other.
 torch.set_num_threads(1)
 
-# Normalisation that does not mix images, and no dropout: a gradient is the sum over the images.
-# Without momentum the optimiser leaves the gradient as it was.
+# No norm that mixes images and no dropout: a gradient is the sum over the images.
+# Without momentum, the optimizer does not change the gradients.
 NO_MIXING: tuple[Any, ...] = (
     *("MODEL.RESNETS.NORM", "GN", "MODEL.SEM_SEG_HEAD.NORM", "GN"),
     *("MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS", [32]),
     *("SOLVER.MOMENTUM", 0.0, "SOLVER.NESTEROV", False),
     *("SOLVER.CLIP_GRADIENTS.ENABLED", False),
 )
-# What a test compares is exact but for float32's rounding.
+# Tests that compare losses need the rounding errors of float32, not those of bfloat16.
 FLOAT32 = ("SOLVER.AMP.ENABLED", False)
 # Kinds of images by letter: the tasks that they are labeled for.
 KINDS = {
@@ -71,7 +71,7 @@ def make_batch(trainer: MultiTaskTrainer, kinds: str, *, step: int = 0) -> list[
 
 
 def run_step(trainer: MultiTaskTrainer, batch: list[dict], *, step: int = 0) -> dict[str, float]:
-    """One step on a batch. Returns what it logged."""
+    """Run one step on a batch and return the logged scalars."""
     inner = trainer._trainer
     inner._data_loader_iter_obj = iter([batch])
     inner.iter = step
@@ -109,7 +109,7 @@ def same_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 class LossRecorder(HookBase):
-    """Keeps every loss of every step."""
+    """Hook that records all losses of each step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []

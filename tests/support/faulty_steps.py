@@ -1,4 +1,4 @@
-"""Values that are not finite, put into a step at each place that they can come from."""
+"""Put a non-finite value into a step, at each place where one can appear."""
 
 import logging
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def state_of(trainer) -> dict[str, torch.Tensor]:
 
 
 def spoiled_step(trainer, place: str, rank: int, step: int) -> tuple[str, dict[str, float]]:
-    """One step with a value put in on one rank; its error, "" if it was skipped, and its log."""
+    """Run a step with a non-finite value on one rank; return the error ("": skipped) and losses."""
     batch = make_batch(trainer, "bdsn"[comm.get_rank() :: comm.get_world_size()], step=step)
     undo = PLACES[place][0](trainer, batch) if comm.get_rank() == rank else lambda: None
     try:
@@ -107,9 +107,9 @@ def spoiled_step(trainer, place: str, rank: int, step: int) -> tuple[str, dict[s
 
 
 def spoil_all(root: Path, output: Path) -> None:
-    """In each process: each place and rank, once skipped, once stopped; the results as a file."""
+    """Run a skipped and a stopped step for each place and rank, and write the results."""
     torch.set_num_threads(1)
-    logging.disable(logging.WARNING)  # what is told is in the errors too
+    logging.disable(logging.WARNING)  # the errors have the same text
     trainer = build_trainer(run_config(root, output, *NARROW))
     guard = trainer._trainer.guard
     results: dict[tuple, dict] = {}
@@ -118,7 +118,7 @@ def spoil_all(root: Path, output: Path) -> None:
     for place in PLACES:
         for rank in range(comm.get_world_size()):
             guard.skipped, guard.allowed = 0, 1
-            for policy in ("skip", "stop"):  # the second is one too many
+            for policy in ("skip", "stop"):  # one step may be skipped
                 step += 1
                 error, logged = spoiled_step(trainer, place, rank, step)
                 same = same_state(state_of(trainer), before)
@@ -135,6 +135,6 @@ def spoil_all(root: Path, output: Path) -> None:
 
 
 def spoil_in_two_processes(root: Path, output: Path) -> list[dict]:
-    """What `spoil_all` found on each of two ranks."""
+    """Return the results of `spoil_all` of each of two ranks."""
     launch(spoil_all, 2, dist_url="auto", args=(root, output))
     return [torch.load(output / f"rank{rank}.pth") for rank in (0, 1)]

@@ -135,9 +135,9 @@ def _train(args: list[str], kill: Kill, pipe: StepPipe) -> None:
         command = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(command)
         pipe.report_from_here()
-        # A line for every step, so that none can be missed, or between checkpoints.
+        # Write metrics.json at every step, or at steps without a checkpoint.
         trainer_module.MetricsWriter = partial(MetricsWriter, period=1 if "explicit" in args else 3)
-        # It looks at the machine, which takes long.
+        # Collecting facts about the machine takes seconds.
         detectron2_defaults.collect_env_info = str
         command.launch_main(default_argument_parser().parse_args(args))
 

@@ -53,7 +53,7 @@ STEPS = 3
 
 
 def fork_ranks(work: Callable, world_size: int, *args: Any) -> None:
-    """Run `work` in each of a group of processes; an error in one is raised here."""
+    """Run `work` in every process of a group; an error in one of them is raised here."""
     if world_size == 1:  # as the command does, without a group
         mp.start_processes(_alone, (work, args), nprocs=1, start_method="fork")
         return
@@ -88,7 +88,7 @@ def make_mixes(count: int, size: int, seed: int) -> list[tuple[str, str]]:
 
 
 def build_doubled(cfg):
-    """In double precision: BatchNorm of a few pixels makes much of rounding."""
+    """Return a config in float64, because BatchNorm of a few pixels enlarges rounding errors."""
     model = build_model(cfg).double()
     model.register_forward_pre_hook(lambda _, given: (given[0].double(), *given[1:]))
     return model
@@ -100,7 +100,7 @@ PRECISIONS = {"float32": build_model, "float64": build_doubled}
 def steps_of_mixes(
     root: Path, output: Path, opts: tuple, mixes: list[tuple[str, str]]
 ) -> Iterator[dict]:
-    """From the same weights, this rank's step on its images of each mix."""
+    """Run this rank's step on its images of each mix, always from the same weights."""
     trainer = build_trainer(run_config(root, output, *opts))
     whole_pixels(trainer.teacher.heads["detection"])
     inner = trainer._trainer
@@ -132,7 +132,7 @@ def whole_pixels(head) -> None:
 
 
 def blanked(pseudo: list[dict], batch: list[dict], kept: str) -> list[dict]:
-    """Pseudo-labels without those of the images that should have none."""
+    """Remove the pseudo-labels of the images that should have none."""
     for labels, item in zip(pseudo, batch, strict=True):
         if kept[item["draw"].position] == "-":
             for name, target in labels.items():
@@ -142,7 +142,7 @@ def blanked(pseudo: list[dict], batch: list[dict], kept: str) -> list[dict]:
 
 
 def differs(step: dict, single: dict) -> list[str]:
-    """What a step of several processes has not in common with that of one."""
+    """List the differences between a step of several processes and the step of one."""
     a, b = step["losses"], single["losses"]
     wrong = [key for key in a.keys() | b.keys() if a.get(key) != pytest.approx(b.get(key), 1e-5)]
     for what in ("gradients", "buffers"):
@@ -153,7 +153,7 @@ def differs(step: dict, single: dict) -> list[str]:
 
 
 def mixes_work(root: Path, output: Path, count: int, size: int, seed: int) -> None:
-    """What each process does."""
+    """Take the steps of all mixes on this rank, for each norm and method, and write a file."""
     torch.set_num_threads(1)
     trainer_module.build_model = build_doubled
     world, rank = comm.get_world_size(), comm.get_rank()

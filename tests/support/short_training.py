@@ -1,4 +1,4 @@
-"""A short training that tests interrupt, and the comparison of what two trainings left."""
+"""A short training that tests interrupt, and a comparison of two output folders."""
 
 import json
 import os
