@@ -76,6 +76,13 @@ def run_support(module: str, *args) -> str:
 # Checkpoints and steps
 
 
+def interrupt(folder: Path, kills: int, seed: int) -> Tallies:
+    """Kill trainings and resume them."""
+    campaign = Campaign(folder, seed)
+    campaign.run(kills, SHARES)
+    return campaign.tallies
+
+
 def save_fails(folder: Path, offset: int, number: int) -> bool:
     """Whether a save that fails at a byte with an errno says why."""
     try:
@@ -88,7 +95,6 @@ def save_fails(folder: Path, offset: int, number: int) -> bool:
 
 def break_writes(folder: Path) -> Tallies:
     """Let a save fail at many bytes, and truncate the newest checkpoint."""
-    folder.mkdir()
     total = bytes_of_a_save(folder / "size")
     tallies = {}
     for name, number in FAULTS.items():
@@ -109,10 +115,12 @@ def break_writes(folder: Path) -> Tallies:
     return tallies
 
 
-def corrupt_steps(root: Path, output: Path) -> Tallies:
+def corrupt_steps(folder: Path) -> Tallies:
     """Put a value that is not finite into each place of a step, on each of two ranks."""
+    data, output = folder / "data", folder / "run"
+    make_data(data)
     output.mkdir()
-    ranks = spoil_in_two_processes(root, output)
+    ranks = spoil_in_two_processes(data, output)
     tallies: Tallies = {}
     for key in [key for key in ranks[0] if key != "end"]:
         place, _, policy = key
@@ -294,19 +302,26 @@ def rows_of(tallies: Tallies) -> list[list]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help="of the whole; all of them by default")
     parser.add_argument("--kills", type=int, default=230, help="of trainings, a tenth by SIGTERM")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        campaign = Campaign(folder, args.seed)
-        campaign.run(args.kills, SHARES)
-        tallies = campaign.tallies | break_writes(folder / "disks")
-        tallies |= corrupt_steps(campaign.root, folder / "steps")
-        tallies |= break_inputs(folder / "inputs", args.seed)
-        tallies |= break_processes(folder, args.seed)
-    headers = ["fault", "tries", "survived", "steps repeated, mean / most"]
-    print(tabulate(rows_of(tallies), headers=headers, tablefmt="pipe"))
+    parts: dict[str, Callable[[Path], Tallies]] = {
+        "interruptions": lambda folder: interrupt(folder, args.kills, args.seed),
+        "disks": break_writes,
+        "steps": corrupt_steps,
+        "inputs": lambda folder: break_inputs(folder, args.seed),
+        "processes": lambda folder: break_processes(folder, args.seed),
+    }
+    if unknown := set(args.parts) - set(parts):
+        parser.error(f"{', '.join(sorted(unknown))}: the parts are {', '.join(parts)}")
+    tallies: Tallies = {}
+    for name in args.parts or parts:
+        with tempfile.TemporaryDirectory() as folder:
+            new = parts[name](Path(folder))
+        headers = [f"fault ({name})", "tries", "survived", "steps repeated, mean / most"]
+        print(tabulate(rows_of(new), headers=headers, tablefmt="pipe"), flush=True)
+        tallies |= new
     problems = [text for tally in tallies.values() for text in tally.problems]
     if problems or any(tally.survived < tally.tries for tally in tallies.values()):
         sys.exit("\n".join(["not all faults were survived", *problems[:20]]))
