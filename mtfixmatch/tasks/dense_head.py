@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, batched_nms
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.postprocessing import detector_postprocess
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..augmentation.geometry import Size
 from .base import Assigned, Outputs, TaskHead
+from .config import with_classes
 
 DETECTION_HEAD_REGISTRY = Registry("DETECTION_HEAD")
 DETECTION_HEAD_REGISTRY.__doc__ = "Heads of detection by class name, for TASKS.<NAME>.HEAD."
@@ -40,6 +41,7 @@ class DenseHead(TaskHead):
     loss_parts: ClassVar[tuple[str, ...]] = ("cls", "box")
     normalizers: Tensor
 
+    @configurable
     def __init__(
         self, *, detector: DenseDetector, strides: Sequence[int], background_weight: float
     ):
@@ -58,6 +60,25 @@ class DenseHead(TaskHead):
         self.strides = list(strides)
         self.background_weight = background_weight
         self.register_buffer("normalizers", torch.tensor([100.0, 100.0]))
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, name: str, class_names: Sequence[str], shapes: dict[str, ShapeSpec]
+    ) -> dict[str, Any]:
+        """Read the head's node of cfg.MODEL and cfg.TASKS.<NAME>."""
+        features = {f: shapes[f] for f in cfg.MODEL[cls.config_node].IN_FEATURES}
+        return {
+            "detector": cls.build_detector(
+                with_classes(cfg, cls.config_node, class_names), features
+            ),
+            "strides": [shape.stride for shape in features.values()],
+            "background_weight": cfg.TASKS[name.upper()].BACKGROUND_WEIGHT,
+        }
+
+    @staticmethod
+    @abstractmethod
+    def build_detector(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> DenseDetector:
+        """Build the detector on features with these names and shapes."""
 
     @abstractmethod
     def match(
@@ -226,14 +247,12 @@ class ShapesOnly(nn.Identity):
         return self.shapes
 
 
-def detector_arguments(
-    cfg: CfgNode, node: CfgNode, shapes: dict[str, ShapeSpec], num_classes: int
-) -> dict[str, Any]:
+def detector_arguments(cfg: CfgNode, node: CfgNode, shapes: dict[str, ShapeSpec]) -> dict[str, Any]:
     """Return the arguments of a detector that are the same for all of Detectron2's."""
     return {
         "backbone": ShapesOnly(shapes),
         "head_in_features": list(shapes),
-        "num_classes": num_classes,
+        "num_classes": node.NUM_CLASSES,
         "focal_loss_alpha": node.FOCAL_LOSS_ALPHA,
         "focal_loss_gamma": node.FOCAL_LOSS_GAMMA,
         "test_score_thresh": node.SCORE_THRESH_TEST,

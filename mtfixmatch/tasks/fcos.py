@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes
@@ -44,22 +44,20 @@ class FCOSHead(DenseHead):
     config_node = "FCOS"
     loss_parts = ("cls", "box", "centerness")
 
-    @configurable
-    def __init__(self, **kwargs):
-        """See base class; only the config is another."""
-        super().__init__(**kwargs)
-
-    @classmethod
-    def from_config(
-        cls, cfg: CfgNode, name: str, class_names: Sequence[str], shapes: dict[str, ShapeSpec]
-    ) -> dict:
-        """Read MODEL.FCOS and cfg.TASKS.<NAME>."""
-        features = {f: shapes[f] for f in cfg.MODEL.FCOS.IN_FEATURES}
-        return {
-            "detector": _build_fcos(cfg, len(class_names), features),
-            "strides": [shape.stride for shape in features.values()],
-            "background_weight": cfg.TASKS[name.upper()].BACKGROUND_WEIGHT,
-        }
+    @staticmethod
+    def build_detector(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> fcos.FCOS:
+        """See base class."""
+        node, channels = cfg.MODEL.FCOS, next(iter(shapes.values())).channels
+        head = fcos.FCOSHead(
+            input_shape=list(shapes.values()),
+            num_classes=node.NUM_CLASSES,
+            conv_dims=[channels] * node.NUM_CONVS,
+            norm=node.NORM,
+            prior_prob=node.PRIOR_PROB,
+        )
+        arguments = detector_arguments(cfg, node, shapes)
+        radius = node.CENTER_SAMPLING_RADIUS
+        return fcos.FCOS(head=head, center_sampling_radius=radius, **arguments)
 
     def output_widths(self) -> tuple[int, ...]:
         """See base class; the third output is the centerness."""
@@ -90,17 +88,3 @@ class FCOSHead(DenseHead):
             outputs[2][..., 0][positive], targets[positive], weights[positive], reduction="sum"
         )
         return super().losses(outputs, assigned, size) | {"centerness": centerness}
-
-
-def _build_fcos(cfg: CfgNode, num_classes: int, shapes: dict[str, ShapeSpec]) -> fcos.FCOS:
-    node, channels = cfg.MODEL.FCOS, next(iter(shapes.values())).channels
-    head = fcos.FCOSHead(
-        input_shape=list(shapes.values()),
-        num_classes=num_classes,
-        conv_dims=[channels] * node.NUM_CONVS,
-        norm=node.NORM,
-        prior_prob=node.PRIOR_PROB,
-    )
-    arguments = detector_arguments(cfg, node, shapes, num_classes)
-    radius = node.CENTER_SAMPLING_RADIUS
-    return fcos.FCOS(head=head, center_sampling_radius=radius, **arguments)

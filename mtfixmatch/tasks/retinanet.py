@@ -11,7 +11,6 @@ from detectron2.modeling.meta_arch import retinanet
 from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
-from .config import with_classes
 from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, detector_arguments
 
 
@@ -36,18 +35,28 @@ class RetinaNetHead(DenseHead):
     def from_config(
         cls, cfg: CfgNode, name: str, class_names: Sequence[str], shapes: dict[str, ShapeSpec]
     ) -> dict:
-        """Read MODEL.RETINANET and cfg.TASKS.<NAME>."""
+        """See base class; add the matcher of pseudo-boxes."""
         node, task = cfg.MODEL.RETINANET, cfg.TASKS[name.upper()]
-        features = {f: shapes[f] for f in node.IN_FEATURES}
-        thresholds = (node.IOU_THRESHOLDS, node.IOU_LABELS)
-        return {
-            "detector": _build_retinanet(with_classes(cfg, cls.config_node, class_names), features),
-            "pseudo_matcher": Matcher(
-                *thresholds, allow_low_quality_matches=task.PSEUDO_LOW_QUALITY
+        matcher = Matcher(
+            node.IOU_THRESHOLDS,
+            node.IOU_LABELS,
+            allow_low_quality_matches=task.PSEUDO_LOW_QUALITY,
+        )
+        return super().from_config(cfg, name, class_names, shapes) | {"pseudo_matcher": matcher}
+
+    @staticmethod
+    def build_detector(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> retinanet.RetinaNet:
+        """See base class."""
+        node, used = cfg.MODEL.RETINANET, list(shapes.values())
+        return retinanet.RetinaNet(
+            head=retinanet.RetinaNetHead(cfg, used),
+            anchor_generator=build_anchor_generator(cfg, used),
+            box2box_transform=Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS),
+            anchor_matcher=Matcher(
+                node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True
             ),
-            "strides": [shape.stride for shape in features.values()],
-            "background_weight": task.BACKGROUND_WEIGHT,
-        }
+            **detector_arguments(cfg, node, shapes),
+        )
 
     def match(
         self, anchors: Sequence[Boxes], boxes: Boxes, *, is_pseudo: bool
@@ -55,16 +64,3 @@ class RetinaNetHead(DenseHead):
         """See base class."""
         matcher = self.pseudo_matcher if is_pseudo else self.detector.anchor_matcher
         return matcher(pairwise_iou(boxes, Boxes.cat(list(anchors))))
-
-
-def _build_retinanet(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> retinanet.RetinaNet:
-    node, used = cfg.MODEL.RETINANET, list(shapes.values())
-    return retinanet.RetinaNet(
-        head=retinanet.RetinaNetHead(cfg, used),
-        anchor_generator=build_anchor_generator(cfg, used),
-        box2box_transform=Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS),
-        anchor_matcher=Matcher(
-            node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True
-        ),
-        **detector_arguments(cfg, node, shapes, node.NUM_CLASSES),
-    )
