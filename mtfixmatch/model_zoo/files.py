@@ -35,21 +35,13 @@ TIMEOUT = 60  # seconds without a byte from the server
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedModel:
-    """One model of a zoo.
+    """One model of a zoo."""
 
-    Attributes:
-        root: folder or address of the zoo.
-        weights: name of the weights' file in it.
-        facts_file: name of the file with the facts in it.
-        size: size of the weights in bytes.
-        sha256: SHA-256 of the weights in hexadecimal digits.
-    """
-
-    root: str
-    weights: str
-    facts_file: str
-    size: int
-    sha256: str
+    root: str  # folder or address of the zoo
+    weights: str  # name of the weights' file in it
+    facts_file: str  # name of the file with the facts in it
+    size: int  # of the weights in bytes
+    sha256: str  # of the weights in hexadecimal digits
 
     @property
     def url(self) -> str:
@@ -120,11 +112,7 @@ def read_index(root: str) -> dict[str, dict[str, Any]]:
 
 
 def find_model(name: str, root: Root) -> PublishedModel:
-    """Look a model up in the index of a zoo.
-
-    Args:
-        name: name of the model; a config's ".yaml" may follow.
-        root: see `zoo_root`.
+    """Look a model up in the index of a zoo; a config's ".yaml" may follow its name.
 
     Raises:
         InputError: the zoo has no index, the index no such model, or the entry is not valid.
@@ -137,11 +125,7 @@ def find_model(name: str, root: Root) -> PublishedModel:
         raise InputError(f"model {name!r}: {error}; root= or ${ROOT_VARIABLE} is needed") from None
     if name not in index:
         raise InputError(f"{where}: there is no model {name!r}, only {', '.join(sorted(index))}")
-    return _parse_entry(index[name], name, root)
-
-
-def _parse_entry(entry: dict[str, Any], name: str, root: str) -> PublishedModel:
-    where = f"{root}/{INDEX_FILE}"
+    entry = index[name]
     try:
         files = {"weights": entry["weights"], "facts_file": entry["facts"]}
         model = PublishedModel(root=root, **files, size=entry["size"], sha256=entry["sha256"])
@@ -156,11 +140,7 @@ def _parse_entry(entry: dict[str, Any], name: str, root: str) -> PublishedModel:
 
 
 def read_object(address: str) -> dict[str, Any]:
-    """Read a JSON object from a path or an address.
-
-    Raises:
-        InputError: the file cannot be read, is not valid JSON or is not an object.
-    """
+    """Read a JSON object from a path or an address, or raise an InputError."""
     with _open(address) as file:
         content = file.read()
     try:
