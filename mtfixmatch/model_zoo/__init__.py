@@ -52,10 +52,9 @@ def get_config_file(name: str, *, root: Root = None) -> str:
 
 
 def get_config(name: str, trained: bool = False, *, root: Root = None) -> CfgNode:
-    """Return a config.
+    """Return a config; if `trained`, that of the published training.
 
-    If `trained`, it is that of the published training, with the path of its weights in
-    MODEL.WEIGHTS; they are downloaded if necessary, and checked.
+    MODEL.WEIGHTS is the path of its weights then, downloaded if necessary, and checked.
     """
     if not trained:
         return resolve_config(get_config_file(name, root=root), [])
@@ -89,7 +88,12 @@ def get(
         device = "cpu"
     cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
     if name.endswith(".yaml") and not trained:
-        _take_dataset_classes(cfg, name)
+        register_datasets(cfg)
+        try:
+            take_classes(cfg, cfg.DATASETS.TRAIN[0])  # no file of the dataset is read
+        except InputError as error:
+            problem = f"its classes are not known without the data ({error})"
+            raise InputError(f"{name}: {problem}") from None
     model = build_model(cfg)
     if trained:
         load_weights(model, read_weights(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
@@ -99,11 +103,7 @@ def get(
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """Read the weights of a plain checkpoint or a published file to the CPU, without unpickling.
-
-    Raises:
-        InputError: the file has no weights.
-    """
+    """Read the weights in a checkpoint or a published file to the CPU, or raise an InputError."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return dict(content.get("model", content))
@@ -112,22 +112,9 @@ def read_weights(path: str) -> dict[str, Tensor]:
 
 
 def load_weights(model: MultiTaskNet, weights: Mapping[str, Tensor], path: str) -> None:
-    """Load weights into a model that must have exactly the same parameters and buffers.
-
-    Raises:
-        InputError: the weights, which are those of the file `path`, are of another model.
-    """
+    """Load the weights of the file `path`, or raise an InputError if they are of another model."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:30])
         raise InputError(f"{path}: its weights do not fit the config ({reason} ...)") from None
-
-
-def _take_dataset_classes(cfg: CfgNode, name: str) -> None:
-    """Write the classes of DATASETS.TRAIN into a config; no file of the dataset is read."""
-    register_datasets(cfg)
-    try:
-        take_classes(cfg, cfg.DATASETS.TRAIN[0])
-    except InputError as error:
-        raise InputError(f"{name}: its classes are not known without the data ({error})") from None

@@ -29,7 +29,6 @@ Root = str | os.PathLike | None  # of a zoo; None: the default of `zoo_root`
 
 INDEX_FILE = "zoo.json"
 ROOT_VARIABLE = "MTFIXMATCH_MODEL_ZOO"
-DEFAULT_ROOT = os.path.join("output", "model_zoo")
 TIMEOUT = 60  # seconds without a byte from the server
 
 
@@ -98,7 +97,7 @@ class PublishedModel:
 
 def zoo_root(root: Root) -> str:
     """Return the root of the zoo: `root`, else $MTFIXMATCH_MODEL_ZOO, else output/model_zoo."""
-    return os.fspath(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).rstrip("/")
+    return os.fspath(root or os.environ.get(ROOT_VARIABLE) or "output/model_zoo").rstrip("/")
 
 
 def is_address(root: str) -> bool:

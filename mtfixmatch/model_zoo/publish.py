@@ -70,7 +70,12 @@ def publish(run: Path, name: str, root: str) -> dict[str, Any]:
             raise InputError(f"{run / file} is missing: RUN must be a finished training's folder")
     cfg = resolve_config(str(run / "config.yaml"), [])
     facts = _facts_of(run, cfg)
-    weights = _read_fitting_weights(str(run / "model_best.pth"), cfg)
+    checkpoint = str(run / "model_best.pth")
+    if damage := damage_of(checkpoint):
+        raise InputError(f"{checkpoint} is damaged: {damage}")
+    weights = read_weights(checkpoint)
+    cfg.MODEL.DEVICE = "cpu"  # there may be no GPU where a training is published
+    load_weights(build_model(cfg), weights, checkpoint)
     return _add_to_zoo(root, name, weights, facts)
 
 
@@ -93,17 +98,6 @@ def _facts_of(run: Path, cfg: CfgNode) -> dict[str, Any]:
     except KeyError as error:
         problem = f"its files are of different trainings, {error} is missing"
         raise InputError(f"{run}: {problem}") from None
-
-
-def _read_fitting_weights(path: str, cfg: CfgNode) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint that is not damaged and fits a config."""
-    if damage := damage_of(path):
-        raise InputError(f"{path} is damaged: {damage}")
-    weights = read_weights(path)
-    cfg = cfg.clone()
-    cfg.MODEL.DEVICE = "cpu"  # there may be no GPU where a training is published
-    load_weights(build_model(cfg), weights, path)
-    return weights
 
 
 def _add_to_zoo(
