@@ -29,27 +29,18 @@ Root = str | os.PathLike | None  # of a zoo; None: the default of `zoo_root`
 
 INDEX_FILE = "zoo.json"
 ROOT_VARIABLE = "MTFIXMATCH_MODEL_ZOO"
-DEFAULT_ROOT = os.path.join("output", "model_zoo")
 TIMEOUT = 60  # seconds without a byte from the server
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedModel:
-    """One model of a zoo.
+    """One model of a zoo."""
 
-    Attributes:
-        root: folder or address of the zoo.
-        weights: name of the weights' file in it.
-        facts_file: name of the file with the facts in it.
-        size: size of the weights in bytes.
-        sha256: SHA-256 of the weights in hexadecimal digits.
-    """
-
-    root: str
-    weights: str
-    facts_file: str
-    size: int
-    sha256: str
+    root: str  # folder or address of the zoo
+    weights: str  # name of the weights' file in it
+    facts_file: str  # name of the file with the facts in it
+    size: int  # of the weights in bytes
+    sha256: str  # of the weights in hexadecimal digits
 
     @property
     def url(self) -> str:
@@ -106,7 +97,7 @@ class PublishedModel:
 
 def zoo_root(root: Root) -> str:
     """Return the root of the zoo: `root`, else $MTFIXMATCH_MODEL_ZOO, else output/model_zoo."""
-    return os.fspath(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).rstrip("/")
+    return os.fspath(root or os.environ.get(ROOT_VARIABLE) or "output/model_zoo").rstrip("/")
 
 
 def is_address(root: str) -> bool:
@@ -120,11 +111,7 @@ def read_index(root: str) -> dict[str, dict[str, Any]]:
 
 
 def find_model(name: str, root: Root) -> PublishedModel:
-    """Look a model up in the index of a zoo.
-
-    Args:
-        name: name of the model; a config's ".yaml" may follow.
-        root: see `zoo_root`.
+    """Look a model up in the index of a zoo; a config's ".yaml" may follow its name.
 
     Raises:
         InputError: the zoo has no index, the index no such model, or the entry is not valid.
@@ -137,11 +124,7 @@ def find_model(name: str, root: Root) -> PublishedModel:
         raise InputError(f"model {name!r}: {error}; root= or ${ROOT_VARIABLE} is needed") from None
     if name not in index:
         raise InputError(f"{where}: there is no model {name!r}, only {', '.join(sorted(index))}")
-    return _parse_entry(index[name], name, root)
-
-
-def _parse_entry(entry: dict[str, Any], name: str, root: str) -> PublishedModel:
-    where = f"{root}/{INDEX_FILE}"
+    entry = index[name]
     try:
         files = {"weights": entry["weights"], "facts_file": entry["facts"]}
         model = PublishedModel(root=root, **files, size=entry["size"], sha256=entry["sha256"])
@@ -156,11 +139,7 @@ def _parse_entry(entry: dict[str, Any], name: str, root: str) -> PublishedModel:
 
 
 def read_object(address: str) -> dict[str, Any]:
-    """Read a JSON object from a path or an address.
-
-    Raises:
-        InputError: the file cannot be read, is not valid JSON or is not an object.
-    """
+    """Read a JSON object from a path or an address, or raise an InputError."""
     with _open(address) as file:
         content = file.read()
     try:

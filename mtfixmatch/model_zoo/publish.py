@@ -25,15 +25,12 @@ from ..runtime.checkpoint_files import damage_of
 from ..tasks.config import build_tasks, task_kinds
 from ..utils.errors import InputError
 from ..utils.files import read_json, write_atomically
+from . import config_names, get_config, load_weights, read_weights
 from .files import INDEX_FILE, PublishedModel, find_model, is_address, read_index
-from .model_zoo import config_names, get_config_file, load_weights, read_weights
 
 # The files of a finished training; the report is written last.
 RUN_FILES = (
-    "model_best.pth",
-    "results_best.json",
-    "config.yaml",
-    "label_subsets.json",
+    *("model_best.pth", "results_best.json", "config.yaml", "label_subsets.json"),
     "report.md",
 )
 DATA_KEYS = ("CLASSES", "COLORS")  # keys of a task that a training takes from its data
@@ -46,17 +43,12 @@ NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
 
 
 def publish(run: Path, name: str, root: str) -> dict[str, Any]:
-    """Add the best teacher of a training to a zoo.
+    """Add the best teacher of the training in the folder `run` to the zoo in the folder `root`.
 
     This writes model_<name>_<start of the SHA-256>.pth with the weights alone and a .json beside it
     with the facts, and adds both to the index. In the index a model of the same name is replaced;
-    its files stay.
-
-    Args:
-        run: output folder of the training.
-        name: name of the model; "": that of the folder. The name of a config, with or without
-            ".yaml", makes these the trained weights of the config.
-        root: folder of the zoo.
+    its files stay. Without a name the model has that of `run`. The name of a config, with or
+    without ".yaml", makes these the trained weights of the config.
 
     Returns:
         The facts: "name"; "weights" (file), "sha256" and "size" in bytes; "metrics" (as in
@@ -68,7 +60,9 @@ def publish(run: Path, name: str, root: str) -> dict[str, Any]:
         InputError: the training is not finished, its files do not belong together, the name cannot
             be that of a file, or the zoo cannot be written.
     """
-    name = _check_name(name or run.resolve().name)
+    name = (name or run.resolve().name).removesuffix(".yaml")
+    if not NAME.fullmatch(name):
+        raise InputError(f"--name {name!r}: use letters, digits, _ . + - and, between names, /")
     if is_address(root):
         raise InputError(f"--output {root}: models can be written to a local folder only")
     for file in RUN_FILES:
@@ -76,15 +70,13 @@ def publish(run: Path, name: str, root: str) -> dict[str, Any]:
             raise InputError(f"{run / file} is missing: RUN must be a finished training's folder")
     cfg = resolve_config(str(run / "config.yaml"), [])
     facts = _facts_of(run, cfg)
-    weights = _read_fitting_weights(str(run / "model_best.pth"), cfg)
+    checkpoint = str(run / "model_best.pth")
+    if damage := damage_of(checkpoint):
+        raise InputError(f"{checkpoint} is damaged: {damage}")
+    weights = read_weights(checkpoint)
+    cfg.MODEL.DEVICE = "cpu"  # there may be no GPU where a training is published
+    load_weights(build_model(cfg), weights, checkpoint)
     return _add_to_zoo(root, name, weights, facts)
-
-
-def _check_name(name: str) -> str:
-    name = name.removesuffix(".yaml")
-    if not NAME.fullmatch(name):
-        raise InputError(f"--name {name!r}: use letters, digits, _ . + - and, between names, /")
-    return name
 
 
 def _facts_of(run: Path, cfg: CfgNode) -> dict[str, Any]:
@@ -104,20 +96,8 @@ def _facts_of(run: Path, cfg: CfgNode) -> dict[str, Any]:
             "config": portable_config(cfg),
         }
     except KeyError as error:
-        raise InputError(
-            f"{run}: its files are of different trainings, {error} is missing"
-        ) from None
-
-
-def _read_fitting_weights(path: str, cfg: CfgNode) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint that is not damaged and fits a config."""
-    if damage := damage_of(path):
-        raise InputError(f"{path} is damaged: {damage}")
-    weights = read_weights(path)
-    cfg = cfg.clone()
-    cfg.MODEL.DEVICE = "cpu"  # there may be no GPU where a training is published
-    load_weights(build_model(cfg), weights, path)
-    return weights
+        problem = f"its files are of different trainings, {error} is missing"
+        raise InputError(f"{run}: {problem}") from None
 
 
 def _add_to_zoo(
@@ -130,24 +110,18 @@ def _add_to_zoo(
         raise InputError(f"--output {root} cannot be made: {error.strerror}") from None
     index_file = os.path.join(root, INDEX_FILE)
     index = read_index(root) if os.path.exists(index_file) else {}
-    file = _write_weights(root, name, weights)
-    facts = {"name": name, **file, **facts}
-    facts_file = file["weights"].removesuffix(".pth") + ".json"
-    write_json(facts, os.path.join(root, facts_file))
-    index[name] = {**file, "facts": facts_file}
-    write_json(dict(sorted(index.items())), index_file)
-    return facts
-
-
-def _write_weights(root: str, name: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write the weights under the start of their hash; return the entry for the index."""
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     content = buffer.getvalue()
     sha256 = hashlib.sha256(content).hexdigest()
-    file_name = f"model_{name.replace('/', '_')}_{sha256[:8]}.pth"
-    write_atomically(os.path.join(root, file_name), content)
-    return {"weights": file_name, "sha256": sha256, "size": len(content)}
+    stem = f"model_{name.replace('/', '_')}_{sha256[:8]}"
+    file = {"weights": f"{stem}.pth", "sha256": sha256, "size": len(content)}
+    facts = {"name": name, **file, **facts}
+    write_atomically(os.path.join(root, f"{stem}.pth"), content)
+    write_json(facts, os.path.join(root, f"{stem}.json"))
+    index[name] = {**file, "facts": f"{stem}.json"}
+    write_json(dict(sorted(index.items())), index_file)
+    return facts
 
 
 def portable_config(cfg: CfgNode) -> dict[str, Any]:
@@ -182,7 +156,7 @@ def training_command(cfg: CfgNode) -> dict[str, Any]:
     wanted = _wanted_keys(cfg)
     differences = {}
     for name in config_names():
-        known = _flatten(portable_config(resolve_config(get_config_file(name), [])))
+        known = _flatten(portable_config(get_config(name)))
         differences[name] = {k: v for k, v in wanted.items() if known.get(k) != v}
     config_file = min(differences, key=lambda name: len(differences[name]))
     pairs = [str(part) for pair in differences[config_file].items() for part in pair]

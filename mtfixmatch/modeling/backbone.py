@@ -7,7 +7,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..tasks.config import in_features
 from ..utils.errors import InputError
@@ -15,17 +15,15 @@ from ..utils.errors import InputError
 PYRAMID_INPUTS = ["res3", "res4", "res5"]
 
 
-class _PrecomputedFeatures(Backbone):
+class _PrecomputedFeatures(nn.Identity, Backbone):
     """Bottom-up network of an FPN whose input is features instead of images."""
 
     def __init__(self, shapes: dict[str, ShapeSpec]):
         super().__init__()
-        self._out_features = list(shapes)
-        self._out_feature_channels = {k: s.channels for k, s in shapes.items()}
-        self._out_feature_strides = {k: s.stride for k, s in shapes.items()}
+        self.shapes = shapes
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return features
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self.shapes
 
 
 class TopBlock(LastLevelP6P7):
@@ -59,10 +57,8 @@ class MultiTaskBackbone(Backbone):
     def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
         """Build a pyramid if one of MODEL.TASKS reads it."""
         reads_pyramid = in_features(cfg) - set(bottom_up.output_shape())
-        return {
-            "bottom_up": bottom_up,
-            "fpn": _build_fpn(cfg, bottom_up) if reads_pyramid else None,
-        }
+        fpn = _build_fpn(cfg, bottom_up) if reads_pyramid else None
+        return {"bottom_up": bottom_up, "fpn": fpn}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Shapes of the features by name."""
@@ -83,18 +79,6 @@ class MultiTaskBackbone(Backbone):
 @BACKBONE_REGISTRY.register()
 def build_multitask_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MultiTaskBackbone:
     """Build ResNet-18/34/50/101, with a pyramid if one of MODEL.TASKS reads it."""
-    return MultiTaskBackbone(cfg, build_resnet_backbone(_with_encoder_stride(cfg), input_shape))
-
-
-def encoder_stride(cfg: CfgNode) -> int:
-    """Return MODEL.BACKBONE.ENCODER_STRIDE, the stride of res5, or raise an InputError."""
-    stride = cfg.MODEL.BACKBONE.ENCODER_STRIDE
-    if stride not in (16, 32):
-        raise InputError(f"MODEL.BACKBONE.ENCODER_STRIDE is {stride}: it must be 16 or 32")
-    return stride
-
-
-def _with_encoder_stride(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     stride, depth = encoder_stride(cfg), cfg.MODEL.RESNETS.DEPTH
@@ -104,7 +88,15 @@ def _with_encoder_stride(cfg: CfgNode) -> CfgNode:
     if depth < 50:
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     cfg.MODEL.RESNETS.RES5_DILATION = 32 // stride
-    return cfg
+    return MultiTaskBackbone(cfg, build_resnet_backbone(cfg, input_shape))
+
+
+def encoder_stride(cfg: CfgNode) -> int:
+    """Return MODEL.BACKBONE.ENCODER_STRIDE, the stride of res5, or raise an InputError."""
+    stride = cfg.MODEL.BACKBONE.ENCODER_STRIDE
+    if stride not in (16, 32):
+        raise InputError(f"MODEL.BACKBONE.ENCODER_STRIDE is {stride}: it must be 16 or 32")
+    return stride
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:

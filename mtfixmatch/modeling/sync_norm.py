@@ -67,8 +67,7 @@ def share_statistics(model: nn.Module) -> None:
     layers = get_bn_modules(model) if comm.get_world_size() > 1 else []
     layers = [x for x in layers if not isinstance(x, (nn.SyncBatchNorm, CpuSyncBatchNorm))]
     pairs = [(layer.running_mean, layer.running_var) for layer in layers]
-    statistics = [x for pair in pairs for x in pair if x is not None]
-    if statistics:
+    if statistics := [x for pair in pairs for x in pair if x is not None]:
         flat = torch.cat(statistics) / comm.get_world_size()
         dist.all_reduce(flat)
         torch._foreach_copy_(statistics, list(flat.split([len(x) for x in statistics])))

