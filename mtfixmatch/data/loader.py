@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import util
 
@@ -45,15 +46,13 @@ class DrawnDataset(Dataset):
         self._records = DatasetFromList(list(records), copy=False)
         self._mapper, self._keys, self._skip = mapper, list(keys), skip
 
-    def __len__(self) -> int:
-        return len(self._records)
-
     def __getitem__(self, draw: Draw) -> dict | InputError:
         """Return the item of a draw; "broken" is file -> message of the images it replaces."""
         labels = self._labels(self._records[draw.index])
         broken: dict[str, str] = {}
-        for shift in range(len(self)):
-            record = self._records[(draw.index + shift) % len(self)]
+        count = len(self._records)
+        for shift in range(count):
+            record = self._records[(draw.index + shift) % count]
             if self._labels(record) != labels:
                 continue
             try:
@@ -69,15 +68,16 @@ class DrawnDataset(Dataset):
         return [key for key in self._keys if key in record]
 
 
+@dataclass
 class TrainLoader:
     """Endless batches of this rank; a resumed run only sets `start_step`."""
 
-    def __init__(self, build: Callable[[int], Iterable[list]], broken: BrokenFiles):
-        """Set a function from the first step to batches, and the list of broken files."""
-        self._build, self.broken, self.start_step = build, broken, 0
+    build: Callable[[int], Iterable[list]]  # from the first step to batches
+    broken: BrokenFiles
+    start_step: int = 0
 
     def __iter__(self) -> Iterator[list[dict]]:
-        for batch in self._build(self.start_step):
+        for batch in self.build(self.start_step):
             for item in batch:
                 if isinstance(item, InputError):
                     raise item
@@ -142,13 +142,9 @@ def train_pools(
 def build_train_loader(
     cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict], flip_prob: float | None = None
 ) -> TrainLoader:
-    """Build the loader of this rank's share of each batch.
+    """Build the loader of this rank's share of each batch of `train_records`.
 
-    Args:
-        cfg: config of the training.
-        tasks: tasks whose targets are loaded.
-        records: see `train_records`.
-        flip_prob: probability of a horizontal flip in the weak view; None: INPUT.FLIP_PROB.
+    The weak view is flipped with the probability `flip_prob`; None: INPUT.FLIP_PROB.
     """
     pools, counts = train_pools(cfg, tasks, records)
     keys = [task.label_key for task in tasks]
@@ -201,11 +197,7 @@ def _start_worker(worker: int) -> None:
 
 
 def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
-    """Return the images of DATASETS.TEST with a label for at least one task.
-
-    Raises:
-        InputError: if a task has no labeled image there.
-    """
+    """Return the images of DATASETS.TEST with a label; InputError if a task has none there."""
     records = get_records(cfg.DATASETS.TEST)
     for task in tasks:
         if not any(task.label_key in record for record in records):

@@ -21,14 +21,10 @@ def hide_labels(
 ) -> list[Record]:
     """Keep each label on a number of its images, and hide it on the others (paper Sec. 4.1).
 
-    The ranking of the images depends on the seed and their ids, not on the order of the records.
-
-    Args:
-        records: dataset records; they are not changed.
-        counts: label key -> number of images that keep it; -1 = all.
-        mode: "nested" ranks the images once for all labels, so that an image that keeps one label
-            also keeps every label with a higher count; "random" ranks them for each label anew.
-        seed: seed of the ranking.
+    The `counts` are label key -> number of images that keep it; -1 = all. The mode "nested" ranks
+    the images once for all labels, so that an image that keeps one label also keeps every label
+    with a higher count; "random" ranks them for each label anew. The ranking depends on the seed
+    and the image ids, not on the order of the records.
 
     Returns:
         New records in the same order, with hidden labels in record["hidden"][key].
@@ -57,11 +53,7 @@ def write_manifest(
 ) -> None:
     """Write a JSON manifest of the labeled images, so that another run can use the same ones.
 
-    Args:
-        records: records after `hide_labels`.
-        keys: task name -> label key.
-        path: file to write.
-        settings: settings of the subsets, which the manifest repeats.
+    The `keys` are task name -> label key; the manifest repeats the `settings` of the subsets.
     """
     labels = {}
     for name, key in keys.items():
@@ -73,10 +65,7 @@ def write_manifest(
 def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str) -> list[Record]:
     """Keep the labels that a manifest names, and hide the others as `hide_labels` does.
 
-    Args:
-        records: dataset records; they are not changed.
-        keys: task name -> label key.
-        path: file of another run's `write_manifest`.
+    The manifest is the file of another run's `write_manifest`; `keys` are as there.
 
     Raises:
         InputError: the manifest cannot be read, was changed by hand, lacks a task, or names an
