@@ -52,10 +52,8 @@ def load_bdd100k(*, root: str, split: str, scan: FileScanner) -> list[Record]:
 
     An image is not labeled for boxes without a frame in the JSON (137 of the official 70,000), nor
     if the "labels" of its frame are null or absent (10 more). As in BDD100K's own tools, boxes with
-    the attribute "crowd" or one of the categories UNCERTAIN are ignored.
-
-    Raises:
-        InputError: files are missing, misplaced or of the wrong form.
+    the attribute "crowd" or one of the categories UNCERTAIN are ignored. InputError if files are
+    missing, misplaced or of the wrong form.
     """
     files = find_files(root, split)
     images = dict(sorted((files.small | files.large).items()))
@@ -69,7 +67,11 @@ def load_bdd100k(*, root: str, split: str, scan: FileScanner) -> list[Record]:
     finally:
         if collecting:
             gc.enable()
-    _check_counts(root, split, list(records.values()))
+    counts = count_labels(records.values(), ["annotations", "sem_seg_file_name"])
+    if counts != OFFICIAL[split] and not is_generated(root):
+        shown = [f"{COUNTED[key]} {counts[key]}/{n}" for key, n in OFFICIAL[split].items()]
+        text = "%s: not the official BDD100K, number of %s images found/expected: %s"
+        logger.warning(text, root, split, ", ".join(shown))
     return list(records.values())
 
 
@@ -106,11 +108,3 @@ def _add_boxes(record: Record, boxes: list[list], ignored: dict[str, int], frame
             record["annotations"].append(make_annotation(box, category, iscrowd))
     if ignored:
         record["ignored"] = ignored
-
-
-def _check_counts(root: str, split: str, records: list[Record]) -> None:
-    counts = count_labels(records, ["annotations", "sem_seg_file_name"])
-    if counts != OFFICIAL[split] and not is_generated(root):
-        shown = [f"{COUNTED[key]} {counts[key]}/{n}" for key, n in OFFICIAL[split].items()]
-        text = "%s: not the official BDD100K, number of %s images found/expected: %s"
-        logger.warning(text, root, split, ", ".join(shown))

@@ -23,7 +23,7 @@ ALIASES |= {"van": "car", "caravan": "car"}
 # Categories that resemble a class, and that class: the same tools ignore their boxes for it.
 UNCERTAIN = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
 # Lines and areas, which have no boxes; also with a kind as in "lane/road curb".
-NO_OBJECTS = frozenset(("lane", "area", "drivable area"))
+NO_OBJECTS = ("lane", "area", "drivable area")
 # Category -> class, and the reason to ignore the box ("" = none).
 CATEGORIES = (
     {name: (i, "") for i, name in enumerate(CLASSES)}
@@ -92,10 +92,9 @@ def _decode_frames(path: str) -> Iterator[Any]:
 
 def _check_at_end(path: str, text: str, error: json.JSONDecodeError) -> None:
     """Raise InputError unless the error is only that the text ends too early."""
-    if error.msg.startswith("Unterminated") or len(text) - error.pos <= LONGEST_LITERAL:
-        return
-    shown = text[max(error.pos - 30, 0) : error.pos + 30]
-    raise InputError(f"{path}: is not valid JSON ({error.msg} in {shown!r})") from error
+    if not error.msg.startswith("Unterminated") and len(text) - error.pos > LONGEST_LITERAL:
+        shown = text[max(error.pos - 30, 0) : error.pos + 30]
+        raise InputError(f"{path}: is not valid JSON ({error.msg} in {shown!r})") from error
 
 
 def _read_labels(labels: Any, where: str) -> tuple[list[list] | None, dict[str, int]]:
@@ -111,8 +110,7 @@ def _read_labels(labels: Any, where: str) -> tuple[list[list] | None, dict[str, 
         if reason:
             ignored[reason] += 1
         if category is not None:
-            corners = _read_corners(label.get("box2d"), where)
-            boxes.append([category, int(bool(reason)), *corners])
+            boxes.append([category, int(bool(reason)), *_read_corners(label.get("box2d"), where)])
     return boxes, dict(ignored)
 
 

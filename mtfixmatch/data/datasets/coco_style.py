@@ -40,6 +40,7 @@ def load_coco_style(
 
     Each image of the folder is a record, labeled for boxes if the JSON lists it, and for
     segmentation if there is a map of the same name. So each split needs its own image folder.
+    InputError if files are missing, of the wrong form, or do not fit each other or the config.
 
     Args:
         images: folder of images, searched with its subfolders.
@@ -50,9 +51,6 @@ def load_coco_style(
         ignore_label: id in the maps that is no class.
         key: config key above IMAGES, BOXES and MAPS, for error messages.
         scan: reads the files. Its `broken` takes images and maps; a bad JSON is always an error.
-
-    Raises:
-        InputError: files are missing or of the wrong form, or do not fit each other or the config.
     """
     files = _find_files(images, IMAGE_SUFFIXES, f"{key}.IMAGES")
     names = {os.path.relpath(path, images).replace(os.sep, "/"): path for path in files.values()}

@@ -39,9 +39,7 @@ def read_instances(path: str) -> dict[str, Any]:
         row += [_read_crowd(path, entry), _read_box(path, entry)]
     for row in result["images"]:
         row[1] = posixpath.normpath(row[1])
-    for section, column, what in UNIQUE:
-        _check_unique(path, [row[column] for row in result[section]], what)
-    _check_references(path, result)
+    _check_ids(path, result)
     return result
 
 
@@ -77,19 +75,15 @@ def _read_box(path: str, entry: dict) -> list[float]:
     return [float(x) for x in box]
 
 
-def _check_unique(path: str, values: list, what: str) -> None:
-    seen = set()
-    for value in values:
-        if value in seen:
-            raise InputError(f"{path}: {what} {value!r} occurs twice")
-        seen.add(value)
-
-
-def _check_references(path: str, result: dict[str, Any]) -> None:
-    image_ids = {row[0] for row in result["images"]}
-    category_ids = {row[0] for row in result["categories"]}
-    for annotation, image, category, *_ in result["annotations"]:
-        if image not in image_ids:
-            raise InputError(f"{path}: annotation {annotation} has unknown image_id {image}")
-        if category not in category_ids:
-            raise InputError(f"{path}: annotation {annotation} has unknown category_id {category}")
+def _check_ids(path: str, result: dict[str, Any]) -> None:
+    known: dict[str, set] = {}
+    for section, column, what in UNIQUE:
+        seen = known[what] = set()
+        for row in result[section]:
+            if row[column] in seen:
+                raise InputError(f"{path}: {what} {row[column]!r} occurs twice")
+            seen.add(row[column])
+    for annotation, *references in result["annotations"]:
+        for what, value in zip(("image", "category"), references, strict=False):
+            if value not in known[f"{what} id"]:
+                raise InputError(f"{path}: annotation {annotation} has unknown {what}_id {value}")
