@@ -25,15 +25,10 @@ MAX_DECODED = 200  # images that are decoded, unless all are
 
 
 def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
-    """Check the datasets of a config and draw a contact sheet.
+    """Check the datasets of a config, all images or MAX_DECODED, and draw a contact sheet.
 
-    Args:
-        cfg: config of a training.
-        folder: where the sheet and a cache are written; it is made.
-        decode_all: decode every image instead of MAX_DECODED.
-
-    Raises:
-        InputError: the folder cannot be made, or a dataset cannot be read.
+    The sheet and a cache are written to the folder, which is made. InputError if that fails, or a
+    dataset cannot be read.
     """
     try:
         os.makedirs(folder, exist_ok=True)
