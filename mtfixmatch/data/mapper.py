@@ -67,10 +67,9 @@ class TrainMapper:
     def __call__(self, record: dict, draw: Draw) -> dict:
         """Map one image of a batch; seed, step and position fix every random choice.
 
-        Returns:
-            "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the image;
-            "targets": task name -> target, None if the image is not labeled; "hidden_targets": the
-            same of labels hidden from training, at steps with diagnostics; "draw"; "file_name".
+        The item has "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the
+        image; "targets": task name -> target, None if the image is not labeled; "hidden_targets":
+        the same of labels hidden from training, at steps with diagnostics; "draw"; "file_name".
         """
         image = read_rgb(record)
         _, height, width = image.shape

@@ -26,6 +26,7 @@ from ..utils.errors import InputError
 from ..utils.labels import INVALID_LABEL
 
 Record = dict[str, Any]
+Records = Sequence[Record]
 
 # Boxes of real datasets reach over the border of the image by up to a pixel.
 MAX_OVERSHOOT = 1.0
@@ -89,10 +90,7 @@ def add_labels(
     scans: Mapping[str, Any],
     add: Callable[[Record, str, Any], None],
 ) -> None:
-    """Call `add` with the record of each label file, the file and its scan.
-
-    Records of a broken file, which is absent in `scans`, are dropped.
-    """
+    """Call `add` with the record, path and scan of each label file; drop records without a scan."""
     for name, path in paths.items():
         if path in scans:
             add(records[name], path, scans[path])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..utils.errors import InputError
-from .records import Record
+from .records import Records
 
 SAMPLINGS = ("uniform", "implicit", "explicit")
 
@@ -71,7 +71,7 @@ def _permutation(size: int, seed: int, pool: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, pool, epoch]).permutation(size)
 
 
-def labeled_indices(records: Sequence[Record], keys: dict[str, str], which: str) -> list[int]:
+def labeled_indices(records: Records, keys: dict[str, str], which: str) -> list[int]:
     """Return the indices of records with "any" label, "all" or that of one task by `keys`."""
     choices = ["any", "all", *keys]
     if which not in choices:
@@ -82,7 +82,7 @@ def labeled_indices(records: Sequence[Record], keys: dict[str, str], which: str)
 
 
 def build_pools(
-    records: Sequence[Record],
+    records: Records,
     keys: dict[str, str],
     *,
     sampling: str,
@@ -94,10 +94,8 @@ def build_pools(
 
     As in the paper, Sec. 3, "Mini-batch sampling": the `sampling` "uniform" draws from the images
     that `labeled_indices` calls `labeled`, "implicit" from all images, "explicit" a fixed number
-    `labeled_per_batch` of labeled images and the rest from the other images.
-
-    Raises:
-        InputError: a setting is unknown, or a pool would be empty.
+    `labeled_per_batch` of labeled images and the rest from the other images. InputError if a
+    setting is unknown or a pool would be empty.
     """
     if sampling not in SAMPLINGS:
         expected = ", ".join(SAMPLINGS)

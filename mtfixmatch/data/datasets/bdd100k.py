@@ -59,11 +59,16 @@ def load_bdd100k(*, root: str, split: str, scan: FileScanner) -> list[Record]:
     images = dict(sorted((files.small | files.large).items()))
     sizes = scan(images.values(), read_image_size, name=f"bdd100k_{split}_sizes", source=root)
     records = {x: make_record(path, x, sizes[path]) for x, path in images.items() if path in sizes}
-    _read_maps(records, files, scan)
+    maps = {x: path for x, path in files.maps.items() if x in files.small and x in records}
+    scans = scan(maps.values(), scan_label_map, name=f"bdd100k_{split}_maps", source=root)
+    expected = "no class of BDD100K, expected 0 to 18, or 255 for none"
+    add_labels(records, maps, scans, partial(add_map, lut=LUT, expected=expected))
+    name, strict = f"bdd100k_{split}_boxes", replace(scan, broken=None)
     collecting = gc.isenabled()
     gc.disable()  # collecting garbage would take longer than making a million boxes
     try:
-        _read_boxes(records, files, scan)
+        frames = strict([files.boxes], read_frames, name=name, source=root)
+        _read_boxes(records, files, frames.pop(files.boxes))
     finally:
         if collecting:
             gc.enable()
@@ -75,17 +80,7 @@ def load_bdd100k(*, root: str, split: str, scan: FileScanner) -> list[Record]:
     return list(records.values())
 
 
-def _read_maps(records: dict[str, Record], files: SplitFiles, scan: FileScanner) -> None:
-    maps = {x: path for x, path in files.maps.items() if x in files.small and x in records}
-    name = f"bdd100k_{files.split}_maps"
-    scans = scan(maps.values(), scan_label_map, name=name, source=files.root)
-    expected = "no class of BDD100K, expected 0 to 18, or 255 for none"
-    add_labels(records, maps, scans, partial(add_map, lut=LUT, expected=expected))
-
-
-def _read_boxes(records: dict[str, Record], files: SplitFiles, scan: FileScanner) -> None:
-    name, strict = f"bdd100k_{files.split}_boxes", replace(scan, broken=None)
-    frames = strict([files.boxes], read_frames, name=name, source=files.root)[files.boxes]
+def _read_boxes(records: dict[str, Record], files: SplitFiles, frames: list[list]) -> None:
     check_images([os.path.splitext(frame[0])[0] for frame in frames], files.large, files.boxes)
     while frames:  # free the frames on the way: they take as much memory as the annotations
         name, boxes, ignored = frames.pop()

@@ -40,13 +40,11 @@ LONGEST_LITERAL = len("-Infinity")
 
 
 def read_frames(path: str) -> list[list]:
-    """Return the boxes in a detection JSON, or raise InputError for a wrong form.
+    """Return [image name, boxes, {reason to ignore: count}] of each frame in a detection JSON.
 
-    Returns:
-        [image name, boxes, {reason to ignore: count}] for each frame. The boxes are None for a
-        frame whose "labels" are null or absent, else [[class, iscrowd, x1, y1, x2, y2], ...] in
-        pixel indices, both ends inclusive. UNCERTAIN objects and those with the attribute "crowd"
-        are ignored: their "iscrowd" is 1. NO_OBJECTS are left out.
+    The boxes are None for a frame whose "labels" are null or absent, else [[class, iscrowd, x1, y1,
+    x2, y2], ...] in pixel indices, both ends inclusive. UNCERTAIN objects and those with the
+    attribute "crowd" are ignored: "iscrowd" is 1. NO_OBJECTS are left out. InputError if malformed.
     """
     frames: list[list] = []
     names: set[str] = set()
@@ -110,7 +108,12 @@ def _read_labels(labels: Any, where: str) -> tuple[list[list] | None, dict[str, 
         if reason:
             ignored[reason] += 1
         if category is not None:
-            boxes.append([category, int(bool(reason)), *_read_corners(label.get("box2d"), where)])
+            box = label.get("box2d")
+            corners = [box.get(x) if isinstance(box, dict) else None for x in CORNERS]
+            if not all(map(is_number, corners)):
+                expected = "x1, y1, x2 and y2, finite numbers"
+                raise InputError(f"{where} has 'box2d' {shown_json(box)}, expected {expected}")
+            boxes.append([category, int(bool(reason)), *corners])
     return boxes, dict(ignored)
 
 
@@ -131,11 +134,3 @@ def _read_category(label: Any, where: str) -> tuple[int | None, str]:
         what = f"{where} has 'attributes' {shown_json(attributes)}"
         raise InputError(f"{what}, expected an object or null, with 'crowd' true or false")
     return category, reason or ("crowd" if crowd else "")
-
-
-def _read_corners(box: Any, where: str) -> list[float]:
-    corners: list[Any] = [box.get(x) if isinstance(box, dict) else None for x in CORNERS]
-    if not all(map(is_number, corners)):
-        shown = shown_json(box)
-        raise InputError(f"{where} has 'box2d' {shown}, expected x1, y1, x2 and y2, finite numbers")
-    return corners

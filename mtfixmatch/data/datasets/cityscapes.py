@@ -68,13 +68,11 @@ def label_id_lut() -> bytes:
 
 
 def scan_instances(path: str) -> list:
-    """Return the boxes of an instance map, or raise InputError for a bad file or an unknown id.
+    """Return [height, width, boxes, {reason to ignore: count}] of an instance map.
 
-    The box of an instance is the extent of its mask. A region with a bare class id is a group of
-    objects without instance ids: each of its connected components becomes a box with "iscrowd" 1.
-
-    Returns:
-        [height, width, [[category id, iscrowd, x0, y0, x1, y1], ...], {reason to ignore: count}]
+    A box is [category id, iscrowd, x0, y0, x1, y1], the extent of the mask of an instance. A region
+    with a bare class id is a group of objects without instance ids: each of its connected
+    components becomes a box with "iscrowd" 1. InputError for a bad file or an unknown id.
     """
     ids = read_instance_map(path)
     present = np.unique(ids.ravel()[_run_begins(ids)]).tolist()

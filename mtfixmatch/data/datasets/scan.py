@@ -80,10 +80,10 @@ def scan_files(
             current[path] = [*stamps[path], result]
     if cache_file and (todo or len(current) != len(cache)):
         _save_cache(cache_file, name, current)
-    if errors and broken is None:
-        raise InputErrors(*[errors[x] for x in dict.fromkeys(paths) if x in errors])
     if broken is not None:
         broken |= errors
+    elif errors:
+        raise InputErrors(*[errors[x] for x in dict.fromkeys(paths) if x in errors])
     return [current[path][2] if path in current else None for path in paths]
 
 
