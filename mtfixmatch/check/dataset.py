@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -11,15 +10,13 @@ from detectron2.config import CfgNode
 from ..data.datasets import get_records
 from ..data.loader import eval_records, train_pools, train_records
 from ..data.partial_labels import count_labels
-from ..data.records import Record
+from ..data.records import Record, Records
 from ..tasks import Task, build_tasks
 from ..tasks.base import Scan
 from ..utils.errors import InputError
 from .files import FileScan, decode, find_copies, find_namesakes
 from .findings import Findings, Pool, Split, limit_lines
 from .sheet import SHEET, draw_sheet
-
-Records = Sequence[Record]
 
 MAX_DECODED = 200  # images that are decoded, unless all are
 
