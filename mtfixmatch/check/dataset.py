@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -11,7 +10,7 @@ from detectron2.config import CfgNode
 from ..data.datasets import get_records
 from ..data.loader import eval_records, train_pools, train_records
 from ..data.partial_labels import count_labels
-from ..data.records import Record
+from ..data.records import Record, Records
 from ..tasks import Task, build_tasks
 from ..tasks.base import Scan
 from ..utils.errors import InputError
@@ -19,21 +18,14 @@ from .files import FileScan, decode, find_copies, find_namesakes
 from .findings import Findings, Pool, Split, limit_lines
 from .sheet import SHEET, draw_sheet
 
-Records = Sequence[Record]
-
 MAX_DECODED = 200  # images that are decoded, unless all are
 
 
 def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
-    """Check the datasets of a config and draw a contact sheet.
+    """Check the datasets of a config, all images or MAX_DECODED, and draw a contact sheet.
 
-    Args:
-        cfg: config of a training.
-        folder: where the sheet and a cache are written; it is made.
-        decode_all: decode every image instead of MAX_DECODED.
-
-    Raises:
-        InputError: the folder cannot be made, or a dataset cannot be read.
+    The sheet and a cache are written to the folder, which is made. InputError if that fails, or a
+    dataset cannot be read.
     """
     try:
         os.makedirs(folder, exist_ok=True)

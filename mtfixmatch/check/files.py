@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.datasets.scan import scan_files
 from ..data.mapper import read_rgb
-from ..data.records import Record, make_record
+from ..data.records import Records, make_record
 from ..utils.files import reading, sha256_of
 from ..utils.images import read_image_size
 
@@ -63,14 +63,8 @@ def _read_pixels(path: str) -> np.ndarray:
     return read_rgb(make_record(path, path, read_image_size(path))).numpy()
 
 
-def find_copies(
-    train: Sequence[Record], val: Sequence[Record], scan: FileScan
-) -> tuple[list[Pair], list[list[str]]]:
-    """Find files that are equal byte by byte.
-
-    Returns:
-        Validation images with the training image they copy; groups of equal training images.
-    """
+def find_copies(train: Records, val: Records, scan: FileScan) -> tuple[list[Pair], list[list[str]]]:
+    """Return pairs of equal training and validation files, and groups of equal training files."""
     files = [record["file_name"] for record in [*train, *val]]
     sizes = [os.path.getsize(file) for file in files]
     frequency = Counter(sizes)
@@ -85,15 +79,11 @@ def find_copies(
     return leaks, [t for t, _ in groups.values() if len(t) > 1]
 
 
-def find_namesakes(
-    train: Sequence[Record], val: Sequence[Record], scan: FileScan
-) -> tuple[list[Pair], list[Pair]]:
-    """Find validation images that have the image id of a training image.
+def find_namesakes(train: Records, val: Records, scan: FileScan) -> tuple[list[Pair], list[Pair]]:
+    """Return pairs of one image id that show the same scene, and pairs that do not.
 
-    Datasets may number the images of each split from 0; then equal ids mean nothing.
-
-    Returns:
-        Pairs that show the same scene, perhaps compressed or scaled; pairs that do not.
+    The same scene may be compressed or scaled. Datasets may number the images of each split from 0;
+    then equal ids mean nothing.
     """
     files = {record["image_id"]: record["file_name"] for record in train}
     pairs = [(files[r["image_id"]], r["file_name"]) for r in val if r["image_id"] in files]

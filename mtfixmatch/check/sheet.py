@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 
 from ..augmentation.strong import StrongAugmentation
 from ..data.mapper import TrainMapper
-from ..data.records import Record
+from ..data.records import Record, Records
 from ..data.samplers import Draw
 from ..engine.samples import stack_images, warped_target
 from ..engine.visualize import Snapshot, as_uint8, draw_samples
@@ -22,7 +22,7 @@ SAMPLES = 8  # rows of the sheet, or more if there are more combinations of labe
 SHEET = "contact_sheet.png"
 
 
-def draw_sheet(cfg: CfgNode, records: Sequence[Record], findings: Findings, path: str) -> None:
+def draw_sheet(cfg: CfgNode, records: Records, findings: Findings, path: str) -> None:
     """Draw samples as the training will see them; one that cannot be read is an error."""
     keys = [task.label_key for task in findings.tasks]
     method = build_method(cfg)
@@ -59,9 +59,7 @@ def take_snapshot(
     return Snapshot(weak=as_uint8(weak), strong=as_uint8(strong), labels=labels, warped=warped)
 
 
-def pick_samples(
-    records: Sequence[Record], keys: Sequence[str], count: int, seed: int
-) -> list[Record]:
+def pick_samples(records: Records, keys: Sequence[str], count: int, seed: int) -> list[Record]:
     """Pick `count` random images, or more, so that each combination of labels occurs in turn."""
     kinds: dict[tuple[bool, ...], list[Record]] = defaultdict(list)
     for i in np.random.default_rng(seed).permutation(len(records)):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import util
 
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 WORKER_NICENESS = 5
 
 
+@dataclass
 class DrawnDataset(Dataset):
     """The training images, indexed by draws of the sampler.
 
@@ -37,47 +39,43 @@ class DrawnDataset(Dataset):
     The replacement of a broken image depends on the records alone, not on workers or resumes.
     """
 
-    def __init__(self, records: Sequence[dict], mapper: Callable, keys: Sequence[str], skip: bool):
-        """Serialize the records, for a mapper of (record, draw), into a block that workers share.
-
-        With `skip`, the next record with the same label `keys` replaces one with broken files.
-        """
-        self._records = DatasetFromList(list(records), copy=False)
-        self._mapper, self._keys, self._skip = mapper, list(keys), skip
-
-    def __len__(self) -> int:
-        return len(self._records)
+    records: DatasetFromList  # a block of serialized records that workers share
+    mapper: Callable[[dict, Draw], dict]
+    keys: Sequence[str]  # label keys
+    skip: bool  # the next record with the same labels replaces one with broken files
 
     def __getitem__(self, draw: Draw) -> dict | InputError:
         """Return the item of a draw; "broken" is file -> message of the images it replaces."""
-        labels = self._labels(self._records[draw.index])
+        labels = self._labels(self.records[draw.index])
         broken: dict[str, str] = {}
-        for shift in range(len(self)):
-            record = self._records[(draw.index + shift) % len(self)]
+        count = len(self.records)
+        for shift in range(count):
+            record = self.records[(draw.index + shift) % count]
             if self._labels(record) != labels:
                 continue
             try:
-                return {**self._mapper(record, draw), "broken": broken}
+                return {**self.mapper(record, draw), "broken": broken}
             except InputError as error:
-                if not self._skip:
+                if not self.skip:
                     return error
                 broken[record["file_name"]] = str(error)
         first = next(iter(broken.values()))
         return InputError(f"no image with the labels {labels} can be read: {first}")
 
     def _labels(self, record: dict) -> list[str]:
-        return [key for key in self._keys if key in record]
+        return [key for key in self.keys if key in record]
 
 
+@dataclass
 class TrainLoader:
     """Endless batches of this rank; a resumed run only sets `start_step`."""
 
-    def __init__(self, build: Callable[[int], Iterable[list]], broken: BrokenFiles):
-        """Set a function from the first step to batches, and the list of broken files."""
-        self._build, self.broken, self.start_step = build, broken, 0
+    build: Callable[[int], Iterable[list]]  # from the first step to batches
+    broken: BrokenFiles
+    start_step: int = 0
 
     def __iter__(self) -> Iterator[list[dict]]:
-        for batch in self._build(self.start_step):
+        for batch in self.build(self.start_step):
             for item in batch:
                 if isinstance(item, InputError):
                     raise item
@@ -88,8 +86,7 @@ class TrainLoader:
 def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     """Return the training images, with labels hidden as TASKS.<NAME>.LABELS says.
 
-    Raises:
-        InputError: there are no images, too many are broken, or a task has too few labels.
+    InputError if there are no images, too many are broken, or a task has too few labels.
     """
     records = get_records(cfg.DATASETS.TRAIN)
     _count_broken(cfg, records)
@@ -142,18 +139,15 @@ def train_pools(
 def build_train_loader(
     cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict], flip_prob: float | None = None
 ) -> TrainLoader:
-    """Build the loader of this rank's share of each batch.
+    """Build the loader of this rank's share of each batch of `train_records`.
 
-    Args:
-        cfg: config of the training.
-        tasks: tasks whose targets are loaded.
-        records: see `train_records`.
-        flip_prob: probability of a horizontal flip in the weak view; None: INPUT.FLIP_PROB.
+    The weak view is flipped with the probability `flip_prob`; None: INPUT.FLIP_PROB.
     """
     pools, counts = train_pools(cfg, tasks, records)
     keys = [task.label_key for task in tasks]
     mapper = WatchedMapper(TrainMapper(cfg, tasks, flip_prob), cfg.DATALOADER.NUM_WORKERS)
-    dataset = DrawnDataset(records, mapper, keys, cfg.DATALOADER.SKIP_BROKEN)
+    block = DatasetFromList(list(records), copy=False)
+    dataset = DrawnDataset(block, mapper, keys, cfg.DATALOADER.SKIP_BROKEN)
 
     ranks = {"rank": comm.get_rank(), "world_size": comm.get_world_size()}
     sampler = partial(MixedBatchSampler, pools=pools, counts=counts, seed=cfg.SEED, **ranks)
@@ -201,11 +195,7 @@ def _start_worker(worker: int) -> None:
 
 
 def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
-    """Return the images of DATASETS.TEST with a label for at least one task.
-
-    Raises:
-        InputError: if a task has no labeled image there.
-    """
+    """Return the images of DATASETS.TEST with a label; InputError if a task has none there."""
     records = get_records(cfg.DATASETS.TEST)
     for task in tasks:
         if not any(task.label_key in record for record in records):

@@ -41,16 +41,10 @@ class TrainMapper:
         diagnostics_period: int,
         seed: int,
     ):
-        """Set the ranges of the weak view.
+        """Set the tasks whose targets are loaded, and the weak view of `size` (height, width).
 
-        Args:
-            tasks: tasks whose targets are loaded.
-            scale_range: least and greatest scale of the image.
-            size: (height, width) of the view in pixels.
-            flip_prob: probability of a horizontal flip.
-            fill: color of the pixels outside the image, RGB in 0-255.
-            diagnostics_period: period in steps at which hidden labels are loaded too; 0: never.
-            seed: seed of all draws.
+        Pixels outside the image get the color `fill`, RGB in 0-255. Hidden labels are loaded, too,
+        every `diagnostics_period` steps; 0: never.
         """
         self.tasks = list(tasks)
         self.scale_range, self.size, self.flip_prob = scale_range, size, flip_prob
@@ -73,10 +67,9 @@ class TrainMapper:
     def __call__(self, record: dict, draw: Draw) -> dict:
         """Map one image of a batch; seed, step and position fix every random choice.
 
-        Returns:
-            "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the image;
-            "targets": task name -> target, None if the image is not labeled; "hidden_targets": the
-            same of labels hidden from training, at steps with diagnostics; "draw"; "file_name".
+        The item has "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the
+        image; "targets": task name -> target, None if the image is not labeled; "hidden_targets":
+        the same of labels hidden from training, at steps with diagnostics; "draw"; "file_name".
         """
         image = read_rgb(record)
         _, height, width = image.shape
@@ -89,8 +82,8 @@ class TrainMapper:
         return {
             "image": view[0].round().clamp(0, 255).to(torch.uint8),
             "valid": geometry.clip_boxes(image_box, self.size)[0],
-            "targets": self._targets(record, matrix),
-            "hidden_targets": self._targets(hidden, matrix, record),
+            "targets": self._targets(record, record, matrix),
+            "hidden_targets": self._targets(hidden, record, matrix),
             "draw": draw,
             "file_name": record["file_name"],
         }
@@ -108,13 +101,12 @@ class TrainMapper:
             matrix = geometry.horizontal_flip(self.size[1]) @ matrix
         return matrix
 
-    def _targets(self, labels: dict, matrix: Tensor, record: dict | None = None) -> dict:
+    def _targets(self, labels: dict, record: dict, matrix: Tensor) -> dict:
         """Load and warp the targets of `labels`; other keys that they need are in `record`."""
-        source = labels if record is None else {**record, **labels}
         targets: dict = dict.fromkeys(task.name for task in self.tasks)
         for task in self.tasks:
             if task.label_key in labels:
-                target = task.load_target(source)
+                target = task.load_target({**record, **labels})
                 targets[task.name] = task.warp_target(target, matrix, self.size)
         return targets
 

@@ -10,31 +10,22 @@ from typing import Any
 
 from ..utils.errors import InputError
 from ..utils.files import read_json, write_atomically
-from .records import Record
+from .records import Record, Records
 
 MODES = ("nested", "random")
 ALL = -1
 
 
-def hide_labels(
-    records: Sequence[Record], counts: dict[str, int], *, mode: str, seed: int
-) -> list[Record]:
+def hide_labels(records: Records, counts: dict[str, int], *, mode: str, seed: int) -> list[Record]:
     """Keep each label on a number of its images, and hide it on the others (paper Sec. 4.1).
 
-    The ranking of the images depends on the seed and their ids, not on the order of the records.
+    The `counts` are label key -> number of images that keep it; -1 = all. The mode "nested" ranks
+    the images once for all labels, so that an image that keeps one label also keeps every label
+    with a higher count; "random" ranks them for each label anew. The ranking depends on the seed
+    and the image ids, not on the order of the records. The new records are in the same order, with
+    hidden labels in record["hidden"][key].
 
-    Args:
-        records: dataset records; they are not changed.
-        counts: label key -> number of images that keep it; -1 = all.
-        mode: "nested" ranks the images once for all labels, so that an image that keeps one label
-            also keeps every label with a higher count; "random" ranks them for each label anew.
-        seed: seed of the ranking.
-
-    Returns:
-        New records in the same order, with hidden labels in record["hidden"][key].
-
-    Raises:
-        InputError: the mode is unknown, a count is not possible, or an image id occurs twice.
+    InputError if the mode is unknown, a count is not possible, or an image id occurs twice.
     """
     if mode not in MODES:
         raise InputError(f"partial labels: mode {mode!r} is none of {', '.join(MODES)}")
@@ -52,16 +43,10 @@ def hide_labels(
     return [_hide(record, hidden) for record in records]
 
 
-def write_manifest(
-    records: Sequence[Record], keys: dict[str, str], path: str, **settings: Any
-) -> None:
+def write_manifest(records: Records, keys: dict[str, str], path: str, **settings: Any) -> None:
     """Write a JSON manifest of the labeled images, so that another run can use the same ones.
 
-    Args:
-        records: records after `hide_labels`.
-        keys: task name -> label key.
-        path: file to write.
-        settings: settings of the subsets, which the manifest repeats.
+    The `keys` are task name -> label key; the manifest repeats the `settings` of the subsets.
     """
     labels = {}
     for name, key in keys.items():
@@ -70,17 +55,12 @@ def write_manifest(
     write_atomically(path, json.dumps({**settings, "labels": labels}, indent=1) + "\n")
 
 
-def hide_by_manifest(records: Sequence[Record], keys: dict[str, str], path: str) -> list[Record]:
+def hide_by_manifest(records: Records, keys: dict[str, str], path: str) -> list[Record]:
     """Keep the labels that a manifest names, and hide the others as `hide_labels` does.
 
-    Args:
-        records: dataset records; they are not changed.
-        keys: task name -> label key.
-        path: file of another run's `write_manifest`.
-
-    Raises:
-        InputError: the manifest cannot be read, was changed by hand, lacks a task, or names an
-            image that has no such label in these records.
+    The manifest is the file of another run's `write_manifest`; `keys` are as there. InputError if
+    it cannot be read, was changed by hand, lacks a task, or names an image that has no such label
+    in these records.
     """
     _check_ids(records)
     hidden: dict[str, set[str]] = {}
@@ -130,7 +110,7 @@ def _hide(record: Record, hidden: dict[str, set[str]]) -> Record:
     return kept
 
 
-def _check_ids(records: Sequence[Record]) -> None:
+def _check_ids(records: Records) -> None:
     seen: set[str] = set()
     for record in records:
         if record["image_id"] in seen:

@@ -26,6 +26,7 @@ from ..utils.errors import InputError
 from ..utils.labels import INVALID_LABEL
 
 Record = dict[str, Any]
+Records = Sequence[Record]
 
 # Boxes of real datasets reach over the border of the image by up to a pixel.
 MAX_OVERSHOOT = 1.0
@@ -47,10 +48,9 @@ def clip_box(
 ) -> list[float]:
     """Clip a box [x0, y0, x1, y1] in pixels, ends exclusive, to its image.
 
-    Raises:
-        InputError: the box reaches over the border by more than MAX_OVERSHOOT and `tolerance`, its
-            ends are in the wrong order, or nothing is left of it unless `empty` is allowed. The
-            error begins with `problem`.
+    InputError, beginning with `problem`, if the box reaches over the border by more than
+    MAX_OVERSHOOT and `tolerance`, its ends are in the wrong order, or nothing is left of it unless
+    `empty` is allowed.
     """
     limits = [record["width"], record["height"]] * 2
     clipped = [min(max(x, 0.0), float(limit)) for x, limit in zip(box, limits, strict=True)]
@@ -73,9 +73,8 @@ def check_map_size(record: Record, path: str, size: Sequence[int]) -> None:
 def add_map(record: Record, path: str, scan: Sequence, *, lut: bytes, expected: str) -> None:
     """Label an image with the semantic map at `path`, whose `scan` is [height, width, ids].
 
-    Raises:
-        InputError: the map has another size than its image, or an id that `lut` lacks. The id is
-            called `expected`, such as "no class of BDD100K".
+    InputError if the map has another size than its image, or an id that `lut` lacks, which is
+    called `expected`, such as "no class of BDD100K".
     """
     *size, ids = scan
     check_map_size(record, path, size)
@@ -91,10 +90,7 @@ def add_labels(
     scans: Mapping[str, Any],
     add: Callable[[Record, str, Any], None],
 ) -> None:
-    """Call `add` with the record of each label file, the file and its scan.
-
-    Records of a broken file, which is absent in `scans`, are dropped.
-    """
+    """Call `add` with the record, path and scan of each label file; drop records without a scan."""
     for name, path in paths.items():
         if path in scans:
             add(records[name], path, scans[path])

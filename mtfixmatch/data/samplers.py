@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from ..utils.errors import InputError
-from .records import Record
+from .records import Records
 
 SAMPLINGS = ("uniform", "implicit", "explicit")
 
@@ -22,48 +22,30 @@ class Draw(NamedTuple):
     position: int  # in the global batch of all ranks
 
 
-class MixedBatchSampler(Sampler[list[Draw]]):
+@dataclass(frozen=True, kw_only=True)
+class MixedBatchSampler:
     """Endless batches with a fixed number of images from each of several pools.
 
     The batch of a step is a function of (seed, step), so a resumed run needs only the step. Each
     pool is an endless stream of its permutations: every image is drawn once before any is drawn
     again. A batch may contain the end of one permutation and the beginning of the next.
+    InputError if a count is no multiple of the number of processes.
     """
 
-    def __init__(
-        self,
-        *,
-        pools: Sequence[Sequence[int]],
-        counts: Sequence[int],
-        seed: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Set up the batches of one rank; every rank gets the same share of every pool.
+    pools: Sequence[Sequence[int]]  # record indices
+    counts: Sequence[int]  # images per global batch from each pool, of which each rank has a share
+    seed: int  # of the permutations, the same on all ranks
+    start_step: int = 0
+    rank: int = 0
+    world_size: int = 1
 
-        Args:
-            pools: record indices of each pool.
-            counts: images per global batch from each pool.
-            seed: seed of the permutations, the same on all ranks.
-            start_step: step of the first batch.
-            rank: number of this process.
-            world_size: number of processes.
-
-        Raises:
-            InputError: a count is no multiple of the number of processes.
-        """
-        super().__init__()
-        if any(count % world_size for count in counts):
+    def __post_init__(self) -> None:
+        if any(count % self.world_size for count in self.counts):
             raise InputError(
                 f"SOLVER.IMS_PER_BATCH and DATALOADER.LABELED_PER_BATCH make batches of "
-                f"{' + '.join(map(str, counts))} images, which {world_size} processes cannot share "
-                f"equally: use multiples of {world_size}"
+                f"{' + '.join(map(str, self.counts))} images, which {self.world_size} processes "
+                f"cannot share equally: use multiples of {self.world_size}"
             )
-        self.pools = [np.asarray(pool, dtype=np.int64) for pool in pools]
-        self.counts = list(counts)
-        self.seed, self.start_step = seed, start_step
-        self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return map(self.batch, itertools.count(self.start_step))
@@ -80,7 +62,7 @@ class MixedBatchSampler(Sampler[list[Draw]]):
         """Return the record index at a place in the endless stream of a pool."""
         members = self.pools[pool]
         epoch, place = divmod(place, len(members))
-        return int(members[_permutation(len(members), self.seed, pool, epoch)[place]])
+        return members[_permutation(len(members), self.seed, pool, epoch)[place]]
 
 
 # Only one or two permutations per pool are in use at a time.
@@ -89,7 +71,7 @@ def _permutation(size: int, seed: int, pool: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, pool, epoch]).permutation(size)
 
 
-def labeled_indices(records: Sequence[Record], keys: dict[str, str], which: str) -> list[int]:
+def labeled_indices(records: Records, keys: dict[str, str], which: str) -> list[int]:
     """Return the indices of records with "any" label, "all" or that of one task by `keys`."""
     choices = ["any", "all", *keys]
     if which not in choices:
@@ -100,7 +82,7 @@ def labeled_indices(records: Sequence[Record], keys: dict[str, str], which: str)
 
 
 def build_pools(
-    records: Sequence[Record],
+    records: Records,
     keys: dict[str, str],
     *,
     sampling: str,
@@ -110,46 +92,32 @@ def build_pools(
 ) -> tuple[list[list[int]], list[int]]:
     """Return the pools of record indices, and the number of images per batch from each pool.
 
-    Paper Sec. 3, "Mini-batch sampling".
-
-    Args:
-        records: dataset records.
-        keys: task name -> label key.
-        sampling: "uniform" draws from the labeled images, "implicit" from all images, "explicit" a
-            fixed number of labeled images and the rest from the other images.
-        labeled: images that count as labeled, see `labeled_indices`.
-        batch_size: images per global batch.
-        labeled_per_batch: labeled images among them if `sampling` is "explicit".
-
-    Raises:
-        InputError: a setting is unknown, or a pool would be empty.
+    As in the paper, Sec. 3, "Mini-batch sampling": the `sampling` "uniform" draws from the images
+    that `labeled_indices` calls `labeled`, "implicit" from all images, "explicit" a fixed number
+    `labeled_per_batch` of labeled images and the rest from the other images. InputError if a
+    setting is unknown or a pool would be empty.
     """
     if sampling not in SAMPLINGS:
         expected = ", ".join(SAMPLINGS)
         raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, expected one of {expected}")
-    if sampling == "explicit":
+    everything, counts = range(len(records)), [batch_size]
+    setting = f"(DATALOADER.LABELED is {labeled!r})"
+    if sampling == "implicit":
+        pools = {"there is no image": list(everything)}  # by what an empty pool means
+    elif sampling == "uniform":
+        pools = {f"there is no labeled image {setting}": labeled_indices(records, keys, labeled)}
+    else:
         pool = labeled_indices(records, keys, labeled)
-        others = sorted(set(range(len(records))).difference(pool))
+        others = sorted(set(everything).difference(pool))
+        pools = {f"no image is labeled {setting}": pool, f"no image is unlabeled {setting}": others}
         counts = [labeled_per_batch, batch_size - labeled_per_batch]
-        _check_explicit(pool, others, labeled, *counts)
-        return [pool, others], counts
-    uniform = sampling == "uniform"
-    pool = labeled_indices(records, keys, labeled) if uniform else list(range(len(records)))
-    if not pool:
-        kind = f"labeled image (DATALOADER.LABELED is {labeled!r})" if uniform else "image"
-        raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, but there is no {kind}")
-    return [pool], [batch_size]
-
-
-def _check_explicit(
-    pool: list[int], others: list[int], labeled: str, first: int, rest: int
-) -> None:
-    if min(first, rest) < 1:
-        raise InputError(
-            f"DATALOADER.LABELED_PER_BATCH is {first}, expected 1 to {first + rest - 1} "
-            f"(SOLVER.IMS_PER_BATCH is {first + rest}) when DATALOADER.SAMPLING is 'explicit'"
-        )
-    for indices, state in ((pool, "labeled"), (others, "unlabeled")):
+        if min(counts) < 1:
+            raise InputError(
+                f"DATALOADER.LABELED_PER_BATCH is {labeled_per_batch}, expected 1 to "
+                f"{batch_size - 1} (SOLVER.IMS_PER_BATCH is {batch_size}) when DATALOADER.SAMPLING "
+                "is 'explicit'"
+            )
+    for problem, indices in pools.items():
         if not indices:
-            problem = f"no image is {state} (DATALOADER.LABELED is {labeled!r})"
-            raise InputError(f"DATALOADER.SAMPLING is 'explicit', but {problem}")
+            raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, but {problem}")
+    return list(pools.values()), counts

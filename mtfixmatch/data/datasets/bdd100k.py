@@ -52,38 +52,35 @@ def load_bdd100k(*, root: str, split: str, scan: FileScanner) -> list[Record]:
 
     An image is not labeled for boxes without a frame in the JSON (137 of the official 70,000), nor
     if the "labels" of its frame are null or absent (10 more). As in BDD100K's own tools, boxes with
-    the attribute "crowd" or one of the categories UNCERTAIN are ignored.
-
-    Raises:
-        InputError: files are missing, misplaced or of the wrong form.
+    the attribute "crowd" or one of the categories UNCERTAIN are ignored. InputError if files are
+    missing, misplaced or of the wrong form.
     """
     files = find_files(root, split)
     images = dict(sorted((files.small | files.large).items()))
     sizes = scan(images.values(), read_image_size, name=f"bdd100k_{split}_sizes", source=root)
     records = {x: make_record(path, x, sizes[path]) for x, path in images.items() if path in sizes}
-    _read_maps(records, files, scan)
+    maps = {x: path for x, path in files.maps.items() if x in files.small and x in records}
+    scans = scan(maps.values(), scan_label_map, name=f"bdd100k_{split}_maps", source=root)
+    expected = "no class of BDD100K, expected 0 to 18, or 255 for none"
+    add_labels(records, maps, scans, partial(add_map, lut=LUT, expected=expected))
+    name, strict = f"bdd100k_{split}_boxes", replace(scan, broken=None)
     collecting = gc.isenabled()
     gc.disable()  # collecting garbage would take longer than making a million boxes
     try:
-        _read_boxes(records, files, scan)
+        frames = strict([files.boxes], read_frames, name=name, source=root)
+        _read_boxes(records, files, frames.pop(files.boxes))
     finally:
         if collecting:
             gc.enable()
-    _check_counts(root, split, list(records.values()))
+    counts = count_labels(records.values(), ["annotations", "sem_seg_file_name"])
+    if counts != OFFICIAL[split] and not is_generated(root):
+        shown = [f"{COUNTED[key]} {counts[key]}/{n}" for key, n in OFFICIAL[split].items()]
+        text = "%s: not the official BDD100K, number of %s images found/expected: %s"
+        logger.warning(text, root, split, ", ".join(shown))
     return list(records.values())
 
 
-def _read_maps(records: dict[str, Record], files: SplitFiles, scan: FileScanner) -> None:
-    maps = {x: path for x, path in files.maps.items() if x in files.small and x in records}
-    name = f"bdd100k_{files.split}_maps"
-    scans = scan(maps.values(), scan_label_map, name=name, source=files.root)
-    expected = "no class of BDD100K, expected 0 to 18, or 255 for none"
-    add_labels(records, maps, scans, partial(add_map, lut=LUT, expected=expected))
-
-
-def _read_boxes(records: dict[str, Record], files: SplitFiles, scan: FileScanner) -> None:
-    name, strict = f"bdd100k_{files.split}_boxes", replace(scan, broken=None)
-    frames = strict([files.boxes], read_frames, name=name, source=files.root)[files.boxes]
+def _read_boxes(records: dict[str, Record], files: SplitFiles, frames: list[list]) -> None:
     check_images([os.path.splitext(frame[0])[0] for frame in frames], files.large, files.boxes)
     while frames:  # free the frames on the way: they take as much memory as the annotations
         name, boxes, ignored = frames.pop()
@@ -106,11 +103,3 @@ def _add_boxes(record: Record, boxes: list[list], ignored: dict[str, int], frame
             record["annotations"].append(make_annotation(box, category, iscrowd))
     if ignored:
         record["ignored"] = ignored
-
-
-def _check_counts(root: str, split: str, records: list[Record]) -> None:
-    counts = count_labels(records, ["annotations", "sem_seg_file_name"])
-    if counts != OFFICIAL[split] and not is_generated(root):
-        shown = [f"{COUNTED[key]} {counts[key]}/{n}" for key, n in OFFICIAL[split].items()]
-        text = "%s: not the official BDD100K, number of %s images found/expected: %s"
-        logger.warning(text, root, split, ", ".join(shown))

@@ -40,8 +40,6 @@ CITYSCAPES_FOLDERS = ("leftImg8bit", "gtFine")
 class SplitFiles:
     """The files of one split."""
 
-    root: str  # folder that holds images and labels
-    split: str  # "train" or "val"
     large: dict[str, str]  # image id -> image of the 100K part
     small: dict[str, str]  # image id -> image of the 10K part; no validation image of the 100K
     maps: dict[str, str]  # image id -> label map of the 10K part
@@ -57,7 +55,7 @@ def find_files(root: str, split: str) -> SplitFiles:
     if split == "train":
         held_out = _list_files(root, LARGE, "val")
         small = {x: path for x, path in small.items() if x not in held_out}
-    return SplitFiles(root=root, split=split, large=large, small=small, maps=maps, boxes=boxes)
+    return SplitFiles(large=large, small=small, maps=maps, boxes=boxes)
 
 
 def check_images(labeled: Collection[str], images: dict[str, str], source: str) -> None:

@@ -23,7 +23,7 @@ ALIASES |= {"van": "car", "caravan": "car"}
 # Categories that resemble a class, and that class: the same tools ignore their boxes for it.
 UNCERTAIN = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
 # Lines and areas, which have no boxes; also with a kind as in "lane/road curb".
-NO_OBJECTS = frozenset(("lane", "area", "drivable area"))
+NO_OBJECTS = ("lane", "area", "drivable area")
 # Category -> class, and the reason to ignore the box ("" = none).
 CATEGORIES = (
     {name: (i, "") for i, name in enumerate(CLASSES)}
@@ -40,13 +40,11 @@ LONGEST_LITERAL = len("-Infinity")
 
 
 def read_frames(path: str) -> list[list]:
-    """Return the boxes in a detection JSON, or raise InputError for a wrong form.
+    """Return [image name, boxes, {reason to ignore: count}] of each frame in a detection JSON.
 
-    Returns:
-        [image name, boxes, {reason to ignore: count}] for each frame. The boxes are None for a
-        frame whose "labels" are null or absent, else [[class, iscrowd, x1, y1, x2, y2], ...] in
-        pixel indices, both ends inclusive. UNCERTAIN objects and those with the attribute "crowd"
-        are ignored: their "iscrowd" is 1. NO_OBJECTS are left out.
+    The boxes are None for a frame whose "labels" are null or absent, else [[class, iscrowd, x1, y1,
+    x2, y2], ...] in pixel indices, both ends inclusive. UNCERTAIN objects and those with the
+    attribute "crowd" are ignored: "iscrowd" is 1. NO_OBJECTS are left out. InputError if malformed.
     """
     frames: list[list] = []
     names: set[str] = set()
@@ -92,10 +90,9 @@ def _decode_frames(path: str) -> Iterator[Any]:
 
 def _check_at_end(path: str, text: str, error: json.JSONDecodeError) -> None:
     """Raise InputError unless the error is only that the text ends too early."""
-    if error.msg.startswith("Unterminated") or len(text) - error.pos <= LONGEST_LITERAL:
-        return
-    shown = text[max(error.pos - 30, 0) : error.pos + 30]
-    raise InputError(f"{path}: is not valid JSON ({error.msg} in {shown!r})") from error
+    if not error.msg.startswith("Unterminated") and len(text) - error.pos > LONGEST_LITERAL:
+        shown = text[max(error.pos - 30, 0) : error.pos + 30]
+        raise InputError(f"{path}: is not valid JSON ({error.msg} in {shown!r})") from error
 
 
 def _read_labels(labels: Any, where: str) -> tuple[list[list] | None, dict[str, int]]:
@@ -111,7 +108,11 @@ def _read_labels(labels: Any, where: str) -> tuple[list[list] | None, dict[str, 
         if reason:
             ignored[reason] += 1
         if category is not None:
-            corners = _read_corners(label.get("box2d"), where)
+            box = label.get("box2d")
+            corners = [box.get(x) if isinstance(box, dict) else None for x in CORNERS]
+            if not all(map(is_number, corners)):
+                expected = "x1, y1, x2 and y2, finite numbers"
+                raise InputError(f"{where} has 'box2d' {shown_json(box)}, expected {expected}")
             boxes.append([category, int(bool(reason)), *corners])
     return boxes, dict(ignored)
 
@@ -133,11 +134,3 @@ def _read_category(label: Any, where: str) -> tuple[int | None, str]:
         what = f"{where} has 'attributes' {shown_json(attributes)}"
         raise InputError(f"{what}, expected an object or null, with 'crowd' true or false")
     return category, reason or ("crowd" if crowd else "")
-
-
-def _read_corners(box: Any, where: str) -> list[float]:
-    corners: list[Any] = [box.get(x) if isinstance(box, dict) else None for x in CORNERS]
-    if not all(map(is_number, corners)):
-        shown = shown_json(box)
-        raise InputError(f"{where} has 'box2d' {shown}, expected x1, y1, x2 and y2, finite numbers")
-    return corners

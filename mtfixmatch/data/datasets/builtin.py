@@ -41,24 +41,26 @@ def register_datasets(cfg: CfgNode) -> None:
         for split in splits:
             load = partial(read, root=os.path.join(root, folder), split=split)
             _register(cfg, f"{folder}_{split}", load, metadata())
+    coco_style = cfg.DATASETS.COCO_STYLE.clone()
+    coco_metadata = {"ignore_label": IGNORE_LABEL} | _classes("stuff", coco_style.SEM_SEG_CLASSES)
+    # Without a list in the config, the classes are known when the JSON has been read.
+    if coco_style.THING_CLASSES:
+        coco_metadata |= _classes("thing", coco_style.THING_CLASSES)
     for split in SPLITS:
         name = f"coco_style_{split}"
-        load = partial(_load_coco_style, cfg.DATASETS.COCO_STYLE.clone(), split, name)
-        _register(cfg, name, load, _coco_style_metadata(cfg.DATASETS.COCO_STYLE))
+        _register(cfg, name, partial(_load_coco_style, coco_style, split, name), coco_metadata)
 
 
 def _register(
     cfg: CfgNode, name: str, read: Callable[..., list[Record]], metadata: dict[str, Any]
 ) -> None:
     """Register a dataset whose reader takes a `FileScanner`."""
+    data = cfg.DATASETS
     broken: dict[str, str] = {}
     # Evaluation needs whole datasets, so broken files are left out of pure training sets alone.
-    skip = cfg.DATALOADER.SKIP_BROKEN and name in cfg.DATASETS.TRAIN
-    scan = FileScanner(
-        cache_dir=os.path.expanduser(cfg.DATASETS.CACHE_DIR or "~/.cache/mtfixmatch"),
-        workers=cfg.DATALOADER.NUM_WORKERS,
-        broken=broken if skip and name not in cfg.DATASETS.TEST else None,
-    )
+    skip = cfg.DATALOADER.SKIP_BROKEN and name in data.TRAIN and name not in data.TEST
+    cache_dir = os.path.expanduser(data.CACHE_DIR or "~/.cache/mtfixmatch")
+    scan = FileScanner(cache_dir, cfg.DATALOADER.NUM_WORKERS, broken if skip else None)
     catalog.register(name, partial(read, scan=scan), metadata, broken)
 
 
@@ -81,14 +83,6 @@ def _load_coco_style(coco_style: CfgNode, split: str, name: str, scan: FileScann
     )
     MetadataCatalog.get(name).set(**_classes("thing", classes))
     return records
-
-
-def _coco_style_metadata(coco_style: CfgNode) -> dict[str, Any]:
-    metadata = {"ignore_label": IGNORE_LABEL} | _classes("stuff", coco_style.SEM_SEG_CLASSES)
-    # Without a list in the config, the classes are known when the JSON has been read.
-    if coco_style.THING_CLASSES:
-        metadata |= _classes("thing", coco_style.THING_CLASSES)
-    return metadata
 
 
 def _classes(kind: str, names: Sequence[str]) -> dict[str, Any]:

@@ -47,10 +47,7 @@ def get_records(names: Sequence[str]) -> list[Record]:
     """Return the records of the named datasets together; they are shared and must not be changed.
 
     All processes must call this function at the same time: the main process goes first, so that
-    only it reads files that are not in the cache yet.
-
-    Raises:
-        InputError: a name is unknown, or files of a dataset cannot be used.
+    only it reads files that are not in the cache yet. InputError for unknown names and bad files.
     """
     for name in names:
         if name not in DatasetCatalog:
@@ -70,12 +67,7 @@ def get_records(names: Sequence[str]) -> list[Record]:
 
 
 def check_class_lists(names: Sequence[str], keys: Iterable[str]) -> None:
-    """Raise InputError unless the datasets, which must be loaded, have the same classes.
-
-    Args:
-        names: names of datasets.
-        keys: keys of the class lists in the metadata, such as "thing_classes".
-    """
+    """Raise InputError if loaded datasets differ in a class list, by its key in the metadata."""
     for key, name in itertools.product(keys, names):
         first, classes = (MetadataCatalog.get(x).get(key) for x in (names[0], name))
         if classes != first:

@@ -43,11 +43,7 @@ def cityscapes_metadata() -> dict[str, Any]:
 
 
 def load_cityscapes(*, root: str, split: str, scan: FileScanner) -> list[Record]:
-    """Return the records of a split, sorted by image id.
-
-    Raises:
-        InputError: files are missing, misplaced or of the wrong form.
-    """
+    """Return the records of a split by image id; InputError for missing, misplaced or bad files."""
     images = find_images(root, split)
     sizes = scan(images, read_image_size, name=f"cityscapes_{split}_sizes", source=root)
     records = {x: make_record(x, image_id(x), sizes[x]) for x in images if x in sizes}
@@ -72,17 +68,18 @@ def label_id_lut() -> bytes:
 
 
 def scan_instances(path: str) -> list:
-    """Return the boxes of an instance map, or raise InputError for a bad file or an unknown id.
+    """Return [height, width, boxes, {reason to ignore: count}] of an instance map.
 
-    The box of an instance is the extent of its mask. A region with a bare class id is a group of
-    objects without instance ids: each of its connected components becomes a box with "iscrowd" 1.
-
-    Returns:
-        [height, width, [[category id, iscrowd, x0, y0, x1, y1], ...], {reason to ignore: count}]
+    A box is [category id, iscrowd, x0, y0, x1, y1], the extent of the mask of an instance. A region
+    with a bare class id is a group of objects without instance ids: each of its connected
+    components becomes a box with "iscrowd" 1. InputError for a bad file or an unknown id.
     """
     ids = read_instance_map(path)
     present = np.unique(ids.ravel()[_run_begins(ids)]).tolist()
-    _check_instance_ids(path, present)
+    for i in present:
+        known = LABEL_IDS if i < INSTANCES_PER_CLASS else INSTANCE_LABEL_IDS
+        if _label_id(i) not in known:
+            raise InputError(f"{path}: instance id {i} belongs to no Cityscapes label")
     things = np.array([i for i in present if _label_id(i) in CATEGORY_OF_LABEL_ID], int)
     boxes, crowds, specks = [], [], 0
     for i, extent in zip(things.tolist(), mask_extents(ids, things), strict=True):
@@ -102,11 +99,9 @@ def scan_instances(path: str) -> list:
 
 
 def mask_extents(ids: np.ndarray, wanted: np.ndarray) -> list[list[int]]:
-    """Return the extents [x0, y0, x1, y1], ends exclusive, of the wanted ids in a map.
+    """Return the extents [x0, y0, x1, y1], ends exclusive, of ids in a map.
 
-    Args:
-        ids: (H, W) non-negative integers.
-        wanted: (N,) distinct ids, all of which occur in the map.
+    The map has (H, W) non-negative ids; the (N,) `wanted` ones are distinct and occur in it.
     """
     begins = _run_begins(ids)
     index_of_id = np.full(int(ids.max()) + 1, -1)
@@ -138,13 +133,6 @@ def _component_boxes(ids: np.ndarray, group: int, extent: list[int]) -> tuple[li
     large = [box for *box, area in rows if area > MAX_SPECK_PIXELS]
     boxes = [[x0 + x, y0 + y, x0 + x + w, y0 + y + h] for x, y, w, h in large]
     return boxes, len(rows) - len(boxes)
-
-
-def _check_instance_ids(path: str, ids: list[int]) -> None:
-    for i in ids:
-        known = LABEL_IDS if i < INSTANCES_PER_CLASS else INSTANCE_LABEL_IDS
-        if _label_id(i) not in known:
-            raise InputError(f"{path}: instance id {i} belongs to no Cityscapes label")
 
 
 def _label_id(instance_id: int) -> int:

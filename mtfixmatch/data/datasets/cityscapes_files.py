@@ -29,8 +29,7 @@ BDD100K_FOLDERS = ("images/100k", "images/10k", "labels/det_20")
 def find_images(root: str, split: str) -> list[str]:
     """Return the images of a split, sorted; "sequence" excludes the frames that are in "train".
 
-    Raises:
-        InputError: images are missing or misplaced, or `root` holds another dataset as well.
+    InputError if images are missing or misplaced, or `root` holds another dataset as well.
     """
     check_unmixed(root, "Cityscapes", "BDD100K", BDD100K_FOLDERS)
     images = _list_images(root, split)

@@ -15,7 +15,7 @@ from ..records import Record, add_labels, add_map, clip_box, make_annotation, ma
 from .instances_json import read_instances
 from .scan import FileScanner, scan_label_map
 
-Records = dict[str, Record]  # by the path of the image below its folder
+ByName = dict[str, Record]  # by the path of the image below its folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MAP_SUFFIXES = (".png",)
@@ -40,19 +40,10 @@ def load_coco_style(
 
     Each image of the folder is a record, labeled for boxes if the JSON lists it, and for
     segmentation if there is a map of the same name. So each split needs its own image folder.
+    The arguments are the values in DATASETS.COCO_STYLE, and `key` is the config key above IMAGES,
+    BOXES and MAPS. The `broken` of `scan` takes images and maps; a bad JSON is always an error.
 
-    Args:
-        images: folder of images, searched with its subfolders.
-        boxes: COCO instances JSON; "" = no boxes.
-        maps: folder of 8-bit PNGs named and placed like the images; "" = no segmentation.
-        thing_classes: classes of the boxes in order; empty = those of the file, by category id.
-        sem_seg_classes: classes of the ids 0, 1, ... in the maps.
-        ignore_label: id in the maps that is no class.
-        key: config key above IMAGES, BOXES and MAPS, for error messages.
-        scan: reads the files. Its `broken` takes images and maps; a bad JSON is always an error.
-
-    Raises:
-        InputError: files are missing or of the wrong form, or do not fit each other or the config.
+    InputError if files are missing, of the wrong form, or do not fit each other or the config.
     """
     files = _find_files(images, IMAGE_SUFFIXES, f"{key}.IMAGES")
     names = {os.path.relpath(path, images).replace(os.sep, "/"): path for path in files.values()}
@@ -112,7 +103,7 @@ def _check_classes(classes: list[str], content: dict[str, Any], boxes: str, key:
         )
 
 
-def _add_boxes(records: Records, content: dict[str, Any], classes: list[str], boxes: str) -> None:
+def _add_boxes(records: ByName, content: dict[str, Any], classes: list[str], boxes: str) -> None:
     """Label the listed images; an image without a record is broken and is left out."""
     record_of_id = {}
     for image_id, name, height, width in content["images"]:
@@ -149,7 +140,7 @@ def _make_lut(classes: Sequence[str], ignore_label: int, key: str) -> bytes:
     return lut.tobytes()
 
 
-def _add_maps(records: Records, folder: str, lut: bytes, key: str, scan: FileScanner) -> None:
+def _add_maps(records: ByName, folder: str, lut: bytes, key: str, scan: FileScanner) -> None:
     files = _find_files(folder, MAP_SUFFIXES, key)
     scans = scan(files.values(), scan_label_map, name="coco_style_scan_label_map", source=folder)
     stems = {name: os.path.splitext(name)[0].replace("/", os.sep) for name in records}

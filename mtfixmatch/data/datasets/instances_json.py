@@ -26,9 +26,8 @@ UNIQUE = (
 def read_instances(path: str) -> dict[str, Any]:
     """Return the boxes in a COCO instances JSON, or raise InputError for a wrong form.
 
-    Returns:
-        "categories": [[id, name], ...] by id; "images": [[id, file_name, height, width], ...];
-        "annotations": [[id, image id, category id, iscrowd, [x, y, width, height]], ...].
+    The keys are "categories": [[id, name], ...] by id; "images": [[id, file_name, height, width],
+    ...]; "annotations": [[id, image id, category id, iscrowd, [x, y, width, height]], ...].
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -36,12 +35,10 @@ def read_instances(path: str) -> dict[str, Any]:
     result = {name: _rows(path, content, name, fields) for name, fields in FIELDS.items()}
     result["categories"].sort()
     for row, entry in zip(result["annotations"], content["annotations"], strict=True):
-        row += [_read_crowd(path, entry), _read_box(path, entry)]
+        row += _read_crowd_and_box(f"{path}: annotation {entry['id']}", entry)
     for row in result["images"]:
         row[1] = posixpath.normpath(row[1])
-    for section, column, what in UNIQUE:
-        _check_unique(path, [row[column] for row in result[section]], what)
-    _check_references(path, result)
+    _check_ids(path, result)
     return result
 
 
@@ -59,37 +56,27 @@ def _rows(path: str, content: dict, section: str, fields: dict[str, type]) -> li
     return [[entry[field] for field in fields] for entry in entries]
 
 
-def _read_crowd(path: str, entry: dict) -> int:
+def _read_crowd_and_box(where: str, entry: dict) -> tuple[int, list[float]]:
     crowd = entry.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        what = f"annotation {entry['id']} has iscrowd {shown_json(crowd)}"
-        raise InputError(f"{path}: {what}, expected 0 or 1")
-    return int(crowd)
-
-
-def _read_box(path: str, entry: dict) -> list[float]:
     box: Any = entry.get("bbox")
+    if crowd not in (0, 1):
+        raise InputError(f"{where} has iscrowd {shown_json(crowd)}, expected 0 or 1")
     numbers = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
     if not numbers or min(box[2:]) <= 0:
         form = "a width and height above 0" if numbers else "[x, y, width, height], finite numbers"
-        what = f"annotation {entry['id']} has bbox {shown_json(box)}"
-        raise InputError(f"{path}: {what}, expected {form}")
-    return [float(x) for x in box]
+        raise InputError(f"{where} has bbox {shown_json(box)}, expected {form}")
+    return int(crowd), [float(x) for x in box]
 
 
-def _check_unique(path: str, values: list, what: str) -> None:
-    seen = set()
-    for value in values:
-        if value in seen:
-            raise InputError(f"{path}: {what} {value!r} occurs twice")
-        seen.add(value)
-
-
-def _check_references(path: str, result: dict[str, Any]) -> None:
-    image_ids = {row[0] for row in result["images"]}
-    category_ids = {row[0] for row in result["categories"]}
-    for annotation, image, category, *_ in result["annotations"]:
-        if image not in image_ids:
-            raise InputError(f"{path}: annotation {annotation} has unknown image_id {image}")
-        if category not in category_ids:
-            raise InputError(f"{path}: annotation {annotation} has unknown category_id {category}")
+def _check_ids(path: str, result: dict[str, Any]) -> None:
+    known: dict[str, set] = {}
+    for section, column, what in UNIQUE:
+        seen = known[what] = set()
+        for row in result[section]:
+            if row[column] in seen:
+                raise InputError(f"{path}: {what} {row[column]!r} occurs twice")
+            seen.add(row[column])
+    for annotation, *references in result["annotations"]:
+        for what, value in zip(("image", "category"), references, strict=False):
+            if value not in known[f"{what} id"]:
+                raise InputError(f"{path}: annotation {annotation} has unknown {what}_id {value}")

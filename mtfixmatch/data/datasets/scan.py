@@ -56,21 +56,14 @@ def scan_files(
     workers: int,
     broken: dict[str, str] | None = None,
 ) -> list[Any]:
-    """Run a function on every file, or recall its result for files that did not change.
+    """Return the result of a function for each file, recalled for files that did not change.
 
-    Args:
-        paths: files.
-        function: picklable function of a path. Its result, never None, must survive JSON (lists,
-            not tuples). It raises InputError for a file that cannot be used.
-        cache_file: .json.gz file of path -> [size, modification time, result]; None = no cache.
-        workers: number of processes.
-        broken: takes file -> message for files that cannot be used; None = they are errors.
+    The picklable `function` raises InputError for a file that cannot be used. Its result is never
+    None and must survive JSON (lists, not tuples). The .json.gz file `cache_file` holds path ->
+    [size, modification time, result]; None = no cache.
 
-    Returns:
-        One result per path, in the same order; None for a broken file.
-
-    Raises:
-        InputErrors: files cannot be used, and `broken` is None; the others are in the cache.
+    A file that cannot be used has the result None and its message in `broken`. If that is None,
+    InputErrors names all such files; the others are in the cache.
     """
     name = f"{function.__module__}.{function.__qualname__}"
     cache = _load_cache(cache_file, name)
@@ -87,10 +80,10 @@ def scan_files(
             current[path] = [*stamps[path], result]
     if cache_file and (todo or len(current) != len(cache)):
         _save_cache(cache_file, name, current)
-    if errors and broken is None:
-        raise InputErrors(*[errors[x] for x in dict.fromkeys(paths) if x in errors])
     if broken is not None:
         broken |= errors
+    elif errors:
+        raise InputErrors(*[errors[x] for x in dict.fromkeys(paths) if x in errors])
     return [current[path][2] if path in current else None for path in paths]
 
 
