@@ -34,11 +34,9 @@ class NonFiniteError(Exception):
 
 
 def finite_sums(values: Mapping[str, Tensor], parts: Callable[[], Tensors]) -> dict[str, float]:
-    """Sum values over all ranks.
+    """Sum scalars by name, the same names on all ranks, over all ranks.
 
-    Args:
-        values: scalars by name, the same names on all ranks.
-        parts: what they were made of, computed only to name what is wrong.
+    `parts` returns what they were made of; it is called only to name what is wrong.
 
     Raises:
         NonFiniteError: on every rank, if a value of any of them is not finite.
@@ -62,14 +60,9 @@ class StepGuard:
 
     @configurable
     def __init__(self, *, allowed: int, folder: str, config: str):
-        """Set up the guard of a run.
-
-        Args:
-            allowed: steps that may be skipped in the whole run; the next one stops it.
-            folder: of the files that replay a step.
-            config: of the run, YAML, for those files.
-        """
-        self.allowed, self.folder, self.config = allowed, folder, config
+        """Set the folder of the files that replay a step, and the run's config, YAML, for them."""
+        self.allowed = allowed  # steps that may be skipped in the whole run; the next one stops it
+        self.folder, self.config = folder, config
         self.skipped = 0  # steps that were rolled back
 
     @classmethod
@@ -82,14 +75,9 @@ class StepGuard:
     def rolling_back(
         self, modules: Sequence[nn.Module], optimizer: Optimizer, dump: Callable[[], Dump]
     ) -> Iterator[None]:
-        """Restore buffers and clear gradients if the block raises NonFiniteError.
+        """Restore the buffers and clear the gradients if the block raises NonFiniteError.
 
         The block must not change weights before everything is checked.
-
-        Args:
-            modules: whose buffers the block changes.
-            optimizer: whose gradients it computes.
-            dump: returns what the file of the step holds.
 
         Raises:
             FloatingPointError: on all ranks, with the same message, if no more may be skipped.
