@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -58,18 +58,12 @@ def not_finite(tensors: Tensors) -> list[str]:
 class StepGuard:
     """Rolls back a step with non-finite values, writes its file, and lets the run stop or go on."""
 
-    @configurable
-    def __init__(self, *, allowed: int, folder: str, config: str):
-        """Set the folder of the files that replay a step, and the run's config, YAML, for them."""
-        self.allowed = allowed  # steps that may be skipped in the whole run; the next one stops it
-        self.folder, self.config = folder, config
+    def __init__(self, cfg: CfgNode):
+        """Read SOLVER.NONFINITE and MAX_SKIPPED_STEPS; OUTPUT_DIR is for the steps' files."""
+        # Steps that may be skipped in the whole run; the next one stops it.
+        self.allowed = cfg.SOLVER.MAX_SKIPPED_STEPS if cfg.SOLVER.NONFINITE == "skip" else 0
         self.skipped = 0  # steps that were rolled back
-
-    @classmethod
-    def from_config(cls, cfg):
-        """Read SOLVER.NONFINITE and MAX_SKIPPED_STEPS."""
-        allowed = cfg.SOLVER.MAX_SKIPPED_STEPS if cfg.SOLVER.NONFINITE == "skip" else 0
-        return {"allowed": allowed, "folder": cfg.OUTPUT_DIR, "config": cfg.dump()}
+        self.folder, self.config = cfg.OUTPUT_DIR, cfg.dump()
 
     @contextmanager
     def rolling_back(

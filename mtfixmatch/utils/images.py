@@ -38,16 +38,15 @@ def read_rgb_pixels(path: str, size: list[int]) -> np.ndarray:
     is an InputError, too.
     """
     with _open_image(path, decode=True) as image:
-        actual_size = _rotated_size(image)
-        if actual_size == size:  # do not decode an image of the wrong size
+        found = _rotated_size(image)
+        if found == size:  # do not decode an image of the wrong size
             image = _apply_exif_orientation(image)
             if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             pixels = convert_PIL_to_numpy(image, "RGB")
-            actual_size = list(pixels.shape[:2])  # the orientation may stand after the pixels
-    if actual_size != size:
-        expected = f"{tuple(size)} as its labels say (H, W)"
-        raise InputError(f"{path} is {tuple(actual_size)}, not {expected}")
+            found = list(pixels.shape[:2])  # the orientation may stand after the pixels
+    if found != size:
+        raise InputError(f"{path} is {tuple(found)}, not {tuple(size)} as its labels say (H, W)")
     return pixels
 
 
