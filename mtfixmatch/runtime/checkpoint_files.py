@@ -16,7 +16,7 @@ from .nonfinite import not_finite
 # Maps each checkpoint's name, in the order they were written, to its fingerprints, newest first.
 INDEX = "checkpoints.json"
 LAST = "last_checkpoint"
-_FULL = re.compile(r"model_\d+\.pth")
+_FULL = re.compile(r"model_(\d+)\.pth")
 
 Fingerprint = dict[str, int | str]
 
@@ -93,23 +93,16 @@ def damage_of(path: str) -> str:
 
 def full_checkpoints(folder: str) -> list[str]:
     """Names of the checkpoints that a run can resume from, the newest first."""
-    listed = [name for name in reversed(read_index(folder)) if _FULL.fullmatch(name)]
-    existing = [name for name in listed if os.path.exists(os.path.join(folder, name))]
+    found = filter(None, map(_FULL.fullmatch, reversed(read_index(folder))))
+    steps = {x[0]: int(x[1]) for x in found if os.path.exists(os.path.join(folder, x[0]))}
     # A checkpoint of a later step than the newest was damaged: the run resumed from an earlier one.
-    return [name for name in existing if _step(name) <= _step(existing[0])]
-
-
-def _step(name: str) -> int:
-    return int(name[len("model_") : -len(".pth")])
+    return [name for name, step in steps.items() if step <= next(iter(steps.values()))]
 
 
 def remove_old(folder: str, keep: int, healthy: str = "") -> None:
     """Delete full checkpoints, those that are not in the index first, and incomplete files.
 
-    Args:
-        folder: of the checkpoints.
-        keep: number of checkpoints to keep, the newest ones; at least 1.
-        healthy: name of one more checkpoint to keep, if it exists.
+    The newest `keep`, at least 1, stay, and the one of the name `healthy`, if it exists.
     """
     keep = max(keep, 1)
     newest = full_checkpoints(folder)[:keep]

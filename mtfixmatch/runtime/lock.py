@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import IO
 
 from detectron2.utils import comm
@@ -28,14 +28,10 @@ def locked(folder: str) -> Iterator[None]:
         InputError: on every rank, if another run holds the lock or the folder is not writable.
     """
     file, error = _acquire(folder) if comm.is_main_process() else (None, "")
-    error = comm.all_gather(error)[0]
-    if error:
+    if error := comm.all_gather(error)[0]:
         raise InputError(error)
-    try:
+    with file or nullcontext():
         yield
-    finally:
-        if file is not None:
-            file.close()
 
 
 def _acquire(folder: str) -> tuple[IO[bytes] | None, str]:

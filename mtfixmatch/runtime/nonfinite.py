@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -34,11 +34,9 @@ class NonFiniteError(Exception):
 
 
 def finite_sums(values: Mapping[str, Tensor], parts: Callable[[], Tensors]) -> dict[str, float]:
-    """Sum values over all ranks.
+    """Sum scalars by name, the same names on all ranks, over all ranks.
 
-    Args:
-        values: scalars by name, the same names on all ranks.
-        parts: what they were made of, computed only to name what is wrong.
+    `parts` returns what they were made of; it is called only to name what is wrong.
 
     Raises:
         NonFiniteError: on every rank, if a value of any of them is not finite.
@@ -60,36 +58,20 @@ def not_finite(tensors: Tensors) -> list[str]:
 class StepGuard:
     """Rolls back a step with non-finite values, writes its file, and lets the run stop or go on."""
 
-    @configurable
-    def __init__(self, *, allowed: int, folder: str, config: str):
-        """Set up the guard of a run.
-
-        Args:
-            allowed: steps that may be skipped in the whole run; the next one stops it.
-            folder: of the files that replay a step.
-            config: of the run, YAML, for those files.
-        """
-        self.allowed, self.folder, self.config = allowed, folder, config
+    def __init__(self, cfg: CfgNode):
+        """Read SOLVER.NONFINITE and MAX_SKIPPED_STEPS; OUTPUT_DIR is for the steps' files."""
+        # Steps that may be skipped in the whole run; the next one stops it.
+        self.allowed = cfg.SOLVER.MAX_SKIPPED_STEPS if cfg.SOLVER.NONFINITE == "skip" else 0
         self.skipped = 0  # steps that were rolled back
-
-    @classmethod
-    def from_config(cls, cfg):
-        """Read SOLVER.NONFINITE and MAX_SKIPPED_STEPS."""
-        allowed = cfg.SOLVER.MAX_SKIPPED_STEPS if cfg.SOLVER.NONFINITE == "skip" else 0
-        return {"allowed": allowed, "folder": cfg.OUTPUT_DIR, "config": cfg.dump()}
+        self.folder, self.config = cfg.OUTPUT_DIR, cfg.dump()
 
     @contextmanager
     def rolling_back(
         self, modules: Sequence[nn.Module], optimizer: Optimizer, dump: Callable[[], Dump]
     ) -> Iterator[None]:
-        """Restore buffers and clear gradients if the block raises NonFiniteError.
+        """Restore the buffers and clear the gradients if the block raises NonFiniteError.
 
         The block must not change weights before everything is checked.
-
-        Args:
-            modules: whose buffers the block changes.
-            optimizer: whose gradients it computes.
-            dump: returns what the file of the step holds.
 
         Raises:
             FloatingPointError: on all ranks, with the same message, if no more may be skipped.

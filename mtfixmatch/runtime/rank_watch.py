@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import partial
 
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -43,7 +44,7 @@ class RankWatch:
         self._enabled = bool(seconds) and comm.get_world_size() > 1
         # What the main thread does, for how many seconds it may, and how often it made progress.
         self._stage, self._stage_limit, self._progress = "the start", LONG, 0
-        self._status, self._beats = "", 0  # the status is "", "done", or why this rank failed
+        self._status = ""  # "", "done", or why this rank failed
         self._ended = threading.Event()
         host = socket.gethostname()
         self._name = f"rank {comm.get_rank()} (process {os.getpid()} on {host})"
@@ -52,7 +53,7 @@ class RankWatch:
         self._heartbeats: dict[int, dict] = {}  # the last one by rank
         self._received: dict[int, float] = {}  # when that was
         self._last_progress: tuple = ()
-        self._stalled_since = self._last_check = 0.0
+        self._stalled_since = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -87,17 +88,12 @@ class RankWatch:
 
     def callbacks(self) -> dict[str, Callable[[], None]]:
         """Callbacks for Detectron2's `inference_on_dataset`: each image is progress."""
-        return {
-            "on_start": lambda: self._enter("the evaluation's images", self.seconds),
-            "after_inference": self._note_progress,
-            "on_end": lambda: self._enter("the evaluation's metrics", LONG),
-        }
+        enter_images = partial(self._enter, "the evaluation's images", self.seconds)
+        enter_metrics = partial(self._enter, "the evaluation's metrics", LONG)
+        return {"on_start": enter_images, "after_inference": enter_images, "on_end": enter_metrics}
 
     def _enter(self, stage: str, limit: float) -> None:
         self._stage, self._stage_limit = stage, limit
-        self._note_progress()
-
-    def _note_progress(self) -> None:
         self._progress += 1
 
     def _keep_exchanging(self) -> None:
@@ -107,8 +103,7 @@ class RankWatch:
                 self._exchange_heartbeats()
 
     def _send_heartbeat(self) -> None:
-        self._beats += 1
-        beat = {"beats": self._beats, "collectives": _num_collectives(), "status": self._status}
+        beat = {"sent": time.monotonic(), "collectives": _num_collectives(), "status": self._status}
         beat |= {"name": self._name, "launcher": self._launcher, "pid": os.getpid()}
         self._store.set(f"watch/{comm.get_rank()}", json.dumps(beat))
 
@@ -121,24 +116,21 @@ class RankWatch:
 
     def _keep_checking(self) -> None:
         """Check the heartbeats, in another thread."""
+        now = 0.0
         while not self._ended.wait(BEAT):
-            self._check_ranks()
-
-    def _check_ranks(self) -> None:
-        last, now = self._last_check, time.monotonic()
-        self._last_check = now
-        if now - last > 3 * BEAT:  # this process itself was stopped or got no CPU time
-            self._received = dict.fromkeys(self._received, now)
-            self._stalled_since = now
-        for heartbeat in self._heartbeats.values():
-            if heartbeat["status"] not in ("", "done") and not self._ended.wait(GRACE):
-                self._terminate(heartbeat["status"])
-        self._check_own_progress(now)
-        for rank, received in list(self._received.items()):
-            if self._heartbeats[0]["status"] == "done":  # rank 0 ends, and the store with it
-                return
-            if now - received > self.seconds and self._heartbeats[rank]["status"] != "done":
-                self._end_silent_peer(self._heartbeats[rank], now - received)
+            last, now = now, time.monotonic()
+            if now - last > 3 * BEAT:  # this process itself was stopped or got no CPU time
+                self._received = dict.fromkeys(self._received, now)
+                self._stalled_since = now
+            for heartbeat in self._heartbeats.values():
+                if heartbeat["status"] not in ("", "done") and not self._ended.wait(GRACE):
+                    self._terminate(heartbeat["status"])
+            self._check_own_progress(now)
+            for rank, received in list(self._received.items()):
+                if self._heartbeats[0]["status"] == "done":  # rank 0 ends, and the store with it
+                    break
+                if now - received > self.seconds and self._heartbeats[rank]["status"] != "done":
+                    self._end_silent_peer(self._heartbeats[rank], now - received)
 
     def _check_own_progress(self, now: float) -> None:
         """End all ranks if this one has stalled while a peer has begun more collectives."""

@@ -31,12 +31,11 @@ def read_pickle(path: str, *, trust: bool) -> Any:
     Raises:
         InputError: for a file with other content than arrays, or a damaged one.
     """
-    with open(path, "rb") as file:
-        unpickler = (pickle.Unpickler if trust else _ArrayUnpickler)(file, encoding="latin1")
-        try:
-            return unpickler.load()
-        except pickle.UnpicklingError as error:
-            raise _refusal(path, error) from None
+    try:
+        with open(path, "rb") as file:
+            return (pickle.Unpickler if trust else _ArrayUnpickler)(file, encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, error) from None
 
 
 def read_tensors(path: str, *, trust: bool) -> Any:

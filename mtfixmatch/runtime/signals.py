@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from detectron2.utils import comm
 
 from ..utils.distributed import sum_over_ranks
 
@@ -48,13 +47,10 @@ class StopRequest:
 
     def agreed(self, device: torch.device) -> str:
         """Return the name of a signal that any rank has received, or "": the same on all ranks."""
-        number = self._signal
-        if comm.get_world_size() > 1:
-            # Ranks may have received different signals: all agree on the first of STOP_SIGNALS.
-            flags = [float(number == stop) for stop in STOP_SIGNALS]
-            counts = sum_over_ranks(flags, device)
-            number = next((x for x, n in zip(STOP_SIGNALS, counts, strict=True) if n), 0)
-        return signal.Signals(number).name if number else ""
+        # Ranks may have received different signals: all agree on the first of STOP_SIGNALS.
+        own = self._signal
+        counts = sum_over_ranks([float(own == stop) for stop in STOP_SIGNALS], device)
+        return next((x.name for x, n in zip(STOP_SIGNALS, counts, strict=True) if n), "")
 
 
 def forwarding() -> AbstractContextManager[None]:

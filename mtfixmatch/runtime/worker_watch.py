@@ -49,18 +49,13 @@ class WatchedMapper:
 class WatchedLoader:
     """A DataLoader that reports workers that die or hang.
 
-    While it waits for a batch, it checks the workers once a second. Outside of the main thread,
-    which alone handles signals, it checks them only when PyTorch reports a failure.
+    While it waits for a batch, it checks the workers once a second, and gives up after `timeout`
+    seconds without progress, 0: never. Outside of the main thread, which alone handles signals, it
+    checks them only when PyTorch reports a failure.
     """
 
     def __init__(self, loader: DataLoader, mapper: WatchedMapper, timeout: int):
-        """Watch a loader.
-
-        Args:
-            loader: its data set calls the mapper.
-            mapper: records which file each worker reads.
-            timeout: seconds without progress after which to give up; 0: no timeout.
-        """
+        """Watch a loader whose data set calls the mapper."""
         self._loader, self._rows, self._timeout = loader, mapper.rows, timeout
 
     def __len__(self) -> int:

@@ -6,8 +6,9 @@ The ground is flat and the camera looks along the street. An object at depth z i
 
 import colorsys
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 import cv2
 import numpy as np
@@ -53,15 +54,12 @@ def steps(start: float, stop: float, step: float) -> list[float]:
 
 
 class Layer:
-    """One object on a transparent picture, with the id of every pixel.
+    """One object on a transparent picture, with the id of every pixel, 0 where nothing is drawn.
 
     Attributes:
         size: Width and height in metres; the origin is the bottom left corner.
         scale: Pixels per metre across and up.
         label: Id that is drawn; None leaves the ids alone, for details of an object.
-        is_narrow: Whether the layer is too narrow to show details.
-        rgba: (H, W, 4) uint8.
-        ids: (H, W) uint16, 0 where nothing is drawn.
     """
 
     def __init__(self, rng: Generator, size: Point, scale: float, label: int, squeeze: float):
@@ -74,20 +72,18 @@ class Layer:
         self.ids = np.zeros((rows, cols), np.uint16)
         self.is_narrow = cols < NARROW
 
-    def _to_pixels(self, points: Sequence[Point]) -> list[np.ndarray]:
-        """Convert metres to OpenCV's fixed-point coordinates, as the list its functions take."""
+    def _draw(self, draw: Callable, points: Sequence[Point], color: Color | None, **more) -> None:
+        """Draw on both pictures with a function of OpenCV, which takes fixed-point coordinates."""
         (across, up), top = (s * (1 << SHIFT) for s in self.scale), self.size[1]
         half = 1 << SHIFT - 1  # the centre of the first pixel
         pixels = [(round(x * across) - half, round((top - y) * up) - half) for x, y in points]
-        return [np.array(pixels, np.int32)]
+        for picture, value in (self.ids, self.label), (self.rgba, color and (*color, 255)):
+            if value is not None:
+                draw(picture, [np.array(pixels, np.int32)], color=value, shift=SHIFT, **more)
 
     def poly(self, points: Sequence[Point], color: Color | None) -> None:
         """Fill a polygon; without a colour it is labeled but see-through."""
-        pixels = self._to_pixels(points)
-        if self.label is not None:
-            cv2.fillPoly(self.ids, pixels, self.label, cv2.LINE_8, SHIFT)
-        if color is not None:
-            cv2.fillPoly(self.rgba, pixels, (*color, 255), cv2.LINE_8, SHIFT)
+        self._draw(cv2.fillPoly, points, color)
 
     def rect(self, left: float, low: float, right: float, top: float, color: Color | None) -> None:
         """Fill a rectangle."""
@@ -99,10 +95,8 @@ class Layer:
 
     def line(self, points: Sequence[Point], width: float, color: Color) -> None:
         """Draw a line through points, at least one pixel wide."""
-        pixels, thickness = self._to_pixels(points), max(1, round(width * sum(self.scale) / 2))
-        cv2.polylines(self.rgba, pixels, False, (*color, 255), thickness, cv2.LINE_8, SHIFT)
-        if self.label is not None:
-            cv2.polylines(self.ids, pixels, False, self.label, thickness, cv2.LINE_8, SHIFT)
+        thickness = max(1, round(width * sum(self.scale) / 2))
+        self._draw(cv2.polylines, points, color, isClosed=False, thickness=thickness)
 
     def shade(self) -> None:
         """Add light from above, uneven reflections and grain to the picture."""
@@ -120,33 +114,24 @@ Draw = Callable[[Layer], None]  # draws an object on a layer
 
 
 class Scene:
-    """A picture with the id and the scale of every pixel.
-
-    Attributes:
-        unit: Pixels, relative to a picture of 256 rows.
-        rgb: (H, W, 3) uint8.
-        ids: (H, W) uint16, as in Cityscapes' instanceIds.
-        scales: (H, W) float32, pixels per metre of what is visible; 0 in the sky.
-        painted: Pixels of each instance before anything hid it.
-    """
+    """A picture with the id, as in Cityscapes' instanceIds, and the scale of every pixel."""
 
     def __init__(self, rng: Generator, width: int, height: int):
         """Make a black picture of width x height pixels, labeled as sky."""
         self.rng, self.width, self.height = rng, width, height
-        self.unit = height / 256
+        self.unit = height / 256  # pixels, relative to a picture of 256 rows
         self.rgb: np.ndarray = np.zeros((height, width, 3), np.uint8)
         self.ids = np.full((height, width), ID["sky"], np.uint16)
-        self.scales = np.zeros((height, width), np.float32)
+        self.scales = np.zeros((height, width), np.float32)  # pixels per metre; 0 in the sky
         self.horizon = height * rng.uniform(0.32, 0.46)
         self.center = width * rng.uniform(0.3, 0.7)
         self.focal = 2.0 * height
-        self.painted: Counter[int] = Counter()
-        self._instances: Counter[str] = Counter()
+        self.painted: Counter[int] = Counter()  # pixels of each instance before anything hid it
+        self._numbers: defaultdict[str, Iterator[int]] = defaultdict(count)
 
     def new_instance(self, name: str) -> int:
         """Return the id of a new instance of a class."""
-        self._instances[name] += 1
-        return ID[name] * 1000 + self._instances[name] - 1
+        return ID[name] * 1000 + next(self._numbers[name])
 
     def random_scale(self, low: float, high: float) -> float:
         """Draw a scale, log-uniform between two that hold for a picture of 256 rows."""
@@ -169,9 +154,9 @@ class Scene:
     def paint_ground(self, x: Range, scale: Range, color: Color, label: int | None = None) -> None:
         """Paint a rectangle from left to right in metres and between a far and a near scale."""
         pixels = [np.round(self._project_ground(x, scale) * (1 << SHIFT)).astype(np.int32)]
-        cv2.fillPoly(self.rgb, pixels, color, cv2.LINE_8, SHIFT)
+        cv2.fillPoly(self.rgb, pixels, color, shift=SHIFT)
         if label is not None:
-            cv2.fillPoly(self.ids, pixels, label, cv2.LINE_8, SHIFT)
+            cv2.fillPoly(self.ids, pixels, label, shift=SHIFT)
 
     def darken_ground(self, x: Range, scale: Range, factor: float) -> None:
         """Multiply the brightness of a rectangle of the ground, for a shadow."""
@@ -238,9 +223,6 @@ class Scene:
         here, cut = np.s_[y0:y1, x0:x1], np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
         rgba, ids = rgba[cut], ids[cut]
         cv2.copyTo(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), rgba[..., 3] >> 7, self.rgb[here])
-        instances = ids[(ids >= 1000) & (ids != self.ids[here])]
-        if instances.size:
-            values, counts = np.unique(instances, return_counts=True)
-            self.painted.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        self.painted.update(ids[(ids >= 1000) & (ids != self.ids[here])].tolist())
         np.copyto(self.ids[here], ids, where=ids > 0)
         np.copyto(self.scales[here], scale, where=ids > 0)

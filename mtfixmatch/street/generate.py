@@ -43,13 +43,10 @@ def generate(
     workers: int = 1,
     layout: str = "cityscapes",
 ) -> bool:
-    """Write a dataset of street scenes, unless `root` already holds it.
+    """Write a dataset of street scenes, unless `root` holds it; return whether it was written.
 
     `root` is missing, empty, or was written by this function. Images have `size` (width, height) in
     pixels, every `seed` gives other scenes, and `layout` is a name in LAYOUTS.
-
-    Returns:
-        Whether anything was written.
 
     Raises:
         InputError: An argument is out of range, or `root` holds something else.
@@ -106,13 +103,11 @@ def _is_complete(root: Path, arguments: dict[str, Any]) -> bool:
 
 def _write_all(write: partial[Frames], jobs: Sequence[Job], workers: int) -> Frames:
     """Write all scenes, show the progress, and return the entries of the JSON."""
-    progress = partial(tqdm, desc="street", total=len(jobs), unit="img", disable=None)
-    if workers == 1:
-        return [frame for frames in progress(map(write, jobs)) for frame in frames]
     # Each worker is a process on one core, so OpenCV must not start threads in it.
     with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        results = progress(pool.map(write, jobs, chunksize=4))
-        return [frame for frames in results for frame in frames]
+        results = map(write, jobs) if workers == 1 else pool.map(write, jobs, chunksize=4)
+        progress = tqdm(results, desc="street", total=len(jobs), unit="img", disable=None)
+        return [frame for frames in progress for frame in frames]
 
 
 def _write_scene(root: Path, layout: str, size: tuple[int, int], seed: int, job: Job) -> Frames:
@@ -129,8 +124,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse_size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
+    if not (match := re.fullmatch(r"(\d+)x(\d+)", text)):
         raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT such as 512x256, got {text!r}")
     return int(match[1]), int(match[2])
 

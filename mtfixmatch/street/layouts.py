@@ -4,7 +4,6 @@ BDD100K has the boxes of Cityscapes, and one for each connected region of traffi
 """
 
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,8 @@ def write_bdd100k(root: Path, split: str, index: int, scene: Scene) -> Frames:
 
 def write_frames(root: Path, frames: Frames) -> None:
     """Write the JSON of each split."""
-    splits: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for split, frame in frames:
-        splits[split].append(frame)
-    for split, content in splits.items():
+    for split in {split for split, _ in frames}:
+        content = [frame for name, frame in frames if name == split]
         path = root / f"labels/det_20/det_{split}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1) + "\n")

@@ -38,8 +38,7 @@ def draw_foliage(layer: Layer, leaf: Range, low: Point, high: Point) -> None:
     radius = min(0.16 * (high[1] - low[1]), 0.2 * (high[0] - low[0]))
     leaves = [random_color(rng, leaf, (0.3, 0.7), (0.3, 0.65)) for _ in range(4)]
     for i, (x, y) in enumerate(spots.tolist()):
-        color = dim(leaves[i % 4], 0.6 + 0.5 * i / count)
-        layer.disc(x, y, radius * rng.uniform(0.7, 1.2), color)
+        layer.disc(x, y, radius * rng.uniform(0.7, 1.2), dim(leaves[i % 4], 0.6 + 0.5 * i / count))
 
 
 def draw_facade(layer: Layer, paint: Color) -> None:

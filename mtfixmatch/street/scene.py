@@ -218,8 +218,7 @@ def _draw_void(scene: Scene) -> None:
         center = (int(cols * rng.uniform(0.4, 0.6)), int(rows * 1.06))
         axes = (int(cols * rng.uniform(0.4, 0.8)), int(rows * rng.uniform(0.1, 0.18)))
         cv2.ellipse(scene.ids, center, axes, 0, 0, 360, ID["ego vehicle"], -1)
-        color = random_color(rng, sat=(0, 0.3), val=(0.05, 0.5))
-        scene.rgb[scene.ids == ID["ego vehicle"]] = color
+        scene.rgb[scene.ids == ID["ego vehicle"]] = random_color(rng, sat=(0, 0.3), val=(0.05, 0.5))
     if rng.random() < 0.15:
         edge = max(1, round(rows * rng.uniform(0.01, 0.03)))
         for border in np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]:
@@ -228,10 +227,7 @@ def _draw_void(scene: Scene) -> None:
 
 def _remove_slivers(ids: np.ndarray) -> None:
     """Relabel instances as void where only a few pixels or a narrow strip is visible."""
-    counts = np.bincount(ids.ravel())
-    counts[:1000] = 0  # classes
-    limit = 2 * max(ids.shape)  # a strip of one pixel's width cannot have more pixels
-    for label in np.flatnonzero((counts > 0) & (counts <= limit)):
+    for label in np.unique(ids[ids >= 1000]):
         rows, cols = np.nonzero(ids == label)
-        if counts[label] < MIN_PIXELS or min(np.ptp(rows), np.ptp(cols)) < 2:
+        if len(rows) < MIN_PIXELS or min(np.ptp(rows), np.ptp(cols)) < 2:
             ids[rows, cols] = ID["static"]

@@ -25,11 +25,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        InputError: the file cannot be read or is not valid JSON.
-    """
+    """Return the content of a JSON file; raise InputError if it is no valid JSON or unreadable."""
     with reading(path), open(path, "rb") as file:
         content = file.read()
     try:
@@ -60,11 +56,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
-    """Write a file, text as UTF-8, that replaces `path` as a whole.
-
-    Raises:
-        InputError: the file cannot be written; an old file is unchanged.
-    """
+    """Replace `path` as a whole, text as UTF-8, or raise InputError and leave the old file."""
     try:
         with replacing(path) as file:
             file.write(content.encode() if isinstance(content, str) else content)

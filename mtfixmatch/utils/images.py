@@ -1,4 +1,8 @@
-"""Read images and label maps; a file that cannot be read is an InputError that names it."""
+"""Read images and label maps.
+
+A file that cannot be read, is of another kind than the function reads, or has more than MAX_PIXELS
+is an InputError that names it.
+"""
 
 import warnings
 from collections.abc import Iterator
@@ -22,11 +26,7 @@ EXIF_PLACES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
 
 def read_image_size(path: str) -> list[int]:
-    """Return the [height, width] of an image from its header, after its EXIF rotation.
-
-    Raises:
-        InputError: the header cannot be read or claims more than MAX_PIXELS.
-    """
+    """Return the [height, width] of an image from its header, after its EXIF rotation."""
     with _open_image(path) as image:
         return _rotated_size(image)
 
@@ -34,44 +34,31 @@ def read_image_size(path: str) -> list[int]:
 def read_rgb_pixels(path: str, size: list[int]) -> np.ndarray:
     """Return the pixels of an image, (H, W, 3) uint8 RGB, rotated as its EXIF orientation says.
 
-    Args:
-        path: image file; its transparency is dropped, 16 bits become 8.
-        size: expected [height, width].
-
-    Raises:
-        InputError: the file cannot be read, has more than MAX_PIXELS or another size.
+    Its transparency is dropped, and 16 bits become 8. An image of another `size`, [height, width],
+    is an InputError, too.
     """
     with _open_image(path, decode=True) as image:
-        actual_size = _rotated_size(image)
-        if actual_size == size:  # do not decode an image of the wrong size
+        found = _rotated_size(image)
+        if found == size:  # do not decode an image of the wrong size
             image = _apply_exif_orientation(image)
             if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             pixels = convert_PIL_to_numpy(image, "RGB")
-            actual_size = list(pixels.shape[:2])  # the orientation may stand after the pixels
-    if actual_size != size:
-        expected = f"{tuple(size)} as its labels say (H, W)"
-        raise InputError(f"{path} is {tuple(actual_size)}, not {expected}")
+            found = list(pixels.shape[:2])  # the orientation may stand after the pixels
+    if found != size:
+        raise InputError(f"{path} is {tuple(found)}, not {tuple(size)} as its labels say (H, W)")
     return pixels
 
 
 def read_label_map(path: str) -> np.ndarray:
-    """Return the ids in a semantic map, an 8-bit or palette PNG, as an (H, W) uint8 array.
-
-    Raises:
-        InputError: the file cannot be read or is of another kind.
-    """
+    """Return the ids in a semantic map, an 8-bit or palette PNG, as an (H, W) uint8 array."""
     # Grey images of 1, 2 or 4 bits are refused because Pillow would stretch their ids to 0-255.
     formats = [(8, 0), (8, 3), (4, 3), (2, 3), (1, 3)]
     return _read_png(path, formats, "an 8-bit single-channel or palette PNG").astype(np.uint8)
 
 
 def read_instance_map(path: str) -> np.ndarray:
-    """Return the ids in an instance map, a PNG of 8 or 16 bits, as an (H, W) int32 array.
-
-    Raises:
-        InputError: the file cannot be read or is of another kind.
-    """
+    """Return the ids in an instance map, a PNG of 8 or 16 bits, as an (H, W) int32 array."""
     return _read_png(path, [(16, 0), (8, 0)], "a 16-bit single-channel PNG").astype(np.int32)
 
 
