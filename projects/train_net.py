@@ -47,14 +47,7 @@ def launch_main(args):
         return
     several = args.num_gpus * args.num_machines > 1
     with forwarding() if several else nullcontext():
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
 
 
 def join_torchrun(args):
