@@ -43,10 +43,8 @@ def main(args):
 def launch_main(args):
     if dist.is_torchelastic_launched():
         join_torchrun(args)
-        main(args)
-        return
-    several = args.num_gpus * args.num_machines > 1
-    with forwarding() if several else nullcontext():
+        return main(args)
+    with forwarding() if args.num_gpus * args.num_machines > 1 else nullcontext():
         launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
 
 
