@@ -6,9 +6,10 @@ contact_sheet.png and a cache that makes the next check faster. The exit status 
 error, such as an image that is both in training and in validation.
 """
 
-import argparse
 import os
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
 
 from mtfixmatch.check.dataset import check_data
 from mtfixmatch.check.findings import ReaderWarnings, limit_lines
@@ -18,15 +19,12 @@ from mtfixmatch.utils.errors import InputError
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="training config")
-    parser.add_argument("--output", metavar="FOLDER", help="default: <OUTPUT_DIR>/check_data")
-    parser.add_argument(
-        "--decode", action="store_true", help="decode every image instead of a sample of 200"
-    )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override the config")
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="training config")
+    add("--output", metavar="FOLDER", help="default: <OUTPUT_DIR>/check_data")
+    add("--decode", action="store_true", help="decode every image instead of a sample of 200")
+    add("opts", nargs="*", metavar="KEY VALUE", help="override the config")
     return parser.parse_intermixed_args()
 
 
@@ -38,8 +36,7 @@ def main(args):
         findings = check_data(cfg, folder, decode_all=args.decode)
     report = check_report(findings, reader_warnings.messages)
     print(report)
-    with open(os.path.join(folder, "check_data.md"), "w", encoding="utf-8") as file:
-        file.write(report)
+    Path(folder, "check_data.md").write_text(report, encoding="utf-8")
     for kind, lines in (("warning", findings.warnings), ("error", findings.errors)):
         for line in lines:
             print(f"{kind}: {line}", file=sys.stderr)

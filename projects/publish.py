@@ -5,9 +5,9 @@ projects/publish.py output/quickstart --name street/quickstart
 projects/publish.py --table
 """
 
-import argparse
 import os
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from mtfixmatch.model_zoo.files import zoo_root
@@ -16,9 +16,7 @@ from mtfixmatch.utils.errors import InputError
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", metavar="RUN", help="output folder of a training")
     parser.add_argument("--name", default="", help="of the model or of a config; default: RUN's")
     default = "$MTFIXMATCH_MODEL_ZOO or output/model_zoo"

@@ -5,8 +5,8 @@ The output is the first place with such a value: an image, or a module in the fo
 pass. Some bfloat16 kernels read unwritten memory and fail in some tries only.
 """
 
-import argparse
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from mtfixmatch.engine.replay import read_step, replay
 from mtfixmatch.utils.errors import InputError
@@ -25,9 +25,7 @@ def main(path, tries):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--tries", type=int, default=3, help="maximum number of repetitions")
     args = parser.parse_args()

@@ -8,21 +8,14 @@ projects/run_study.py cityscapes_low_data --report
 projects/run_study.py cityscapes_low_data --archive
 """
 
-import argparse
 import sys
+from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from mtfixmatch.study.archive import add_to_archive
 from mtfixmatch.study.plan import STUDY_FILE, load_study
 from mtfixmatch.study.report import write_report
-from mtfixmatch.study.runner import (
-    Launcher,
-    core_slots,
-    gpu_slots,
-    pending,
-    run_here,
-    submit,
-)
+from mtfixmatch.study.runner import Launcher, core_slots, gpu_slots, pending, run_here, submit
 from mtfixmatch.study.show import check_configs, show_plan
 from mtfixmatch.study.state import finished_folders
 from mtfixmatch.utils.errors import InputError
@@ -31,9 +24,7 @@ PROJECTS = Path(__file__).resolve().parent
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("study", help="name of a folder in projects/, or path of a folder with study.yaml")
     add("--only", nargs="+", default=[], metavar="KEY=VALUE", help="factor=value[,value...]")
@@ -47,7 +38,7 @@ def parse(argv=None):
     add("--jobs", type=int, default=1, help="runs side by side on the CPU")
     add("--again", action="store_true", help="include runs that were submitted to SLURM")
     add("--slurm", nargs="+", metavar="PARTITION", help="partition, then KEY=VALUE for submitit")
-    add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for every run")
+    add("--opts", nargs=REMAINDER, default=[], help="KEY VALUE pairs for every run")
     return parser.parse_args(argv)
 
 

@@ -43,18 +43,9 @@ def main(args):
 def launch_main(args):
     if dist.is_torchelastic_launched():
         join_torchrun(args)
-        main(args)
-        return
-    several = args.num_gpus * args.num_machines > 1
-    with forwarding() if several else nullcontext():
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        return main(args)
+    with forwarding() if args.num_gpus * args.num_machines > 1 else nullcontext():
+        launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
 
 
 def join_torchrun(args):

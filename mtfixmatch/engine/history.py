@@ -33,8 +33,7 @@ class HistoryHook(HookBase):
         self.trainer.storage.histories().default_factory = partial(HistoryBuffer, MAX_HISTORY)
         for name, history in self._loaded.items():
             for value, step in history["values"]:
-                hint = history["smoothing"]
-                self.trainer.storage.put_scalar(name, value, smoothing_hint=hint, cur_iter=step)
+                self.trainer.storage.put_scalar(name, value, history["smoothing"], step)
 
     def state_dict(self) -> dict:
         """Return the newest values of each scalar with their steps, and its smoothing hint."""
@@ -76,11 +75,7 @@ class MetricsWriter(hooks.PeriodicWriter):
         self._writers = [printer, json_writer, tensorboard]
 
     def after_step(self) -> None:
-        """Write at the end of a period and after the last step.
-
-        Raises:
-            InputError: the files cannot be written.
-        """
+        """Write at the end of a period and after the last step; raise InputError if that fails."""
         try:
             super().after_step()
         except OSError as error:

@@ -27,11 +27,7 @@ from .trainer import build_step
 
 
 class FirstNonFinite:
-    """Watch for non-finite values, and note the place of the first one.
-
-    Attributes:
-        place: place of the first non-finite value; "": all values are finite.
-    """
+    """Watch for non-finite values; `place` is that of the first one, "" if all are finite."""
 
     def __init__(self) -> None:
         self.place = ""
@@ -48,15 +44,13 @@ class FirstNonFinite:
             module.register_forward_pre_hook(
                 lambda _, args, place=place: self.check(f"forward pass, input of {place}", args)
             )
-            module.register_forward_hook(
-                lambda _, args, output, place=place: self._check_output(place, output)
-            )
+            module.register_forward_hook(partial(self._check_output, place))
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
                 place = f"backward pass, gradient of the {owner}'s {name}"
                 parameter.register_hook(partial(self.check, place))
 
-    def _check_output(self, place: str, output: Any) -> None:
+    def _check_output(self, place: str, _module: nn.Module, _args: Any, output: Any) -> None:
         self.check(f"forward pass, output of {place}", output)
         gradient_place = f"backward pass, at the output of {place}"
         for tensor in _tensors_in(output):
@@ -74,11 +68,7 @@ def _tensors_in(value: Any) -> list[Tensor]:
 
 
 def read_step(path: str) -> dict[str, Any]:
-    """Read the file of a step; no code in the file is run.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
+    """Read the file of a step without running code in it; raise InputError if it cannot be read."""
     try:
         types = [x for _, kind in TASK_REGISTRY for x in kind.target_types]
         with torch.serialization.safe_globals([Draw, *types]):
@@ -88,14 +78,7 @@ def read_step(path: str) -> dict[str, Any]:
 
 
 def replay(dump: Mapping[str, Any]) -> str:
-    """Repeat a step.
-
-    Args:
-        dump: content of the file, see `read_step`.
-
-    Returns:
-        The place of the first non-finite value; "": all values are finite now.
-    """
+    """Repeat a step from `read_step`; return the place of the first non-finite value, or ""."""
     step = _build_step(dump)
     first = FirstNonFinite()
     images = dump["images"].to(step.student.device)

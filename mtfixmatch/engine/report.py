@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
+from pathlib import Path
 
 import matplotlib
 from detectron2.config import CfgNode
@@ -49,12 +50,8 @@ def write_report(
 ) -> None:
     """Write results.json, curves.png and report.md, with existing pictures, into OUTPUT_DIR.
 
-    Args:
-        cfg: config of the run.
-        tasks: tasks of the run.
-        records: records of the training images.
-        results: {"teacher": ..., "student": ...} of the last evaluation.
-        broken: file -> what is wrong with it, for the files left out of the training.
+    `records` are those of the training images, `results` {"teacher": ..., "student": ...} of the
+    last evaluation; `broken` tells for each file left out of the training what is wrong with it.
     """
     folder = cfg.OUTPUT_DIR
     write_json(results, os.path.join(folder, "results.json"))
@@ -110,10 +107,7 @@ def _pictures(folder: str) -> list[str]:
 
 def read_history(path: str) -> list[dict]:
     """Read the lines of metrics.json, see `parse_history`; none without the file."""
-    if not os.path.isfile(path):
-        return []
-    with open(path) as file:
-        return parse_history(file.read())
+    return parse_history(Path(path).read_text()) if os.path.isfile(path) else []
 
 
 def parse_history(text: str) -> list[dict]:
@@ -141,10 +135,9 @@ def draw_curves(history: Sequence[Mapping], tasks: Sequence[Task], path: str) ->
 
     figure, axes = plt.subplots(len(tasks), 3, figsize=(15, 3.6 * len(tasks)), squeeze=False)
     for (losses, metrics, diagnostics), task in zip(axes, tasks, strict=True):
-        name = task.name
-        _draw_axis(losses, history, loss_name(task, "", False), f"{name}: loss")
-        _draw_axis(metrics, history, f"teacher/{name}/", f"{name}: metric")
-        _draw_axis(diagnostics, history, f"[metric]{name}/", f"{name}: pseudo-labels")
+        _draw_axis(losses, history, loss_name(task, "", False), f"{task.name}: loss")
+        _draw_axis(metrics, history, f"teacher/{task.name}/", f"{task.name}: metric")
+        _draw_axis(diagnostics, history, f"[metric]{task.name}/", f"{task.name}: pseudo-labels")
     figure.tight_layout()
     figure.savefig(path, dpi=80)
     plt.close(figure)

@@ -21,9 +21,7 @@ class TeacherWatch(HookBase):
 
     A symptom that lasts for a number of steps or measurements causes one warning; its count
     restarts when the symptom ends. A task with an unsupervised weight of 0 is not watched.
-
-    Attributes:
-        healthy: file name of the newest full checkpoint without a symptom; "": none.
+    `healthy` is the file name of the newest full checkpoint without a symptom; "": none.
     """
 
     ZERO_STEPS = 100  # number of consecutive steps with a loss of 0
@@ -97,8 +95,9 @@ class TeacherWatch(HookBase):
         if len(window) == self.MEASUREMENTS and of_labels.sum():
             self._watch_classes(task, of_pseudo, of_labels)
             if not task.fills_pixels:
-                per_image = [of_pseudo.sum(), of_labels.sum()] / np.maximum(totals[-2:], 1)
-                self._watch_density(task, *per_image)
+                boxes, true = [of_pseudo.sum(), of_labels.sum()] / np.maximum(totals[-2:], 1)
+                text = f"it has {boxes:.3g} {task.unit} per image, a labeled image has {true:.3g}"
+                self._note(task, "number", boxes > self.RUNAWAY * true, self.MEASUREMENTS, text)
 
     def _watch_classes(self, task: Task, pseudo: np.ndarray, labels: np.ndarray) -> None:
         top = int(pseudo.argmax())
@@ -107,10 +106,6 @@ class TeacherWatch(HookBase):
         text = text.format(shares[0], task.unit, task.class_names[top], shares[1])
         one_class = pseudo.sum() >= self.MIN_COUNT and shares[0] > self.ONE_CLASS >= shares[1]
         self._note(task, "one class", one_class, self.MEASUREMENTS, text)
-
-    def _watch_density(self, task: Task, pseudo: float, labels: float) -> None:
-        text = f"it has {pseudo:.3g} {task.unit} per image, a labeled image has {labels:.3g}"
-        self._note(task, "number", pseudo > self.RUNAWAY * labels, self.MEASUREMENTS, text)
 
     def _note(self, task: Task, symptom: str, present: bool, patience: int, text: str) -> None:
         name = f"{task.name} {symptom}"
@@ -122,7 +117,5 @@ class TeacherWatch(HookBase):
         if self.healthy:
             path = os.path.join(self.trainer.cfg.OUTPUT_DIR, self.healthy)
             checkpoint = f"{path} is from before it and is kept"
-        logger.warning(
-            "The teacher of %s may have gone wrong: %s. Look at %s; %s",
-            *(task.name, text, keys, checkpoint),
-        )
+        warning = "The teacher of %s may have gone wrong: %s. Look at %s; %s"
+        logger.warning(warning, task.name, text, keys, checkpoint)

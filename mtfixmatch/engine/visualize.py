@@ -22,19 +22,12 @@ TITLE = 18  # height in pixels of a column's title and of a row's caption
 
 @dataclass
 class Snapshot:
-    """A few images of a step with their labels or pseudo-labels, on the CPU.
+    """A few images of a step with their labels or pseudo-labels by task, on the CPU."""
 
-    Attributes:
-        weak: weak views, (N, H, W, 3) uint8 RGB.
-        strong: strong views of the same images; empty if the method has none.
-        labels: for each image, task name -> label or pseudo-label in the weak view, or None.
-        warped: for each image, task name -> the same in the strong view.
-    """
-
-    weak: np.ndarray
-    strong: np.ndarray
-    labels: list[dict[str, Target]]
-    warped: list[dict[str, Target]]
+    weak: np.ndarray  # weak views, (N, H, W, 3) uint8 RGB
+    strong: np.ndarray  # strong views of the same images; empty if the method has none
+    labels: list[dict[str, Target]]  # of each image in the weak view; a target may be None
+    warped: list[dict[str, Target]]  # the same in the strong view
 
     @classmethod
     def from_record(cls, record: StepRecord, count: int) -> "Snapshot":
@@ -104,15 +97,7 @@ def _with_labels(
 def draw_predictions(
     model: nn.Module, records: Sequence[dict], tasks: Sequence[Task], threshold: float, path: str
 ) -> None:
-    """Write a row per image: ground truth, prediction.
-
-    Args:
-        model: a MultiTaskNet in evaluation mode.
-        records: records of the images.
-        tasks: tasks to draw.
-        threshold: least score of a box, in [0, 1].
-        path: path of the PNG.
-    """
+    """Write a row per image: ground truth, prediction as in `prediction_tiles`."""
     predictions = prediction_tiles(model, records, tasks, threshold)
     rows = [list(row) for row in zip(truth_tiles(records, tasks), predictions, strict=True)]
     write_grid(rows, ["ground truth", "prediction"], path)
@@ -120,31 +105,29 @@ def draw_predictions(
 
 def truth_tiles(records: Sequence[dict], tasks: Sequence[Task]) -> list[np.ndarray]:
     """Return each image with its labels, (H, W, 3) uint8 RGB."""
-    return [
-        _draw_all(
-            _rgb(EvalMapper()(record)),
-            tasks,
-            {t.name: t.load_target(record) for t in tasks if t.label_key in record},
-        )
-        for record in records
-    ]
+    tiles = []
+    for record in records:
+        image = EvalMapper()(record)["image"].permute(1, 2, 0).numpy()
+        targets = {t.name: t.load_target(record) for t in tasks if t.label_key in record}
+        tiles.append(_draw_all(image, tasks, targets))
+    return tiles
 
 
 def prediction_tiles(
     model: nn.Module, records: Sequence[dict], tasks: Sequence[Task], threshold: float
 ) -> list[np.ndarray]:
-    """Return each image with the predictions of a model, (H, W, 3) uint8 RGB."""
+    """Return each image with the predictions of a MultiTaskNet in evaluation mode.
+
+    A box has a score of at least `threshold`, in [0, 1]; the tiles are (H, W, 3) uint8 RGB.
+    """
     tiles = []
     for record in records:
         inputs = EvalMapper()(record)
         result = model([inputs])[0]
         targets = {t.name: t.result_target(result, threshold) for t in tasks}
-        tiles.append(_draw_all(_rgb(inputs), tasks, targets))
+        image = inputs["image"].permute(1, 2, 0).numpy()
+        tiles.append(_draw_all(image, tasks, targets))
     return tiles
-
-
-def _rgb(inputs: dict) -> np.ndarray:
-    return inputs["image"].permute(1, 2, 0).numpy()
 
 
 def write_grid(
@@ -160,16 +143,13 @@ def write_grid(
 
 
 def _line(row: list[np.ndarray], widths: list[int]) -> np.ndarray:
-    height = max(tile.shape[0] for tile in row)
-    padded = [_pad(tile, height + GAP, w + GAP) for tile, w in zip(row, widths, strict=True)]
-    return np.concatenate(padded, axis=1)
+    line = np.full((max(map(len, row)) + GAP, sum(widths) + GAP * len(row), 3), 255, np.uint8)
+    for index, tile in enumerate(row):
+        left = sum(widths[:index]) + GAP * index
+        line[: tile.shape[0], left : left + tile.shape[1]] = tile
+    return line
 
 
 def _title(text: str, width: int) -> np.ndarray:
     image = np.full((TITLE, width, 3), 255, dtype=np.uint8)
     return cv2.putText(image, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
-
-
-def _pad(tile: np.ndarray, height: int, width: int) -> np.ndarray:
-    padding = ((0, height - tile.shape[0]), (0, width - tile.shape[1]), (0, 0))
-    return np.pad(tile, padding, constant_values=255)

@@ -18,11 +18,7 @@ ARCHIVED_FILES = (
 
 
 def read_archive(path: Path) -> dict[str, dict[str, bytes]]:
-    """Return {run name: {file name: content}} of an archive, empty if there is none.
-
-    Raises:
-        InputError: the file is not a tar.xz.
-    """
+    """Return {run: {file: content}}, {} without a file; raise InputError if it is no tar.xz."""
     runs: dict[str, dict[str, bytes]] = {}
     if not path.is_file():
         return runs

@@ -34,18 +34,13 @@ class Cell:
     values: dict[Value | None, float] = field(default_factory=dict)  # by seed, of the runs done
     states: list[str] = field(default_factory=list)  # names of the runs' states
     paper: Figure | None = None
+    experiments: dict[str, dict[str, Value]] = field(default_factory=dict)  # factors by source
 
     def value(self, source: str) -> float | None:
         """Return the paper's figure, or the mean of ours over the seeds."""
         if source == PAPER:
             return None if self.paper is None else self.paper.value
         return fmean(self.values.values()) if self.values else None
-
-    def experiment(self, source: str) -> dict[str, Value]:
-        """Return the factors of the experiment, without the seed."""
-        if source == PAPER:
-            return {} if self.paper is None else without_seed(self.paper.factors)
-        return without_seed(self.runs[0].factors) if self.runs else {}
 
     @property
     def spread(self) -> float | None:
@@ -66,11 +61,7 @@ class Cell:
 
 
 class Block:
-    """A block of the table with a given number, with its results sorted into cells.
-
-    Raises:
-        InputError: if a cell gets runs that differ in more than the seed.
-    """
+    """A block of a table, its results in cells; raise InputError if two experiments meet in one."""
 
     def __init__(self, layout: BlockLayout, table: str, results: StudyResults):
         self.layout = layout
@@ -81,7 +72,8 @@ class Block:
             shown = figure.table == table and figure.metric in layout.metrics
             if shown and matches(figure.factors, layout.where):
                 position = self._position(figure.factors, figure.metric)
-                self.cells.setdefault(position, Cell()).paper = figure
+                cell = self.cells.setdefault(position, Cell())
+                cell.paper, cell.experiments[PAPER] = figure, without_seed(figure.factors)
         values = {(figure.run, figure.metric): figure.value for figure in results.ours}
         for run in results.runs:
             if matches(run.factors, layout.where):
@@ -92,7 +84,7 @@ class Block:
         return Position(row, column_of(factors, self.layout.columns), metric)
 
     def _add(self, run: Run, state: str, values: Mapping[tuple[str, Metric], float]) -> None:
-        tasks = tasks_of(run, self._primary)
+        tasks, experiment = tasks_of(run, self._primary), without_seed(run.factors)
         for metric in (m for m in self.layout.metrics if task_of(m.name) in tasks):
             position = self._position(run.factors, metric)
             cell = self.cells.setdefault(position, Cell())
@@ -100,7 +92,7 @@ class Block:
             cell.states.append(state)
             if (run.name, metric) in values:
                 cell.values[run.factors.get(SEED)] = values[run.name, metric]
-            if without_seed(run.factors) != without_seed(cell.runs[0].factors):
+            if cell.experiments.setdefault(OURS, experiment) != experiment:
                 where = tuple(map(tuple, position))
                 names = ", ".join(run.name for run in cell.runs)
                 raise InputError(f"several experiments meet in cell {where} of the report: {names}")
@@ -147,7 +139,7 @@ class Block:
         """Return the geometric mean of one network's figures; None if one is missing."""
         cells = [self.cells.get(position, Cell()) for position in positions]
         values = [value for cell in cells if (value := cell.value(source)) is not None]
-        experiments = [cell.experiment(source) for cell in cells]
+        experiments = [cell.experiments.get(source) for cell in cells]
         if len(values) < len(cells) or any(other != experiments[0] for other in experiments):
             return None
         return geometric_mean(values)

@@ -58,15 +58,13 @@ def collect_results(study: Study, runs: Sequence[Run]) -> StudyResults:
 
 def primary_metrics(study: Study) -> dict[str, str]:
     """Return the primary metric of each task of the config: {"detection": "detection/mAP"}."""
-    tasks = resolve_config(str(study.config), []).TASKS
-    metrics = {name.lower(): TASK_REGISTRY.get(x.KIND).metric for name, x in tasks.items()}
-    return {name: f"{name}/{metric}" for name, metric in metrics.items()}
+    tasks = {name.lower(): x for name, x in resolve_config(str(study.config), []).TASKS.items()}
+    return {name: f"{name}/{TASK_REGISTRY.get(x.KIND).metric}" for name, x in tasks.items()}
 
 
 def class_metric(primary: str) -> str:
     """Return the metric of one class: "detection/AP" for "detection/mAP", the mean over classes."""
-    task, name = primary.split("/")
-    return f"{task}/{name.removeprefix('m')}"
+    return primary.replace("/m", "/")
 
 
 def task_of(metric: str) -> str:
@@ -108,8 +106,7 @@ def _values(results: Mapping, primary: Mapping[str, str]) -> dict[Metric, float 
 
 def overlap_of(run: Run) -> int | None:
     """Count the training images with the labels of all tasks; None for a single task."""
-    text = run.read(SUBSETS_FILE)
-    if text is None:
+    if (text := run.read(SUBSETS_FILE)) is None:
         return None
     try:
         images = [set(label["images"]) for label in json.loads(text)["labels"].values()]

@@ -27,10 +27,7 @@ def draw_grid(study: Study, done: Sequence[Run], path: Path) -> str:
     """Draw a column for each experiment that study.yaml names, then the ground truth.
 
     The file's key "figure" has {images: rows, columns: [{factor: value}, ...]}; a column shows its
-    first run among `done`.
-
-    Returns:
-        The reason why there is no picture, or "".
+    first run among `done`. Return the reason why there is no picture, or "".
     """
     figure = study.content["figure"]
     if not isinstance(figure, dict) or set(figure) != {"images", "columns"}:

@@ -46,11 +46,7 @@ def matches(factors: Mapping[str, Value], where: Filter) -> bool:
 
 
 def read_layout(study: Study, results: StudyResults) -> list[TableLayout]:
-    """Read the tables of a study, those of its classes last.
-
-    Raises:
-        InputError: for a key that is missing, unknown, or names no factor or task.
-    """
+    """Read the tables of a study, those of its classes last; raise InputError for a wrong key."""
     tables = []
     for kind, (known, needed) in TABLE_KEYS.items():
         for index, entry in enumerate(study.content.get(kind) or []):

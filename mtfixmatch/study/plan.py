@@ -40,11 +40,7 @@ class Run:
         return f"{ARCHIVE_FILE}/{self.name}" if archived else str(self.folder)
 
     def read(self, name: str) -> str | None:
-        """Return the text of a file in its folder, or else in the archive; None without the file.
-
-        Raises:
-            InputError: the file cannot be read.
-        """
+        """Return the text of a file in its folder, else in the archive; None without the file."""
         try:
             in_folder = self.folder.is_dir()
             return (self.folder / name).read_text() if in_folder else self.archived[name].decode()
@@ -71,11 +67,7 @@ class Study:
         return self.folder / ARCHIVE_FILE
 
     def select(self, only: Mapping[str, Sequence[str]]) -> list[Run]:
-        """Return the runs that have one of the given values in each of the given factors.
-
-        Raises:
-            InputError: for an unknown factor or value, or if no run is left.
-        """
+        """Return the runs with a given value in each factor; raise InputError if none is left."""
         runs = self.runs
         for factor, wanted in only.items():
             values = {str(run.factors[factor]) for run in self.runs if factor in run.factors}
@@ -94,12 +86,15 @@ def load_study(
     """Read study.yaml; `output` and `seeds` replace its own, `opts` follow each run's overrides.
 
     Runs of the study's own output may be archived; with another output every run starts anew.
-
-    Raises:
-        InputError: for a missing or wrong file; the message names file and key.
+    Raise InputError for a missing or wrong file; the message names file and key.
     """
     path = folder / STUDY_FILE
-    content = _read(path)
+    try:
+        with reading(path):
+            content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+    check_keys(content, (*REQUIRED, *OPTIONAL), REQUIRED, str(path))
     if seeds:
         content["runs"] = [{**block, "seed": list(seeds)} for block in content["runs"]]
     root = Path(output or content["output"])
@@ -113,16 +108,6 @@ def load_study(
             runs.setdefault(name, Run(factors, overrides, root / name, archive.get(name, {})))
     config = (folder / content["config"]).resolve()
     return Study(folder, config, root, content, list(runs.values()), own_output)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with reading(path):
-            content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    check_keys(content, (*REQUIRED, *OPTIONAL), REQUIRED, str(path))
-    return content
 
 
 def check_keys(entry: Any, known: Collection[str], needed: Collection[str], where: str) -> None:

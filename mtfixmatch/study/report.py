@@ -17,8 +17,6 @@ from .plan import Run, Study
 from .plots import draw_curves
 from .tables import class_markdown, label, markdown, overlap_table, paired_table, write_csv
 
-README_FILE = "README.md"
-HISTORY_FILE = "metrics.json"  # written by train_net.py
 BEGIN, END = "<!-- report -->", "<!-- end of report -->"
 MARKED = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
 # States that are always counted; others appear only if a run has them.
@@ -36,12 +34,9 @@ def write_report(study: Study, runs: list[Run]) -> Path:
     """Write the report of some runs with its figures and pictures beside it; return its path.
 
     The report of all runs of the study's own output goes into the README.md beside study.yaml, if
-    that has the marks for it. Any other report is report.md in the output folder.
-
-    Raises:
-        InputError: for a file that cannot be used.
+    that has the marks. Any other is report.md in the output folder. Raise InputError for bad files.
     """
-    path, readme = study.output / "report.md", study.folder / README_FILE
+    path, readme = study.output / "report.md", study.folder / "README.md"
     whole = runs == study.runs and study.own_output
     if in_readme := whole and readme.is_file() and bool(MARKED.search(readme.read_text())):
         path = readme
@@ -59,14 +54,11 @@ def write_report(study: Study, runs: list[Run]) -> Path:
         "[figures.csv](figures.csv) holds the figures of every run, [tables](tables) the tables.",
     ]
     text = "\n\n".join(parts) + "\n"
-    path.write_text(_insert(parts[1:], path.read_text()) if in_readme else text)
+    if in_readme:  # without the title and with the headings one level down
+        body = re.sub("^##", "###", "\n\n".join(parts[1:]), flags=re.MULTILINE)
+        text = MARKED.sub(lambda _: f"{BEGIN}\n\n{body}\n\n{END}", path.read_text(), count=1)
+    path.write_text(text)
     return path
-
-
-def _insert(parts: list[str], readme: str) -> str:
-    """Put parts of a report between the marks of a README, their headings one level down."""
-    body = re.sub("^##", "###", "\n\n".join(parts), flags=re.MULTILINE)
-    return MARKED.sub(lambda _: f"{BEGIN}\n\n{body}\n\n{END}", readme, count=1)
 
 
 def _states(results: StudyResults) -> str:
@@ -84,7 +76,7 @@ def _states(results: StudyResults) -> str:
 
 
 def _time(done: Sequence[Run]) -> str:
-    times = [training_seconds(parse_history(run.read(HISTORY_FILE) or "")) for run in done]
+    times = [training_seconds(parse_history(run.read("metrics.json") or "")) for run in done]
     minutes = [seconds / 60 for seconds in times if seconds]
     if not minutes:
         return ""
@@ -99,8 +91,7 @@ def _table(study: Study, table: TableLayout, results: StudyResults, folder: Path
     blocks = [Block(layout, table.name, results) for layout in table.blocks]
     (folder / "tables").mkdir(exist_ok=True)
     write_csv(blocks, folder / "tables" / f"table_{table.name}.csv")
-    figures = [figure for figure in results.paper if figure.table == table.name]
-    shares = [figure for figure in figures if "/share_of_" in figure.metric.name]
+    shares = [f for f in results.paper if f.table == table.name and "/share_of_" in f.metric.name]
     parts = [f"## Table {table.name}: {table.caption}"]
     for block in blocks:
         parts += [f"### {block.layout.title}"] if block.layout.title else []

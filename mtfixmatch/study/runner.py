@@ -81,11 +81,7 @@ def _reason(log: Path, code: int) -> str:
 
 
 def pending(runs: Sequence[Run], *, again: bool = False) -> list[Run]:
-    """Return the runs that are left to do, with `again` also those submitted to SLURM.
-
-    Raises:
-        InputError: for a run that was made with other settings than the study's.
-    """
+    """Return the runs to do, with `again` also submitted ones; raise InputError if one changed."""
     states = [state_of(run) for run in runs]
     for state in states:
         if state.name == "changed":
@@ -155,10 +151,8 @@ def submit(
     """Submit the runs to SLURM through submitit, one job each with the launcher's GPUs.
 
     Every node must see `folder`, which gets submitit's logs. `parameters` are submitit's, as texts,
-    such as {"timeout_min": "4320"}; its clusters "local" and "debug" are this machine.
-
-    Raises:
-        InputError: without submitit, or for wrong parameters.
+    such as {"timeout_min": "4320"}; its clusters "local" and "debug" are this machine. Raise
+    InputError without submitit, or for wrong parameters.
     """
     try:
         import submitit

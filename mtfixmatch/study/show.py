@@ -27,11 +27,7 @@ def show_plan(study: Study, runs: Sequence[Run]) -> None:
 
 
 def check_configs(study: Study, runs: Sequence[Run]) -> list[CfgNode]:
-    """Resolve the config of every run without reading data.
-
-    Raises:
-        InputError: for a wrong config; the message names the run.
-    """
+    """Resolve the config of every run without data; raise InputError with a wrong one's run."""
     configs = []
     for run in runs:
         try:

@@ -26,8 +26,7 @@ class State(NamedTuple):
 
 def state_of(run: Run) -> State:
     """Determine the state of a run from its folder or its archived files."""
-    status = _read_json(run, STATUS_FILE)
-    if status is None:
+    if (status := _read_json(run, STATUS_FILE)) is None:
         return State("missing")
     if status["overrides"] != run.overrides:
         return State("changed", f"{run.source} was made with other settings than the study's")

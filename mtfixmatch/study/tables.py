@@ -129,38 +129,29 @@ def overlap_table(block: Block, results: StudyResults) -> str:
     images = block.layout.overlap_of
     if not images:
         return ""
-    # A seed gives all methods the same label subsets.
     ours: dict[Label, dict[Value | None, float]] = defaultdict(dict)
-    for column, figure in _overlaps(block, results.ours):
-        ours[column][figure.factors.get(SEED)] = figure.value
+    paper = {}
+    for figure in [*results.ours, *results.paper]:
+        if figure.metric.name == OVERLAP and matches(figure.factors, block.layout.where):
+            column = column_of(figure.factors, block.layout.columns)
+            if figure.source == PAPER:
+                paper[column] = f"{figure.value:g}"
+            else:  # a seed gives all methods the same label subsets
+                ours[column][figure.factors.get(SEED)] = figure.value
     rows = {
         "ours": {column: f"{fmean(by_seed.values()):.1f}" for column, by_seed in ours.items()},
         "expected": {c: f"{expected_overlap(c, images):.1f}" for c in block.columns},
     }
-    if paper := {column: f"{f.value:g}" for column, f in _overlaps(block, results.paper)}:
+    if paper:
         rows["paper"] = paper
     lines = [[name, *(x.get(c, "-") for c in block.columns)] for name, x in rows.items()]
     return pipe_table([["images with all labels", *map(label, block.columns)], *lines])
 
 
 def expected_overlap(counts: Label, images: int) -> float:
-    """Return the mean overlap of two random subsets; one count stands for two of the same size.
-
-    >>> expected_overlap((744,), 2975)  # 744 * 744 / 2975
-    186.06...
-    """
-    sizes = [int(count) for count in counts]
-    sizes = sizes if len(sizes) > 1 else sizes * 2
+    """Return the mean overlap of two random subsets; one count stands for two of the same size."""
+    sizes = [int(count) for count in counts] * (2 if len(counts) == 1 else 1)
     return math.prod(sizes) / images ** (len(sizes) - 1)
-
-
-def _overlaps(block: Block, figures: Iterable[Figure]) -> list[tuple[Label, Figure]]:
-    """Return the overlaps that belong to a block, each with its column."""
-    return [
-        (column_of(figure.factors, block.layout.columns), figure)
-        for figure in figures
-        if figure.metric.name == OVERLAP and matches(figure.factors, block.layout.where)
-    ]
 
 
 def write_csv(blocks: Sequence[Block], path: Path) -> None:
@@ -170,22 +161,19 @@ def write_csv(blocks: Sequence[Block], path: Path) -> None:
         for names, heads in lines_of(block):
             rows.append({"block": block.layout.title, **names})
             for heading, position in heads.items():
-                rows[-1] |= _csv_cells(heading, block.cells.get(position, Cell()))
+                cell = block.cells.get(position, Cell())
+                rows[-1] |= {
+                    heading: _number(cell.value(OURS)) or (cell.placeholder if cell.runs else ""),
+                    f"{heading} spread": _number(cell.spread),
+                    f"{heading} seeds": len(cell.values),
+                    f"{heading} paper": _number(cell.value(PAPER)),
+                    f"{heading} difference": _number(cell.difference),
+                }
     fields = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _csv_cells(heading: str, cell: Cell) -> dict[str, str | int]:
-    return {
-        heading: _number(cell.value(OURS)) or (cell.placeholder if cell.runs else ""),
-        f"{heading} spread": _number(cell.spread),
-        f"{heading} seeds": len(cell.values),
-        f"{heading} paper": _number(cell.value(PAPER)),
-        f"{heading} difference": _number(cell.difference),
-    }
 
 
 def _number(value: float | None) -> str:
