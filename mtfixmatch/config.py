@@ -17,6 +17,9 @@ def add_mtfixmatch_config(cfg: CN) -> None:
     # The losses of the paper (Sec. 3), the only ones that the heads have.
     cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = "giou"
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
+    # Factors of the dilation of each block of res5, for ResNet-50 and deeper. DeepLab has
+    # [1, 2, 4]; with [1, 1, 1] pretrained weights see what they were trained on.
+    cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 1, 1]
     _add_dataset_config(cfg)
     _add_loader_config(cfg)
     _add_timm_config(cfg)
@@ -74,6 +77,9 @@ def _add_loader_config(cfg: CN) -> None:
     # Training views (Table 10): range of the random scale; size of the random crop, height and
     # width in pixels, multiples of 32.
     cfg.INPUT.SCALE_RANGE = (0.5, 2.0)
+    # What is scaled: the "image", which is then cropped, or the "crop", whose size is TRAIN_SIZE
+    # times the scale and which is then resized to TRAIN_SIZE.
+    cfg.INPUT.SCALE_MODE = "image"
     cfg.INPUT.TRAIN_SIZE = (800, 800)
     # Probability of a horizontal flip in the weak view; FixMatch* has no flip.
     cfg.INPUT.FLIP_PROB = 0.5
@@ -112,16 +118,27 @@ def _add_fixmatch_config(cfg: CN) -> None:
     cfg.FIXMATCH.EMA_DECAY = 0.99
     # Period in steps of the measurements of pseudo-labels; 0: never.
     cfg.FIXMATCH.DIAGNOSTICS_PERIOD = 20
+    # Weak views without a label in the student, for its BatchNorm alone (Sec. 3): "none";
+    # "statistics": a pass without gradient updates the running statistics; "forward": they are in
+    # the student's one pass.
+    cfg.FIXMATCH.UNLABELED_WEAK = "none"
     cfg.FIXMATCH.STRONG = CN()
     # RandAugment operations per batch; flip probability; range of Cutout's share of the image area.
     cfg.FIXMATCH.STRONG.NUM_OPERATIONS = 2
     cfg.FIXMATCH.STRONG.FLIP_PROB = 0.5
     cfg.FIXMATCH.STRONG.CUTOUT_AREA = (0.1, 0.3)
+    # Order of the operations: as "drawn", or "photometric_first", which resamples pixels only once.
+    cfg.FIXMATCH.STRONG.ORDER = "drawn"
+    # Color of what a geometric operation uncovers: the "mean" (MODEL.PIXEL_MEAN) or "black".
+    cfg.FIXMATCH.STRONG.FILL = "mean"
+    # Ignore the pixels under Cutout in pseudo-maps: "always", only with "geometric" operations
+    # (Dense FixMatch), or "never".
+    cfg.FIXMATCH.STRONG.IGNORE_ERASED = "always"
 
 
 def _add_training_config(cfg: CN) -> None:
-    # Stride of the encoder features that the semantic head reads: 32, or 16 by dilating res5. The
-    # strides of the feature pyramid stay 8-128.
+    # Stride of the encoder features that the semantic head reads: 32; 16 by dilating res5; or 8 by
+    # dilating res4 and res5, as DeepLab does. The strides of the feature pyramid stay 8-128.
     cfg.MODEL.BACKBONE.ENCODER_STRIDE = 32
     # Load a checkpoint even if it can run code, as pickles can; only for authors that you trust.
     # Weights of torch.save and the model zoo's pickles of arrays load without it.

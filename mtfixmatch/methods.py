@@ -18,7 +18,7 @@ from .augmentation.geometry import Size
 from .augmentation.strong import StrongAugmentation
 from .tasks import Task, TaskHead
 from .tasks.base import Outputs, Target, Threshold
-from .utils.errors import InputError
+from .utils.errors import InputError, check_choice
 
 METHOD_REGISTRY = Registry("METHOD")
 METHOD_REGISTRY.__doc__ = "Methods by class name, see FIXMATCH.METHOD."
@@ -174,9 +174,7 @@ def build_method(cfg: CfgNode) -> Supervised:
         InputError: no method of that name is registered.
     """
     name = cfg.FIXMATCH.METHOD
-    if name not in METHOD_REGISTRY:
-        names = ", ".join(choice for choice, _ in METHOD_REGISTRY)
-        raise InputError(f"FIXMATCH.METHOD is {name!r}: it must be one of {names}")
+    check_choice("FIXMATCH.METHOD", name, [x for x, _ in METHOD_REGISTRY])
     return METHOD_REGISTRY.get(name)(cfg)
 
 
@@ -187,9 +185,7 @@ def ramp_up(step: int, length: float) -> float:
 
 def _check(cfg: CfgNode) -> None:
     on, burn_in, steps = cfg.FIXMATCH.UNSUPERVISED_ON, cfg.FIXMATCH.BURN_IN, cfg.SOLVER.MAX_ITER
-    if on not in UNSUPERVISED_ON:
-        choices = ", ".join(UNSUPERVISED_ON)
-        raise InputError(f"FIXMATCH.UNSUPERVISED_ON is {on!r}: it must be one of {choices}")
+    check_choice("FIXMATCH.UNSUPERVISED_ON", on, UNSUPERVISED_ON)
     if not 0 <= burn_in < steps:
         raise InputError(
             f"FIXMATCH.BURN_IN is {burn_in}: with SOLVER.MAX_ITER {steps} no step is left for "

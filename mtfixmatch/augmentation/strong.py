@@ -1,8 +1,8 @@
 """The strong augmentation: RandAugment, flip and Cutout on a batch (paper Sec. 3, Table 10).
 
 The strong view is made from the weak one, so one matrix per image warps every pseudo-label from the
-weak view to the strong one. Photometric operations come first; all geometric ones compose into that
-matrix, so pixels are resampled once.
+weak view to the strong one. Geometric operations that follow each other are one warp of the pixels,
+and the matrix is the product of them all.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,11 +30,13 @@ class StrongView:
         images: (N, 3, H, W) RGB in [0, 1].
         matrices: (N, 3, 3) affine, weak view to strong view, in corner coordinates.
         erased: (N, H, W) bool, the pixels under Cutout.
+        ignore_erased: whether these pixels are ignored in pseudo-maps.
     """
 
     images: Tensor
     matrices: Tensor
     erased: Tensor
+    ignore_erased: bool
 
 
 def auto_contrast(images: Tensor) -> Tensor:
@@ -79,8 +81,10 @@ class StrongAugmentation:
         *,
         operations: Sequence[str],
         num_operations: int,
+        photometric_first: bool = False,
         flip_prob: float,
         cutout_area: tuple[float, float],
+        ignore_erased: bool = True,
         fill: Sequence[float],
         seed: int,
     ):
@@ -89,9 +93,11 @@ class StrongAugmentation:
         Args:
             operations: names of operations in PHOTOMETRIC and GEOMETRIC.
             num_operations: number of operations per batch, drawn without replacement.
+            photometric_first: apply geometric operations last, so that pixels are resampled once.
             flip_prob: probability of a horizontal flip.
             cutout_area: least and greatest area of Cutout as a share of the image; (0, 0) turns it
                 off.
+            ignore_erased: ignore the pixels under Cutout in pseudo-maps.
             fill: color of pixels from outside the weak view, RGB in [0, 1].
             seed: seed of all draws.
 
@@ -103,8 +109,10 @@ class StrongAugmentation:
             raise ValueError(f"cannot draw {num_operations} operations of {list(operations)}")
         self.operations = list(operations)
         self.num_operations = num_operations
+        self.photometric_first = photometric_first
         self.flip_prob = flip_prob
         self.cutout_area = cutout_area
+        self.ignore_erased = ignore_erased
         self.fill = torch.tensor(fill).view(1, 3, 1, 1)
         self.seed = seed
 
@@ -117,12 +125,16 @@ class StrongAugmentation:
             geometric: include geometric operations and the flip; an invariant method has none
                 (paper Sec. 3).
         """
+        node, mean = cfg.FIXMATCH.STRONG, [x / 255 for x in cfg.MODEL.PIXEL_MEAN]
+        ignoring = ("always", "geometric") if geometric else ("always",)
         return {
             "operations": [*PHOTOMETRIC, *(GEOMETRIC if geometric else ())],
-            "num_operations": cfg.FIXMATCH.STRONG.NUM_OPERATIONS,
-            "flip_prob": cfg.FIXMATCH.STRONG.FLIP_PROB if geometric else 0.0,
-            "cutout_area": tuple(cfg.FIXMATCH.STRONG.CUTOUT_AREA),
-            "fill": [mean / 255 for mean in cfg.MODEL.PIXEL_MEAN],
+            "num_operations": node.NUM_OPERATIONS,
+            "photometric_first": node.ORDER == "photometric_first",
+            "flip_prob": node.FLIP_PROB if geometric else 0.0,
+            "cutout_area": tuple(node.CUTOUT_AREA),
+            "ignore_erased": node.IGNORE_ERASED in ignoring,
+            "fill": mean if node.FILL == "mean" else [0.0, 0.0, 0.0],
             "seed": cfg.SEED,
         }
 
@@ -136,23 +148,31 @@ class StrongAugmentation:
         """
         size = (images.shape[2], images.shape[3])
         rngs = [np.random.default_rng([self.seed, step, p, _PARAMETERS]) for p in positions]
-        matrices = geometry.identity().repeat(len(images), 1, 1)
+        unmoved = geometry.identity().repeat(len(images), 1, 1)
+        matrices = pending = unmoved  # pending: of operations whose warp is not yet done
         for name in self._draw_operations(step):
             if name in PHOTOMETRIC:
-                images = _photometric(name, images, rngs)
+                images = _photometric(name, self._warp(images, pending), rngs)
+                pending = unmoved
             else:
-                matrices = _geometric(name, size, rngs) @ matrices
-        flips = [rng.random() < self.flip_prob for rng in rngs]
-        matrices = _flip(flips, size) @ matrices
-        if not torch.equal(matrices, geometry.identity().expand_as(matrices)):
-            images = geometry.warp(images, matrices, size, mode="bilinear", fill=self.fill)
+                matrix = _geometric(name, size, rngs)
+                matrices, pending = matrix @ matrices, matrix @ pending
+        flips = _flip([rng.random() < self.flip_prob for rng in rngs], size)
+        images = self._warp(images, flips @ pending)
         erased = _cutout_masks(self.cutout_area, size, rngs).to(images.device)
         images = torch.where(erased[:, None], images.new_tensor(0.5), images)
-        return StrongView(images, matrices, erased)
+        return StrongView(images, flips @ matrices, erased, self.ignore_erased)
+
+    def _warp(self, images: Tensor, matrices: Tensor) -> Tensor:
+        if torch.equal(matrices, geometry.identity().expand_as(matrices)):
+            return images
+        size = (images.shape[2], images.shape[3])
+        return geometry.warp(images, matrices, size, mode="bilinear", fill=self.fill)
 
     def _draw_operations(self, step: int) -> list[str]:
         rng = np.random.default_rng([self.seed, step, _OPERATIONS])
-        return list(rng.choice(self.operations, self.num_operations, replace=False))
+        names = list(rng.choice(self.operations, self.num_operations, replace=False))
+        return sorted(names, key=GEOMETRIC.__contains__) if self.photometric_first else names
 
 
 def _photometric(name: str, images: Tensor, rngs: list[np.random.Generator]) -> Tensor:

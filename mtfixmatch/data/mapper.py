@@ -35,6 +35,7 @@ class TrainMapper:
         *,
         tasks: Sequence[Task],
         scale_range: tuple[float, float],
+        scale_mode: str = "image",
         size: Size,
         flip_prob: float,
         fill: Sequence[float],
@@ -43,11 +44,12 @@ class TrainMapper:
     ):
         """Set the tasks whose targets are loaded, and the weak view of `size` (height, width).
 
-        Pixels outside the image get the color `fill`, RGB in 0-255. Hidden labels are loaded, too,
-        every `diagnostics_period` steps; 0: never.
+        `scale_mode` is INPUT.SCALE_MODE. Pixels outside the image get the color `fill`, RGB in
+        0-255. Hidden labels are loaded, too, every `diagnostics_period` steps; 0: never.
         """
         self.tasks = list(tasks)
-        self.scale_range, self.size, self.flip_prob = scale_range, size, flip_prob
+        self.scale_range, self.scale_mode = scale_range, scale_mode
+        self.size, self.flip_prob = size, flip_prob
         self.fill = torch.tensor(fill).view(1, 3, 1, 1)
         self.diagnostics_period, self.seed = diagnostics_period, seed
 
@@ -57,6 +59,7 @@ class TrainMapper:
         return {
             "tasks": tasks,
             "scale_range": tuple(cfg.INPUT.SCALE_RANGE),
+            "scale_mode": cfg.INPUT.SCALE_MODE,
             "size": tuple(cfg.INPUT.TRAIN_SIZE),
             "flip_prob": cfg.INPUT.FLIP_PROB if flip_prob is None else flip_prob,
             "fill": cfg.MODEL.PIXEL_MEAN,
@@ -91,6 +94,8 @@ class TrainMapper:
     def _view_matrix(self, size: Size, draw: Draw) -> Tensor:
         rng = np.random.default_rng([self.seed, draw.step, draw.position, _VIEW])
         scale = rng.uniform(*self.scale_range)
+        if self.scale_mode == "crop":  # a crop of twice the size shows the image at half the scale
+            scale = 1 / scale
         offsets = []
         for side, crop in zip(size, self.size, strict=True):
             # The position of the crop in a larger image, or of a smaller image in the view.

@@ -9,9 +9,11 @@ import os
 from typing import Any
 from urllib.parse import urlparse
 
+import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
 from torch import Tensor, nn
 
 from ..runtime.checkpoint_files import LAST, damage_of, full_checkpoints, write_checkpoint
@@ -20,6 +22,25 @@ from ..utils.errors import InputError, first_line
 from ..utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
+
+
+class TorchvisionHandler(PathHandler):
+    """Finds weights by torchvision's name, as torchvision://ResNet50_Weights.IMAGENET1K_V2."""
+
+    PREFIX = "torchvision://"
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [self.PREFIX]
+
+    def _get_local_path(self, path: str, **kwargs: Any) -> str:
+        try:
+            url = torchvision.models.get_weight(path.removeprefix(self.PREFIX)).url
+        except (ValueError, KeyError) as error:
+            raise InputError(f"MODEL.WEIGHTS {path}: {first_line(error)}") from None
+        return PathManager.get_local_path(url, **kwargs)
+
+
+PathManager.register_handler(TorchvisionHandler(), allow_override=True)
 
 
 class MultiTaskCheckpointer(DetectionCheckpointer):

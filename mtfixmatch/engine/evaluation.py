@@ -120,7 +120,7 @@ def _image_losses(
         target = task.warp_target(task.load_target(record), torch.eye(3), size)
         head = model.head(task.name)
         assigned = head.assign([target], [False], size)
-        losses = head.losses(outputs[task.name], assigned, size)
+        losses = head.losses(outputs[task.name], assigned, size, image.new_ones(1).float())
         sums[task.name] = {part: float(value) for part, value in losses.items()}
         sums[task.name]["count"] = float(assigned[0].count)
     return sums

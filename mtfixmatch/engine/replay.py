@@ -109,6 +109,6 @@ def _build_step(dump: Mapping[str, Any]) -> MultiTaskStep:
     method = build_method(cfg).to(cfg.MODEL.DEVICE)
     step = build_step(cfg, build_tasks(cfg), method, student, build_teacher(student), [])
     step.iter = dump["step"]
-    for part in ("student", "teacher", "method", "grad_scaler"):
+    for part in ("student", "teacher", "method", "normalizers", "grad_scaler"):
         getattr(step, part).load_state_dict(dump[part])
     return step

@@ -1,7 +1,8 @@
 """The images that the student sees in a step, each with its targets."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from ..augmentation.strong import StrongAugmentation, StrongView
 from ..data.samplers import Draw
 from ..modeling import MultiTaskNet
 from ..tasks import Task
-from ..tasks.base import Assigned, Target
+from ..tasks.base import Assigned, Outputs, Target
 
 # Random stream of dropout in a weak view, under the key (seed, step, position); the next number is
 # the stream of a strong view.
@@ -41,11 +42,17 @@ class Sample:
         image: (3, H, W) RGB in [0, 1].
         dropout_seed: seed of the dropout masks of the image.
         targets: task name -> target; the sample has no part in the losses of other tasks.
+        in_all_heads: whether it passes through heads without a target too, for their BatchNorm.
     """
 
     image: Tensor
     dropout_seed: int
     targets: Mapping[str, SampleTarget] = field(default_factory=dict)
+    in_all_heads: bool = False
+
+    def runs(self, task: Task) -> bool:
+        """Whether the sample passes through the head of a task."""
+        return self.in_all_heads or task.name in self.targets
 
 
 def stack_images(batch: Sequence[dict], device: torch.device) -> Tensor:
@@ -114,7 +121,8 @@ def strong_samples(
 def warped_target(task: Task, target: Target, view: StrongView, index: int) -> Target:
     """Warp a target of the weak view at an index into the strong view at the same index."""
     size = (view.images.shape[2], view.images.shape[3])
-    return task.warp_target(target, view.matrices[index], size, view.erased[index])
+    erased = view.erased[index] if view.ignore_erased else None
+    return task.warp_target(target, view.matrices[index], size, erased)
 
 
 @torch.no_grad()
@@ -149,6 +157,28 @@ def assigned_of(samples: Sequence[Sample], task: Task, *, is_pseudo: bool) -> li
     """Return the assigned labels or pseudo-labels of a task, in the order of the samples."""
     targets = [x for x in targets_of(samples, task) if x.is_pseudo == is_pseudo]
     return [x.assigned for x in targets if x.assigned is not None]
+
+
+def loss_rows(samples: Sequence[Sample], task: Task, *, is_pseudo: bool) -> list[bool]:
+    """Return which rows of a head's outputs have a label, or a pseudo-label, of a task."""
+    targets = [sample.targets.get(task.name) for sample in samples if sample.runs(task)]
+    return [x is not None and x.is_pseudo == is_pseudo for x in targets]
+
+
+def select_rows(outputs: Outputs, mask: Sequence[bool]) -> Outputs:
+    """Return the outputs for the images of a mask, without a copy if they are contiguous."""
+    if all(mask):
+        return outputs
+    rows = indices(mask)
+    first, last = rows[0], rows[-1] + 1
+    if len(rows) == last - first:
+        return tuple(x[first:last] for x in outputs)
+    return tuple(x[rows] for x in outputs)
+
+
+def indices(flags: Iterable[Any]) -> list[int]:
+    """Return the indices of true values."""
+    return [i for i, flag in enumerate(flags) if flag]
 
 
 def image_size(samples: Sequence[Sample]) -> tuple[int, int]:

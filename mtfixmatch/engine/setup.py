@@ -16,7 +16,7 @@ from ..data.datasets import DATASET_NAMES, check_class_lists, get_records, regis
 from ..methods import build_method
 from ..modeling.timm_backbone import resolve_backbone
 from ..tasks.config import build_tasks, complete_task_config, set_classes, task_kinds
-from ..utils.errors import InputError
+from ..utils.errors import InputError, check_choice
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +28,19 @@ UNREAD_KEYS = (
     *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "DATALOADER.ASPECT_RATIO_GROUPING"),
     *("DATALOADER.SAMPLER_TRAIN", "DATALOADER.REPEAT_THRESHOLD", "DATALOADER.REPEAT_SQRT"),
     *("DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
+    *("MODEL.RESNETS.RES4_DILATION", "MODEL.RESNETS.RES5_DILATION"),  # see ENCODER_STRIDE
     *("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"),
     *("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", "SOLVER.REFERENCE_WORLD_SIZE", "TEST.AUG"),
     *("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT"),
     *("TEST.EXPECTED_RESULTS", "TEST.PRECISE_BN", "TEST.KEYPOINT_OKS_SIGMAS"),
 )
 CHOICES = {
+    "FIXMATCH.STRONG.FILL": ("mean", "black"),
+    "FIXMATCH.STRONG.IGNORE_ERASED": ("always", "geometric", "never"),
+    "FIXMATCH.STRONG.ORDER": ("drawn", "photometric_first"),
+    "FIXMATCH.UNLABELED_WEAK": ("none", "statistics", "forward"),
     "INPUT.FORMAT": ("RGB",),
+    "INPUT.SCALE_MODE": ("image", "crop"),
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": ("giou",),
     "MODEL.SEM_SEG_HEAD.LOSS_TYPE": ("cross_entropy",),
     "SOLVER.NONFINITE": ("stop", "skip"),
@@ -87,6 +93,7 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
 def warn_of_unread_keys(cfg: CfgNode) -> None:
     """Warn of keys of Detectron2 that the config changes but that have no effect."""
     defaults = get_cfg()
+    add_mtfixmatch_config(defaults)
     changed = [key for key in UNREAD_KEYS if attrgetter(key)(cfg) != attrgetter(key)(defaults)]
     if changed:
         logger.warning("These keys of Detectron2 have no effect: %s", ", ".join(changed))
@@ -110,9 +117,7 @@ def check_config(cfg: CfgNode) -> None:
         if not attrgetter(key)(cfg):
             raise InputError(f"{key} is empty: it must name one or more of {DATASET_NAMES}")
     for key, choices in CHOICES.items():
-        value = attrgetter(key)(cfg)
-        if value not in choices:
-            raise InputError(f"{key} is {value!r}: it must be one of {', '.join(choices)}")
+        check_choice(key, attrgetter(key)(cfg), choices)
     _check_numbers(cfg)
     build_method(cfg)
 

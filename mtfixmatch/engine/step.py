@@ -7,7 +7,7 @@ warped pseudo-labels, ONE forward pass of the student, losses, gradients.
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -24,14 +24,17 @@ from ..tasks import Task
 from ..tasks.base import Outputs, Target
 from ..utils.distributed import sum_over_ranks
 from .ema import update_teacher
+from .normalizer import Normalizers
 from .samples import (
     Sample,
     assign_targets,
     assigned_of,
     image_size,
+    indices,
+    loss_rows,
+    select_rows,
     stack_images,
     strong_samples,
-    targets_of,
     weak_samples,
 )
 
@@ -72,6 +75,7 @@ class MultiTaskStep(SimpleTrainer):
         ema_decay: float,
         precision: torch.dtype,
         accumulation_steps: int,
+        unlabeled_weak: str,
         diagnostics_period: int,
         seed: int,
         guard: StepGuard,
@@ -88,6 +92,7 @@ class MultiTaskStep(SimpleTrainer):
             ema_decay: decay of the teacher, in [0, 1].
             precision: data type of the forward passes; torch.float32 turns autocast off.
             accumulation_steps: number of parts in which a batch passes through the student.
+            unlabeled_weak: FIXMATCH.UNLABELED_WEAK.
             diagnostics_period: period in steps of the records for hooks; 0: none.
             seed: seed of dropout.
             guard: guard that rolls back steps with non-finite values.
@@ -100,9 +105,11 @@ class MultiTaskStep(SimpleTrainer):
         self.ema_decay = ema_decay
         self.precision = precision
         self.accumulation_steps = accumulation_steps
+        self.unlabeled_weak = unlabeled_weak
         self.diagnostics_period = diagnostics_period
         self.seed = seed
         self.guard = guard
+        self.normalizers = Normalizers(self.tasks).to(self.student.device)
         # Gradients underflow in float16; for other types the scaler does nothing.
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
         self.record: StepRecord | None = None
@@ -115,7 +122,9 @@ class MultiTaskStep(SimpleTrainer):
         images = stack_images(batch, self.student.device)
         record: StepRecord | None = None
         with self.guard.rolling_back(
-            (self.student, self.method), self.optimizer, lambda: self.dump(batch, images)
+            (self.student, self.method, self.normalizers),
+            self.optimizer,
+            lambda: self.dump(batch, images),
         ):
             record = self.compute_gradients(batch, images)
             self.update_student()
@@ -141,7 +150,7 @@ class MultiTaskStep(SimpleTrainer):
         weak = weak_samples(batch, images, self.seed)
         pseudo_labels = self.pseudo_label(batch, images, weak)
         strong = self.make_strong(batch, images, pseudo_labels)
-        samples = [s for s in weak if s.targets] + [s for s in strong if s is not None]
+        samples = self.student_views(weak, images) + [s for s in strong if s is not None]
         samples = assign_targets(samples, self.tasks, self.student)
         losses, agreement = self.forward_backward(samples, images)
         self.guard.check_update(self.student, self.grad_scaler)
@@ -162,11 +171,11 @@ class MultiTaskStep(SimpleTrainer):
         outputs: dict[str, Outputs] = {}
         if masks:
             with self.autocast():
-                outputs, _ = self.teacher(images[_indices(tasks_of)], masks)
+                outputs, _ = self.teacher(images[indices(tasks_of)], masks)
         self._check_inputs(batch, images, outputs)
         labels: list[dict[str, Target]] = [{} for _ in batch]
         for task in (t for t in self.tasks if t.name in outputs):
-            rows = _indices(task in tasks for tasks in tasks_of)
+            rows = indices(task in tasks for tasks in tasks_of)
             targets = self.method.pseudo_labels(
                 task,
                 self.teacher.head(task.name),
@@ -190,7 +199,7 @@ class MultiTaskStep(SimpleTrainer):
         self, batch: Sequence[dict], images: Tensor, pseudo_labels: Sequence[Mapping[str, Target]]
     ) -> list[Sample | None]:
         """Make strong views of the images with pseudo-labels; None for the others."""
-        rows = _indices(pseudo_labels)
+        rows = indices(pseudo_labels)
         if not rows:
             return [None] * len(batch)
         assert self.method.strong_augmentation is not None
@@ -205,6 +214,15 @@ class MultiTaskStep(SimpleTrainer):
         by_row = dict(zip(rows, samples, strict=True))
         return [by_row.get(i) for i in range(len(batch))]
 
+    def student_views(self, weak: Sequence[Sample], images: Tensor) -> list[Sample]:
+        """Return the weak views for the student's pass, see FIXMATCH.UNLABELED_WEAK."""
+        everywhere = [replace(sample, in_all_heads=True) for sample in weak]
+        if self.unlabeled_weak == "forward":
+            return everywhere
+        if self.unlabeled_weak == "statistics":
+            self.update_statistics([s for s in everywhere if not s.targets], images)
+        return [sample for sample in weak if sample.targets]
+
     def forward_backward(
         self, samples: Sequence[Sample], images: Tensor
     ) -> tuple[dict[str, float], dict[str, float]]:
@@ -217,7 +235,7 @@ class MultiTaskStep(SimpleTrainer):
         Returns:
             The losses and the agreement, see StepRecord.
         """
-        normalizers = self.normalizers(samples)
+        divisors = self.divisors(samples)
         self.optimizer.zero_grad()
         logged: dict[str, float] = {}
         agreement: dict[str, float] = {}
@@ -227,7 +245,7 @@ class MultiTaskStep(SimpleTrainer):
             # DDP reduces the gradients once, in the last part.
             no_sync = getattr(self.model, "no_sync", nullcontext)
             with nullcontext() if part == count - 1 else no_sync():
-                losses, part_agreement = self.losses(samples[part::count], normalizers, images)
+                losses, part_agreement = self.losses(samples[part::count], divisors, images)
                 agreement |= part_agreement
                 for key, value in finite_sums(losses, losses.items).items():
                     logged[key] = logged.get(key, 0.0) + value
@@ -236,19 +254,19 @@ class MultiTaskStep(SimpleTrainer):
                 self.grad_scaler.scale(total).backward()
         return logged, agreement
 
-    def normalizers(self, samples: Sequence[Sample]) -> dict[tuple[str, bool], float]:
-        """Return the divisor of each summed loss, from its count over the global batch."""
-        counts = [self._count(samples, task, pseudo) for task, pseudo in self.loss_terms]
-        total = sum_over_ranks(torch.stack(counts), self.student.device)
-        return {
-            (task.name, pseudo): self.student.head(task.name).normalizer(count, is_pseudo=pseudo)
-            for (task, pseudo), count in zip(self.loss_terms, total, strict=True)
-        }
-
-    def _count(self, samples: Sequence[Sample], task: Task, pseudo: bool) -> Tensor:
+    def divisors(self, samples: Sequence[Sample]) -> dict[tuple[str, bool], float]:
+        """Return the divisor of each loss, from its elements and images in the global batch."""
         zero = torch.zeros((), dtype=torch.long, device=self.student.device)
-        counts = [x.count for x in assigned_of(samples, task, is_pseudo=pseudo)]
-        return torch.stack([zero, *counts]).sum()
+        terms = [assigned_of(samples, task, is_pseudo=pseudo) for task, pseudo in self.loss_terms]
+        elements = [torch.stack([zero, *(x.count for x in term)]).sum() for term in terms]
+        images = zero.new_tensor([len(term) for term in terms])
+        totals = sum_over_ranks(torch.cat([torch.stack(elements), images]), zero.device)
+        return {
+            (task.name, pseudo): self.normalizers[task.name].divisor(
+                totals[i], totals[len(terms) + i], is_pseudo=pseudo
+            )
+            for i, (task, pseudo) in enumerate(self.loss_terms)
+        }
 
     @property
     def loss_terms(self) -> list[tuple[Task, bool]]:
@@ -259,7 +277,7 @@ class MultiTaskStep(SimpleTrainer):
     def losses(
         self,
         samples: Sequence[Sample],
-        normalizers: Mapping[tuple[str, bool], float],
+        divisors: Mapping[tuple[str, bool], float],
         images: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Compute the losses of a part of the samples, and the agreement, see StepRecord."""
@@ -273,10 +291,11 @@ class MultiTaskStep(SimpleTrainer):
             assigned = assigned_of(samples, task, is_pseudo=pseudo)
             terms = dict.fromkeys(task.loss_parts, zero)  # exactly 0, and not nan, without images
             if assigned:
-                mask = [x.is_pseudo == pseudo for x in targets_of(samples, task)]
-                selected = _select(outputs[task.name], mask)
-                terms = head.losses(selected, assigned, image_size(samples))
-                terms = {x: value / normalizers[task.name, pseudo] for x, value in terms.items()}
+                rows = loss_rows(samples, task, is_pseudo=pseudo)
+                selected = select_rows(outputs[task.name], rows)
+                divisor, counts = divisors[task.name, pseudo], [x.count for x in assigned]
+                weights = self.normalizers[task.name].image_weights(counts, divisor)
+                terms = head.losses(selected, assigned, image_size(samples), weights)
                 if pseudo and self._has_diagnostics:
                     agreement[task.name] = head.agreement(selected, assigned)
             losses |= {loss_name(task, part, pseudo): value for part, value in terms.items()}
@@ -287,7 +306,7 @@ class MultiTaskStep(SimpleTrainer):
         self, samples: Sequence[Sample], images: Tensor
     ) -> tuple[dict[str, Outputs], Tensor]:
         """Run the heads that any rank has samples for, because SyncBN waits for all ranks."""
-        masks = {t.name: [t.name in sample.targets for sample in samples] for t in self.tasks}
+        masks = {t.name: [sample.runs(t) for sample in samples] for t in self.tasks}
         numbers = [len(samples), *(sum(mask) for mask in masks.values())]
         total, *counts = sum_over_ranks(numbers, self.student.device)
         if not total:  # no rank has a sample; DDP still needs a backward pass
@@ -296,6 +315,13 @@ class MultiTaskStep(SimpleTrainer):
         seeds = [sample.dropout_seed for sample in samples]
         run = {name: mask for (name, mask), n in zip(masks.items(), counts, strict=True) if n}
         return self.model(images, run, seeds)
+
+    @torch.no_grad()
+    def update_statistics(self, samples: Sequence[Sample], images: Tensor) -> None:
+        """Let the BatchNorm layers of the student see samples in a pass without gradient."""
+        if any(sum_over_ranks([len(samples)], self.student.device)):
+            with self.autocast():
+                self._forward(samples, images)
 
     def weight(self, task: Task, pseudo: bool) -> float:
         """Return gamma_t of a task, times lambda_t(step) for its unsupervised loss (Eq. 5)."""
@@ -347,15 +373,17 @@ class MultiTaskStep(SimpleTrainer):
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict(),
             "method": self.method.state_dict(),
+            "normalizers": self.normalizers.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
         }
 
     def state_dict(self) -> dict:
-        """Return the state of optimizer, loss scaler and method, and the skipped steps."""
+        """Return the state of optimizer, loss scaler, method, normalizers and skipped steps."""
         return {
             **super().state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
             "method": self.method.state_dict(),
+            "normalizers": self.normalizers.state_dict(),
             "skipped_steps": self.guard.skipped,
         }
 
@@ -364,25 +392,10 @@ class MultiTaskStep(SimpleTrainer):
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         self.method.load_state_dict(state_dict["method"])
+        self.normalizers.load_state_dict(state_dict["normalizers"])
         self.guard.skipped = state_dict["skipped_steps"]
 
 
 def loss_name(task: Task, part: str, is_pseudo: bool) -> str:
     """Return the name of a loss in logs, which ends in _unsup for an unsupervised loss."""
     return f"loss_{task.name}_{part}" + ("_unsup" if is_pseudo else "")
-
-
-def _indices(flags: Iterable[Any]) -> list[int]:
-    """Return the indices of true values."""
-    return [i for i, flag in enumerate(flags) if flag]
-
-
-def _select(outputs: Outputs, mask: Sequence[bool]) -> Outputs:
-    """Return the outputs for the images of a mask, without a copy if they are contiguous."""
-    if all(mask):
-        return outputs
-    rows = _indices(mask)
-    first, last = rows[0], rows[-1] + 1
-    if len(rows) == last - first:
-        return tuple(x[first:last] for x in outputs)
-    return tuple(x[rows] for x in outputs)

@@ -239,6 +239,7 @@ def build_step(
         ema_decay=cfg.FIXMATCH.EMA_DECAY,
         precision=choose_precision(cfg),
         accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+        unlabeled_weak=cfg.FIXMATCH.UNLABELED_WEAK,
         diagnostics_period=cfg.FIXMATCH.DIAGNOSTICS_PERIOD,
         seed=cfg.SEED,
         guard=StepGuard(cfg),

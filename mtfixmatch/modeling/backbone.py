@@ -7,12 +7,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
+from detectron2.projects.deeplab import build_resnet_deeplab_backbone
 from torch import Tensor, nn
 
 from ..tasks.config import in_features
-from ..utils.errors import InputError
+from ..utils.errors import InputError, check_choice
 
-PYRAMID_INPUTS = ["res3", "res4", "res5"]
+PYRAMID_STRIDES = {"res3": 8, "res4": 16, "res5": 32}  # inputs of the pyramid
 
 
 class _PrecomputedFeatures(nn.Identity, Backbone):
@@ -48,7 +49,7 @@ class MultiTaskBackbone(Backbone):
 
     @configurable
     def __init__(self, *, bottom_up: Backbone, fpn: FPN | None):
-        """Join a network of res2..res5, at strides 4 to 32 or 16, and a pyramid on res3..res5."""
+        """Join a network of res2..res5, at strides up to 8, 16 or 32, and a pyramid on them."""
         super().__init__()
         self.bottom_up = bottom_up
         self.fpn = fpn
@@ -69,33 +70,44 @@ class MultiTaskBackbone(Backbone):
         features = self.bottom_up(images)
         if self.fpn is None:
             return features
-        pyramid_inputs = {name: features[name] for name in PYRAMID_INPUTS}
-        if self.bottom_up.output_shape()["res5"].stride == 16:
-            # A dilated res5 has the positions of a strided one at every second row and column.
-            pyramid_inputs["res5"] = F.max_pool2d(features["res5"], kernel_size=1, stride=2)
+        pyramid_inputs, shapes = {}, self.bottom_up.output_shape()
+        for name, stride in PYRAMID_STRIDES.items():
+            # A dilated stage has the positions of a strided one at every second or fourth row and
+            # column.
+            step = stride // shapes[name].stride
+            x = features[name]
+            pyramid_inputs[name] = F.max_pool2d(x, kernel_size=1, stride=step) if step > 1 else x
         return features | self.fpn(pyramid_inputs)
 
 
 @BACKBONE_REGISTRY.register()
 def build_multitask_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MultiTaskBackbone:
-    """Build ResNet-18/34/50/101, with a pyramid if one of MODEL.TASKS reads it."""
+    """Build ResNet-18/34/50/101/152, with a pyramid if one of MODEL.TASKS reads it.
+
+    Raises:
+        InputError: a key of DeepLab's ResNets is set for ResNet-18 or 34.
+    """
     cfg = cfg.clone()
     cfg.defrost()
-    stride, depth = encoder_stride(cfg), cfg.MODEL.RESNETS.DEPTH
-    if stride == 16 and depth < 50:
-        needed = f"a ResNet of depth 50 or more, not {depth}"
-        raise InputError(f"MODEL.BACKBONE.ENCODER_STRIDE 16 needs {needed}")
-    if depth < 50:
-        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    cfg.MODEL.RESNETS.RES5_DILATION = 32 // stride
+    node, stride = cfg.MODEL.RESNETS, encoder_stride(cfg)
+    if node.DEPTH >= 50:
+        node.RES4_DILATION, node.RES5_DILATION = max(16 // stride, 1), 32 // stride
+        return MultiTaskBackbone(cfg, build_resnet_deeplab_backbone(cfg, input_shape))
+    for key, value, is_valid in (
+        ("BACKBONE.ENCODER_STRIDE", stride, stride == 32),
+        ("RESNETS.RES5_MULTI_GRID", node.RES5_MULTI_GRID, set(node.RES5_MULTI_GRID) == {1}),
+    ):
+        if not is_valid:
+            needed = f"a ResNet of depth 50 or more, not {node.DEPTH}"
+            raise InputError(f"MODEL.{key} {value} needs {needed}")
+    node.RES2_OUT_CHANNELS, node.RES5_DILATION = 64, 1
     return MultiTaskBackbone(cfg, build_resnet_backbone(cfg, input_shape))
 
 
 def encoder_stride(cfg: CfgNode) -> int:
     """Return MODEL.BACKBONE.ENCODER_STRIDE, the stride of res5, or raise an InputError."""
     stride = cfg.MODEL.BACKBONE.ENCODER_STRIDE
-    if stride not in (16, 32):
-        raise InputError(f"MODEL.BACKBONE.ENCODER_STRIDE is {stride}: it must be 16 or 32")
+    check_choice("MODEL.BACKBONE.ENCODER_STRIDE", stride, (8, 16, 32))
     return stride
 
 
@@ -103,11 +115,11 @@ def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
     shapes, channels = bottom_up.output_shape(), cfg.MODEL.FPN.OUT_CHANNELS
     shapes = {
         name: ShapeSpec(channels=shapes[name].channels, stride=stride)
-        for name, stride in zip(PYRAMID_INPUTS, (8, 16, 32), strict=True)
+        for name, stride in PYRAMID_STRIDES.items()
     }
     return FPN(
         bottom_up=_PrecomputedFeatures(shapes),
-        in_features=PYRAMID_INPUTS,
+        in_features=list(PYRAMID_STRIDES),
         out_channels=channels,
         norm=cfg.MODEL.FPN.NORM,
         top_block=TopBlock(shapes["res5"].channels, channels),

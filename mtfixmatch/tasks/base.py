@@ -23,6 +23,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..augmentation.geometry import Size
+from ..utils.errors import check_choice
 
 Target = Any
 # Predictions for N images before any threshold, indexed by image: boxes with scores, logits, ...
@@ -79,6 +80,7 @@ class Task(ABC):
         fills_pixels: whether its labels cover the whole image, so that other tasks are drawn last.
         tuning_keys: config keys of the task that a warning about its pseudo-labels names.
         target_types: classes of its targets, which the file of a step must be allowed to hold.
+        normalizers: choices of TASKS.<NAME>.NORMALIZER, the default first.
         loss_parts: names of the loss terms.
     """
 
@@ -91,6 +93,7 @@ class Task(ABC):
     fills_pixels: ClassVar[bool] = False
     tuning_keys: ClassVar[tuple[str, ...]] = ("THRESHOLD", "UNSUPERVISED_WEIGHT")
     target_types: ClassVar[tuple[type, ...]] = ()
+    normalizers: ClassVar[tuple[str, ...]] = ("image", "batch")
     loss_parts: tuple[str, ...]
 
     @configurable
@@ -103,6 +106,7 @@ class Task(ABC):
         loss_weight: float = 1.0,
         unsupervised_weight: float = 1.0,
         num_labels: int = -1,
+        normalizer: str = "image",
     ):
         """Set the attributes that every task has.
 
@@ -113,6 +117,7 @@ class Task(ABC):
             loss_weight: weight of the task in the total loss, gamma of Eq. 5.
             unsupervised_weight: weight of the unsupervised loss after the ramp-up, lambda of Eq. 5.
             num_labels: number of training images that keep their label; -1: all.
+            normalizer: one of `normalizers`.
         """
         self.name = name
         self.class_names = list(class_names)
@@ -120,11 +125,13 @@ class Task(ABC):
         self.loss_weight = loss_weight
         self.unsupervised_weight = unsupervised_weight
         self.num_labels = num_labels
+        self.normalizer = normalizer
 
     @classmethod
     def from_config(cls, cfg: CfgNode, name: str) -> dict[str, Any]:
         """Read cfg.TASKS.<NAME>."""
         node = cfg.TASKS[name.upper()]
+        check_choice(f"TASKS.{name.upper()}.NORMALIZER", node.NORMALIZER, cls.normalizers)
         return {
             "name": name,
             "class_names": node.CLASSES,
@@ -132,6 +139,7 @@ class Task(ABC):
             "loss_weight": node.LOSS_WEIGHT,
             "unsupervised_weight": node.UNSUPERVISED_WEIGHT,
             "num_labels": node.LABELS,
+            "normalizer": node.NORMALIZER,
         }
 
     @classmethod
@@ -153,6 +161,10 @@ class Task(ABC):
         # Number of training images that keep their label for this task, the others are hidden;
         # -1: all.
         node.LABELS = -1
+        # What the losses are a mean over, Eq. 3-4: "image": over images, of the mean over an
+        # image's positive anchors or valid pixels; "batch": over those of all images; "running",
+        # for boxes only: divided by a running mean of their number, as in Detectron2's RetinaNet.
+        node.NORMALIZER = cls.normalizers[0]
         return node
 
     @classmethod
@@ -207,7 +219,7 @@ class Task(ABC):
             target: target of one image.
             matrix: (3, 3) affine, in corner coordinates, see augmentation.geometry.
             size: (height, width) of the view.
-            erased: (H, W) bool, pixels of the view under Cutout.
+            erased: (H, W) bool, pixels of the view to ignore; None: none.
         """
 
     def least_score(self, threshold: Threshold) -> float:
@@ -282,17 +294,13 @@ class TaskHead(nn.Module, ABC):
         """Bring the targets of N training images of `size` into the shape of the outputs."""
 
     @abstractmethod
-    def normalizer(self, count: float, *, is_pseudo: bool) -> float:
-        """Return the divisor of the summed loss, from its `count` over the global batch.
-
-        A head may keep a running mean, one for each of the supervised and unsupervised loss.
-        """
-
-    @abstractmethod
     def losses(
-        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size
+        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size, weights: Tensor
     ) -> dict[str, Tensor]:
-        """Compute each of the task's `loss_parts`, summed over N >= 1 images of `size`."""
+        """Compute each of the task's `loss_parts` on N >= 1 images of `size`.
+
+        A part is the sum over an image's elements, and over the images with their weights (N,).
+        """
 
     @abstractmethod
     def predict(self, outputs: Outputs, size: Size, least_score: float) -> Predictions:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
-from ..utils.errors import InputError
+from ..utils.errors import InputError, check_choice
 from .base import TASK_REGISTRY, Task
 
 
@@ -27,9 +27,7 @@ def complete_task_config(cfg: CfgNode) -> None:
     """
     for name, changes in cfg.TASKS.items():
         kind = changes.get("KIND", "") if isinstance(changes, CfgNode) else ""
-        if kind not in TASK_REGISTRY:
-            kinds = ", ".join(name for name, _ in TASK_REGISTRY)
-            raise InputError(f"TASKS.{name}.KIND is {kind!r}: it must be one of {kinds}")
+        check_choice(f"TASKS.{name}.KIND", kind, [x for x, _ in TASK_REGISTRY])
         node = TASK_REGISTRY.get(kind).default_config()
         try:
             node.merge_from_other_cfg(changes)

@@ -33,13 +33,10 @@ class DenseHead(TaskHead):
     Attributes:
         config_node: name of the node of cfg.MODEL with the keys of the head.
         loss_parts: names of the loss terms.
-        normalizers: (2,) running means of the number of positive anchors in a global batch, for the
-            supervised and the unsupervised loss.
     """
 
     config_node: ClassVar[str]
     loss_parts: ClassVar[tuple[str, ...]] = ("cls", "box")
-    normalizers: Tensor
 
     @configurable
     def __init__(
@@ -59,7 +56,6 @@ class DenseHead(TaskHead):
         self.num_classes: int = detector.num_classes
         self.strides = list(strides)
         self.background_weight = background_weight
-        self.register_buffer("normalizers", torch.tensor([100.0, 100.0]))
 
     @classmethod
     def from_config(
@@ -157,17 +153,12 @@ class DenseHead(TaskHead):
     def _is_positive(self, labels: Tensor) -> Tensor:
         return (labels >= 0) & (labels != self.num_classes)
 
-    def normalizer(self, count: float, *, is_pseudo: bool) -> float:
-        """Update and return the running mean of the count, with RetinaNet's momentum of .9."""
-        mean = self.normalizers[int(is_pseudo)]
-        mean.mul_(0.9).add_(0.1 * max(count, 1.0))
-        return float(mean)
-
     def losses(
-        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size
+        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size, weights: Tensor
     ) -> dict[str, Tensor]:
         """Compute the focal loss of all but ignored anchors and the GIoU loss of positive ones."""
-        labels, boxes, weights = stack(assigned)
+        labels, boxes, anchor_weights = stack(assigned)
+        weights = anchor_weights * weights[:, None]
         positive = self._is_positive(labels)
         anchors = Boxes.cat(self.anchors(size)).tensor.expand(*labels.shape, 4)
         return {

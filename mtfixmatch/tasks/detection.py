@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
-from ..utils.errors import InputError
+from ..utils.errors import check_choice
 from . import retinanet  # noqa: F401  # registers its head, as fcos does
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
 from .coco_ap import CocoApEvaluator
@@ -47,6 +47,7 @@ class Detection(Task):
     unit = "objects"
     tuning_keys = ("BACKGROUND_WEIGHT", "THRESHOLD", "UNSUPERVISED_WEIGHT")
     target_types = (Instances, Boxes)
+    normalizers = ("image", "batch", "running")
 
     @configurable
     def __init__(
@@ -54,6 +55,7 @@ class Detection(Task):
         *,
         min_visible: float,
         box_shape: str,
+        ignore_groups: bool = True,
         uncertain_threshold: float | None,
         loss_parts: Sequence[str],
         **kwargs: Any,
@@ -63,6 +65,7 @@ class Detection(Task):
         Args:
             min_visible: least share of a warped box's area inside the view, else it is ignored.
             box_shape: "box" or "ellipse", see geometry.warp_boxes.
+            ignore_groups: ignore group regions (iscrowd); False: they are background.
             uncertain_threshold: predictions from this score to the threshold become ignored boxes;
                 None: they are dropped.
             loss_parts: names of the loss terms of the head.
@@ -71,6 +74,7 @@ class Detection(Task):
         super().__init__(**kwargs)
         self.min_visible = min_visible
         self.box_shape = box_shape
+        self.ignore_groups = ignore_groups
         self.uncertain_threshold = uncertain_threshold
         self.loss_parts = tuple(loss_parts)
 
@@ -78,13 +82,14 @@ class Detection(Task):
     def from_config(cls, cfg: CfgNode, name: str) -> dict[str, Any]:
         """Read cfg.TASKS.<NAME>."""
         node = cfg.TASKS[name.upper()]
-        if node.MOVED_BOX not in ("box", "ellipse"):
-            key = f"TASKS.{name.upper()}.MOVED_BOX"
-            raise InputError(f"{key} is {node.MOVED_BOX!r}: it must be box or ellipse")
+        check_choice(f"TASKS.{name.upper()}.MOVED_BOX", node.MOVED_BOX, ("box", "ellipse"))
+        key, choices = f"TASKS.{name.upper()}.GROUP_REGIONS", ("ignore", "background")
+        check_choice(key, node.GROUP_REGIONS, choices)
         return {
             **super().from_config(cfg, name),
             "min_visible": node.MIN_VISIBLE,
             "box_shape": node.MOVED_BOX,
+            "ignore_groups": node.GROUP_REGIONS == "ignore",
             "uncertain_threshold": node.UNCERTAIN_THRESHOLD if node.BACKGROUND_WEIGHT else None,
             "loss_parts": cls.head_class(cfg, name).loss_parts,
         }
@@ -98,6 +103,9 @@ class Detection(Task):
         node.THRESHOLD = 0.5
         # A warped box with less than this share of its area inside the view is ignored.
         node.MIN_VISIBLE = 0.25
+        # Regions of groups and other boxes with "iscrowd", in training and mAP: "ignore", or
+        # "background": predictions there are wrong.
+        node.GROUP_REGIONS = "ignore"
         # Bounds of a warped box: of its corners ("box") or of its inscribed ellipse ("ellipse").
         node.MOVED_BOX = "box"
         # RetinaNetHead: match every pseudo-box with its best anchor, even below the IoU threshold,
@@ -125,9 +133,7 @@ class Detection(Task):
             InputError: no class of that name is registered.
         """
         head = cfg.TASKS[name.upper()].HEAD
-        if head not in DETECTION_HEAD_REGISTRY:
-            names = ", ".join(choice for choice, _ in DETECTION_HEAD_REGISTRY)
-            raise InputError(f"TASKS.{name.upper()}.HEAD is {head!r}: it must be one of {names}")
+        check_choice(f"TASKS.{name.upper()}.HEAD", head, [x for x, _ in DETECTION_HEAD_REGISTRY])
         return DETECTION_HEAD_REGISTRY.get(head)
 
     @classmethod
@@ -140,9 +146,14 @@ class Detection(Task):
         head: Any = self.head_class(cfg, self.name)
         return head(cfg, self.name, self.class_names, shapes)
 
+    def annotations(self, record: dict) -> list[dict]:
+        """Return the annotations of a record, without group regions if they are background."""
+        found = record[self.label_key]
+        return found if self.ignore_groups else [a for a in found if not a.get("iscrowd", 0)]
+
     def load_target(self, record: dict) -> Instances:
         """See base class."""
-        annotations = record[self.label_key]
+        annotations = self.annotations(record)
         boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).view(-1, 4)
         classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.long)
         ignore = torch.tensor([bool(a.get("iscrowd", 0)) for a in annotations], dtype=torch.bool)
@@ -184,6 +195,8 @@ class Detection(Task):
 
     def evaluator(self, records: Sequence[dict]) -> CocoApEvaluator:
         """See base class."""
+        labeled = [record for record in records if self.label_key in record]
+        records = [record | {self.label_key: self.annotations(record)} for record in labeled]
         return CocoApEvaluator(
             records, self.class_names, label_key=self.label_key, result_key=self.result_key
         )

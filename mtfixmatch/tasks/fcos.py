@@ -78,13 +78,17 @@ class FCOSHead(DenseHead):
         return index, (quality >= 1e-5).long()
 
     def losses(
-        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size
+        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size, weights: Tensor
     ) -> dict[str, Tensor]:
         """Add the binary cross-entropy of the centerness to the losses of the base class."""
-        labels, boxes, weights = stack(assigned)
+        labels, boxes, anchor_weights = stack(assigned)
+        anchor_weights = anchor_weights * weights[:, None]
         positive = self._is_positive(labels)
         targets = self.detector.compute_ctrness_targets(self.anchors(size), list(boxes))
         centerness = F.binary_cross_entropy_with_logits(
-            outputs[2][..., 0][positive], targets[positive], weights[positive], reduction="sum"
+            outputs[2][..., 0][positive],
+            targets[positive],
+            anchor_weights[positive],
+            reduction="sum",
         )
-        return super().losses(outputs, assigned, size) | {"centerness": centerness}
+        return super().losses(outputs, assigned, size, weights) | {"centerness": centerness}

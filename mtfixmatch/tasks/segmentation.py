@@ -5,11 +5,10 @@ float from a method that makes them: the weight of each class, all 0 at ignored 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
@@ -76,32 +75,8 @@ class Segmentation(Task):
     metric = "mIoU"
     unit = "pixels"
     fills_pixels = True
+    normalizers = ("batch", "image")
     loss_parts = ("ce",)
-
-    @configurable
-    def __init__(self, *, ignore_erased: bool, **kwargs: Any):
-        """Set up the task.
-
-        Args:
-            ignore_erased: ignore the pixels under Cutout in a warped target.
-            kwargs: arguments of the base class.
-        """
-        super().__init__(**kwargs)
-        self.ignore_erased = ignore_erased
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, name: str) -> dict[str, Any]:
-        """Read cfg.TASKS.<NAME>."""
-        ignore_erased = cfg.TASKS[name.upper()].IGNORE_ERASED
-        return {**super().from_config(cfg, name), "ignore_erased": ignore_erased}
-
-    @classmethod
-    def default_config(cls) -> CfgNode:
-        """See base class; the keys of the head are in MODEL.SEM_SEG_HEAD."""
-        node = super().default_config()
-        # Ignore the pixels under Cutout in a pseudo-map.
-        node.IGNORE_ERASED = True
-        return node
 
     @classmethod
     def head_node(cls, cfg: CfgNode, name: str) -> str:
@@ -126,7 +101,7 @@ class Segmentation(Task):
     def warp_target(
         self, target: Tensor, matrix: Tensor, size: Size, erased: Tensor | None = None
     ) -> Tensor:
-        """See base class; pixels from outside the image are ignored, by default erased ones too."""
+        """See base class; pixels from outside the image are ignored, as erased ones are."""
         if target.is_floating_point():
             fill = target.new_zeros(())
             warped = geometry.warp(target[None], matrix[None], size, mode="bilinear", fill=fill)[0]
@@ -134,9 +109,7 @@ class Segmentation(Task):
         else:
             warped = geometry.warp_map(target, matrix, size, ignore=IGNORE_LABEL)
             ignore = IGNORE_LABEL
-        if erased is None or not self.ignore_erased:
-            return warped
-        return warped.masked_fill(erased.to(warped.device), ignore)
+        return warped if erased is None else warped.masked_fill(erased.to(warped.device), ignore)
 
     @torch.no_grad()
     def pseudo_labels(

@@ -59,19 +59,17 @@ class SegmentationHead(TaskHead):
         device = next(self.parameters()).device
         return [_assign(target.to(device)) for target in targets]
 
-    def normalizer(self, count: float, *, is_pseudo: bool) -> float:
-        """Return the number of valid pixels, so that the loss is a mean over them."""
-        return max(count, 1.0)
-
     def losses(
-        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size
+        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size, weights: Tensor
     ) -> dict[str, Tensor]:
-        """Compute the cross-entropy, summed over the valid pixels of the full-size logits."""
+        """Compute the cross-entropy at the valid pixels of the full-size logits."""
         logits = self._full_size(outputs[0])
         labels = torch.stack([x.tensors[0] for x in assigned])
         if labels.is_floating_point():
-            return {"ce": -(labels * logits.log_softmax(dim=1)).sum()}
-        return {"ce": F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="sum")}
+            pixels = -(labels * logits.log_softmax(dim=1)).sum(dim=1)
+        else:
+            pixels = F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="none")
+        return {"ce": (pixels.sum(dim=(1, 2)) * weights).sum()}
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, size: Size, least_score: float) -> Tensor:

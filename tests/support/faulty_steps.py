@@ -55,16 +55,16 @@ def into_buffer(trainer, batch: list[dict]) -> Undo:
 
 
 def into_normalizer(trainer, batch: list[dict]) -> Undo:
-    head = trainer._trainer.student.heads["detection"]
-    right = head.normalizer
+    normalizer = trainer._trainer.normalizers["detection"]
+    right = normalizer.divisor
 
-    def spoil(count, *, is_pseudo):
-        value = right(count, is_pseudo=is_pseudo)
-        head.normalizers[int(is_pseudo)] = NAN
-        return value
+    def spoil(count, num_images, *, is_pseudo):
+        right(count, num_images, is_pseudo=is_pseudo)
+        normalizer.means[int(is_pseudo)] = NAN
+        return NAN
 
-    head.normalizer = spoil
-    return lambda: delattr(head, "normalizer")
+    normalizer.divisor = spoil
+    return lambda: delattr(normalizer, "divisor")
 
 
 def into_teacher(trainer, batch: list[dict]) -> Undo:
@@ -78,7 +78,7 @@ PLACES: dict[str, tuple[Callable[..., Undo], str]] = {
     "loss": (into_loss, "loss_detection_box"),
     "gradient": (into_gradient, "the gradient of backbone.bottom_up.res2.0.conv1.weight is nan"),
     "buffer": (into_buffer, "the buffer backbone.bottom_up.stem.conv1.norm.running_var is nan"),
-    "normalizer": (into_normalizer, "the buffer heads.detection.normalizers is nan"),
+    "normalizer": (into_normalizer, "loss_detection_"),
     "teacher": (into_teacher, "the teacher's output 0 for detection is nan"),
 }
 
@@ -90,6 +90,7 @@ def state_of(trainer) -> dict[str, torch.Tensor]:
     return {
         **{f"student {name}": x for name, x in copy_state(inner.student).items()},
         **{f"teacher {name}": x for name, x in copy_state(trainer.teacher).items()},
+        **{f"normalizer {name}": x.clone() for name, x in inner.normalizers.state_dict().items()},
         **{f"momentum {i}": x["momentum_buffer"].clone() for i, x in momenta.items()},
     }
 
@@ -110,7 +111,9 @@ def spoil_all(root: Path, output: Path) -> None:
     """Run a skipped and a stopped step for each place and rank, and write the results."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # the errors have the same text
-    trainer = build_trainer(run_config(root, output, *NARROW))
+    trainer = build_trainer(
+        run_config(root, output, *NARROW, "TASKS.DETECTION.NORMALIZER", "running")
+    )
     guard = trainer._trainer.guard
     results: dict[tuple, dict] = {}
     run_step(trainer, make_batch(trainer, "bn"))

@@ -42,7 +42,10 @@ NARROW = (
     *("MODEL.RESNETS.RES2_OUT_CHANNELS", 8, "MODEL.RESNETS.WIDTH_PER_GROUP", 2),
 )
 NORMS: dict[str, tuple[Any, ...]] = {
-    "FrozenBN": (*NO_MIXING, *NARROW, "MODEL.RESNETS.NORM", "FrozenBN"),
+    "FrozenBN": (
+        *(*NO_MIXING, *NARROW, "MODEL.RESNETS.NORM", "FrozenBN"),
+        *("TASKS.DETECTION.NORMALIZER", "running", "TASKS.SEGMENTATION.NORMALIZER", "image"),
+    ),
     "SyncBN": (
         *(*NO_MIXING, *NARROW),
         *("MODEL.RESNETS.NORM", "SyncBN", "MODEL.SEM_SEG_HEAD.NORM", "SyncBN"),

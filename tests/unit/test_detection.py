@@ -84,6 +84,9 @@ def random_logits(seed=0):
     return np.random.default_rng(seed).normal(0, 2, (ANCHORS, K))
 
 
+ONE = torch.ones(1)  # weight of one image
+
+
 def test_anchors_of_the_tests(make_head):
     (anchors,) = make_head().anchors(SIZE)
     assert len(anchors) == ANCHORS
@@ -117,7 +120,7 @@ def test_supervised_loss_by_hand(make_head):
     deltas = torch.zeros(1, ANCHORS, 4)
     deltas[0, MIDDLE, 0] = 0.25  # the centre moves by .25 * 16 = 4 pixels
     assigned = head.assign([target(MIDDLE_BOX)], [False], SIZE)
-    losses = head.losses(raw_outputs(logits, deltas), assigned, SIZE)
+    losses = head.losses(raw_outputs(logits, deltas), assigned, SIZE, ONE)
     expected = sum(
         focal(logits[a, c], (a, c) == (MIDDLE, 1)) for a in range(ANCHORS) for c in range(K)
     )
@@ -132,7 +135,7 @@ def test_giou_of_boxes_apart_by_hand(make_head):
     deltas = torch.zeros(1, ANCHORS, 4)
     deltas[0, MIDDLE] = torch.tensor([1.0, 1.0, math.log(0.5), math.log(0.5)])
     assigned = head.assign([target(MIDDLE_BOX)], [True], SIZE)
-    losses = head.losses(raw_outputs(random_logits(), deltas), assigned, SIZE)
+    losses = head.losses(raw_outputs(random_logits(), deltas), assigned, SIZE, ONE)
     # [28, 28, 36, 36]: no overlap; hull [8, 8, 36, 36] of 784, union 256 + 64 = 320.
     assert float(losses["box"]) == pytest.approx(1 + (784 - 320) / 784, rel=1e-5)
 
@@ -140,7 +143,7 @@ def test_giou_of_boxes_apart_by_hand(make_head):
 def test_unsupervised_loss_by_hand(make_head):
     head, logits = make_head(), random_logits(1)
     assigned = head.assign([target(MIDDLE_BOX)], [True], SIZE)
-    losses = head.losses(raw_outputs(logits), assigned, SIZE)
+    losses = head.losses(raw_outputs(logits), assigned, SIZE, ONE)
     assert (assigned[0].tensors[0] == IGNORED).sum() == ANCHORS - 1
     expected = focal(logits[MIDDLE, 0], False) + focal(logits[MIDDLE, 1], True)
     assert float(losses["cls"]) == pytest.approx(expected, rel=1e-5)
@@ -151,11 +154,11 @@ def test_unsupervised_loss_by_hand(make_head):
 def test_unsupervised_loss_does_not_see_the_background(make_head):
     head, logits = make_head(), random_logits(2)
     assigned = head.assign([target(MIDDLE_BOX)], [True], SIZE)
-    before = head.losses(raw_outputs(logits), assigned, SIZE)
+    before = head.losses(raw_outputs(logits), assigned, SIZE, ONE)
     other = np.random.default_rng(9).normal(0, 5, logits.shape)
     other[MIDDLE] = logits[MIDDLE]
     raw = raw_outputs(other, requires_grad=True)
-    after = head.losses(raw, assigned, SIZE)
+    after = head.losses(raw, assigned, SIZE, ONE)
     assert all(torch.equal(before[part], after[part]) for part in before)
     (after["cls"] + after["box"]).backward()
     away = torch.arange(ANCHORS) != MIDDLE
@@ -168,7 +171,7 @@ def test_supervised_loss_does_see_the_background(make_head):
     head = make_head()
     raw = raw_outputs(random_logits(2), requires_grad=True)
     assigned = head.assign([target(MIDDLE_BOX)], [False], SIZE)
-    head.losses(raw, assigned, SIZE)["cls"].backward()
+    head.losses(raw, assigned, SIZE, ONE)["cls"].backward()
     assert (raw[0].grad != 0).all()
 
 
@@ -182,7 +185,7 @@ def test_background_weight_by_hand(make_head):
         for c in range(K):
             weight = 1 if a == MIDDLE else 0 if a == 5 else 0.3
             expected += weight * focal(logits[a, c], (a, c) == (MIDDLE, 1))
-    losses = head.losses(raw_outputs(logits), assigned, SIZE)
+    losses = head.losses(raw_outputs(logits), assigned, SIZE, ONE)
     assert float(losses["cls"]) == pytest.approx(expected, rel=1e-5)
     assert assigned[0].count == 1
     (supervised,) = head.assign([target(MIDDLE_BOX)], [False], SIZE)
@@ -220,7 +223,7 @@ def test_empty_targets(make_head, unsupervised):
     assigned = head.assign([target(classes=[])], [unsupervised], SIZE)
     assert assigned[0].count == 0
     raw = raw_outputs(logits, requires_grad=True)
-    losses = head.losses(raw, assigned, SIZE)
+    losses = head.losses(raw, assigned, SIZE, ONE)
     everything = sum(focal(x, False) for x in logits.flatten())
     assert losses["cls"].item() == pytest.approx(0 if unsupervised else everything, rel=1e-5)
     assert losses["box"].item() == 0
@@ -240,7 +243,8 @@ def test_confidence_weights_by_hand(make_head):
     deltas[0, [MIDDLE, 0], 0] = 0.25
     boxes = target(MIDDLE_BOX, [-8.0, -8, 8, 8])
     boxes.gt_weights = torch.tensor([0.5, 0.25])
-    losses = head.losses(raw_outputs(logits, deltas), head.assign([boxes], [True], SIZE), SIZE)
+    assigned = head.assign([boxes], [True], SIZE)
+    losses = head.losses(raw_outputs(logits, deltas), assigned, SIZE, ONE)
     each = [sum(focal(logits[a, c], c == 1) for c in range(K)) for a in (MIDDLE, 0)]
     assert float(losses["cls"]) == pytest.approx(0.5 * each[0] + 0.25 * each[1], rel=1e-5)
     assert float(losses["box"]) == pytest.approx(0.75 * (1 - 192 / 320), rel=1e-5)
@@ -258,7 +262,7 @@ def test_diverged_boxes_give_nan_in_place_of_an_assertion(make_head):
     head = make_head()
     deltas = torch.full((1, ANCHORS, 4), float("nan"))
     assigned = head.assign([target(MIDDLE_BOX)], [False], SIZE)
-    losses = head.losses(raw_outputs(random_logits(), deltas), assigned, SIZE)
+    losses = head.losses(raw_outputs(random_logits(), deltas), assigned, SIZE, ONE)
     assert math.isnan(losses["box"]) and math.isfinite(losses["cls"])
 
 
@@ -320,13 +324,46 @@ def test_uncertain_boxes_are_ignored_with_a_background_weight(make_head, make_ta
     assert len(detections(make_head, make_task, scores)) == 1
 
 
-def test_running_means_by_hand(make_head):
-    head = make_head()
-    assert head.normalizer(50.0, is_pseudo=False) == pytest.approx(0.9 * 100 + 0.1 * 50)
-    assert head.normalizer(50.0, is_pseudo=False) == pytest.approx(0.9 * 95 + 0.1 * 50)
-    # The other one has not moved, and a batch without positive anchors counts as 1.
-    assert head.normalizer(0.0, is_pseudo=True) == pytest.approx(90.1)
-    assert head.state_dict()["normalizers"].tolist() == pytest.approx([90.5, 90.1])
+def test_the_losses_of_images_have_their_weights(make_head):
+    """A loss of two images is the weighted sum of those of each."""
+    head, targets = make_head(), [target(MIDDLE_BOX), target([14.0, 8.0, 30.0, 24.0])]
+    raw = tuple(
+        torch.cat(x) for x in zip(*(raw_outputs(random_logits(i)) for i in (1, 2)), strict=True)
+    )
+    assigned = head.assign(targets, [False, False], SIZE)
+    both = head.losses(raw, assigned, SIZE, torch.tensor([0.5, 3.0]))
+    alone = [
+        head.losses(tuple(x[i : i + 1] for x in raw), assigned[i : i + 1], SIZE, ONE)
+        for i in (0, 1)
+    ]
+    for part, value in both.items():
+        expected = 0.5 * float(alone[0][part]) + 3 * float(alone[1][part])
+        assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+def test_group_regions_are_ignored_or_background(make_task):
+    box = {"bbox": [8.0, 8.0, 24.0, 24.0], "category_id": 1}
+    record = {"height": 32, "width": 32, "image_id": 7}
+    record["annotations"] = [box, {**box, "iscrowd": 1}]
+    assert make_task().load_target(record).gt_ignore.tolist() == [False, True]
+    background = make_task(GROUP_REGIONS="background")
+    assert background.load_target(record).gt_ignore.tolist() == [False]
+    assert len(record["annotations"]) == 2  # the record itself is as it was
+
+
+@pytest.mark.parametrize(("groups", "precision"), [("ignore", 1.0), ("background", 0.5)])
+def test_detections_in_group_regions_are_ignored_or_wrong(make_task, groups, precision):
+    """A better scored detection in a group region halves the precision where that is background."""
+    box = {"bbox": [40.0, 0.0, 60.0, 20.0], "category_id": 1}
+    group = {"bbox": [0.0, 0.0, 32.0, 32.0], "category_id": 1, "iscrowd": 1}
+    record = {"height": 64, "width": 64, "image_id": 7, "annotations": [box, group]}
+    instances = Instances((64, 64))
+    instances.pred_boxes = Boxes(torch.tensor([[0.0, 0, 32, 32], [40, 0, 60, 20]]))
+    instances.scores, instances.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([1, 1])
+    evaluator = make_task(GROUP_REGIONS=groups).evaluator([record])
+    evaluator.reset()
+    evaluator.process([{"image_id": 7}], [{"instances": instances}])
+    assert evaluator.evaluate()["mAP"] == pytest.approx(precision)
 
 
 def test_agreement_by_hand(make_head):

@@ -1,3 +1,4 @@
+import os
 import pickle
 from copy import deepcopy
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from detectron2.modeling import build_model
+from iopath.common.file_io import HTTPURLHandler
 
 from mtfixmatch.engine.checkpoint import MultiTaskCheckpointer, export_model
 from mtfixmatch.tasks.dropout import ImageDropout
@@ -247,13 +249,13 @@ def shapes(features):
 
 def test_encoder_stride_leaves_the_pyramid_alone(build):
     expected = dict(zip(PYRAMID, [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)], strict=True))
-    expected |= {"res2": (32, 32), "res3": (16, 16), "res4": (8, 8)}
-    for stride, res5 in ((32, (4, 4)), (16, (8, 8))):
+    expected |= {"res2": (32, 32), "res3": (16, 16)}
+    for stride, res4, res5 in ((32, 8, 4), (16, 8, 8), (8, 16, 16)):
         model = build(*R50, "MODEL.BACKBONE.ENCODER_STRIDE", stride).eval()
         with torch.no_grad():
             features = model.backbone(views(1, 128))
             outputs, _ = model(views(1, 128), all_rows(model, 1))
-        assert shapes(features) == expected | {"res5": res5}
+        assert shapes(features) == expected | {"res4": (res4, res4), "res5": (res5, res5)}
         strides = {name: 128 // size[1] for name, size in shapes(features).items()}
         declared = {name: s.stride for name, s in model.backbone.output_shape().items()}
         assert declared == strides
@@ -263,7 +265,40 @@ def test_encoder_stride_leaves_the_pyramid_alone(build):
         assert outputs["segmentation"][0].shape[-2:] == (32, 32)
 
 
-@pytest.mark.parametrize(("stride", "depth"), [(8, 50), (16, 18)])
+def test_a_dilated_stage_computes_what_the_strided_one_does(build):
+    """Without a spatial kernel, dilation only adds positions between those of a strided network.
+
+    Each 3x3 kernel keeps its center alone, so that stages differ in stride and in nothing else.
+    """
+    features = {}
+    for stride in (32, 16, 8):
+        torch.manual_seed(0)
+        model = build(*R50, "MODEL.BACKBONE.ENCODER_STRIDE", stride).eval()
+        for module in model.backbone.bottom_up.modules():
+            if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
+                center = module.weight.data[..., 1:2, 1:2].clone()
+                module.weight.data.zero_()[..., 1:2, 1:2] = center
+        with torch.no_grad():
+            features[stride] = model.double().backbone(views(1, 128).double())
+    for stride in (16, 8):
+        for name in PYRAMID:
+            torch.testing.assert_close(features[stride][name], features[32][name])
+
+
+@pytest.mark.parametrize(("stride", "multi_grid"), [(16, [1, 2, 4]), (8, [1, 1, 1])])
+def test_dilations_of_res4_and_res5(build, stride, multi_grid):
+    opts = ("MODEL.BACKBONE.ENCODER_STRIDE", stride, "MODEL.RESNETS.RES5_MULTI_GRID", multi_grid)
+    stages = build(*R50, *opts).backbone.bottom_up
+    dilations = [[block.conv2.dilation[0] for block in x] for x in (stages.res4, stages.res5)]
+    assert dilations == [[16 // stride or 1] * 6, [32 // stride * x for x in multi_grid]]
+
+
+def test_a_multi_grid_needs_a_deep_network(build):
+    with pytest.raises(InputError, match=r"RES5_MULTI_GRID \[1, 2, 4\] needs a ResNet of depth 50"):
+        build("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES5_MULTI_GRID", [1, 2, 4])
+
+
+@pytest.mark.parametrize(("stride", "depth"), [(4, 50), (16, 18), (8, 18)])
 def test_impossible_encoder_strides_are_refused(build, stride, depth):
     opts = ["MODEL.BACKBONE.ENCODER_STRIDE", stride, "MODEL.RESNETS.DEPTH", depth]
     with pytest.raises(InputError, match=rf"MODEL\.BACKBONE\.ENCODER_STRIDE (is )?{stride}"):
@@ -330,6 +365,31 @@ def test_torchvision_weights_load_completely(build, tmp_path, depth):
     total = [sum(float(v.double().sum()) for v in values) for values in (ours, theirs)]
     assert len(ours) == len(theirs) and total[0] == pytest.approx(total[1])
     assert all(torch.equal(v, heads[k]) for k, v in model.heads.state_dict().items())
+
+
+@pytest.mark.parametrize("version", ["V1", "V2"])
+def test_torchvision_weights_by_name(build, tmp_path, monkeypatch, version):
+    """The named file is looked for at torchvision's address; here it is in a local folder."""
+    net = torchvision_resnet(50)
+    weights = getattr(torchvision.models.ResNet50_Weights, f"IMAGENET1K_{version}")
+    asked = []
+
+    def fetch(handler, url, **kwargs):
+        asked.append(url)
+        torch.save(net.state_dict(), tmp_path / os.path.basename(url))
+        return str(tmp_path / os.path.basename(url))
+
+    monkeypatch.setattr(HTTPURLHandler, "_get_local_path", fetch)
+    model = build("MODEL.RESNETS.DEPTH", 50)
+    MultiTaskCheckpointer(model).load(f"torchvision://ResNet50_Weights.IMAGENET1K_{version}")
+    assert set(asked) == {weights.url}
+    assert torch.equal(model.backbone.bottom_up.stem.conv1.weight, net.conv1.weight)
+
+
+@pytest.mark.parametrize("name", ["ResNet50_Weights.IMAGENET1K_V3", "resnet"])
+def test_an_unknown_name_of_torchvision_is_refused(build, name):
+    with pytest.raises(InputError, match=f"MODEL.WEIGHTS torchvision://{name}"):
+        MultiTaskCheckpointer(build()).load(f"torchvision://{name}")
 
 
 def test_detectron2_weights_load_completely(build, tmp_path):

@@ -346,6 +346,21 @@ def test_configured_values_reach_the_augmentation():
     expected = torch.tensor(cfg.MODEL.PIXEL_MEAN) / 255
     torch.testing.assert_close(augment.fill.flatten(), expected)
     assert build_method(config("FixMatch")).strong_augmentation.flip_prob == 0
+    assert not augment.photometric_first
+    opts = ["FIXMATCH.STRONG.ORDER", "photometric_first", "FIXMATCH.STRONG.FILL", "black"]
+    augment = build_method(config("DenseFixMatch", *opts)).strong_augmentation
+    assert augment.photometric_first and (augment.fill == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "methods"),
+    [("always", {"FixMatch", "DenseFixMatch"}), ("geometric", {"DenseFixMatch"}), ("never", set())],
+)
+def test_methods_that_ignore_pixels_under_cutout(value, methods):
+    for name in ("FixMatch", "DenseFixMatch"):
+        method = build_method(config(name, "FIXMATCH.STRONG.IGNORE_ERASED", value))
+        view = method.strong_augmentation(batch(1), step=0, positions=[0])
+        assert view.ignore_erased == (name in methods) and view.erased.any()
 
 
 def test_moves_come_in_the_order_drawn_and_the_flip_last(monkeypatch):
@@ -362,6 +377,68 @@ def test_moves_come_in_the_order_drawn_and_the_flip_last(monkeypatch):
         torch.testing.assert_close(view.matrices[0], expected)
         orders.add((first, second, third))
     assert len(orders) > 3
+
+
+def uncovered_column(view):
+    """Index of a column that only a translation along x has uncovered; None: it is too small."""
+    shift = float(view.matrices[0, 0, 2])
+    return None if abs(shift) < 1.5 else 0 if shift > 0 else -1
+
+
+@pytest.mark.parametrize("photometric_first", [False, True])
+def test_operations_are_applied_in_the_order_drawn(photometric_first):
+    """What a move uncovers is inverted only if the inversion comes later."""
+    fill = torch.tensor([0.2, 0.5, 0.9])
+    options = {"flip_prob": 0.0, "cutout_area": (0.0, 0.0), "fill": fill.tolist()}
+    names = ["translate_x", "invert"]
+    augment = augmentation(operations=names, photometric_first=photometric_first, **options)
+    drawn = augmentation(operations=names)._draw_operations
+    seen = set()
+    for step in range(20):
+        view = augment(batch(1), step=step, positions=[0])
+        column = uncovered_column(view)
+        if column is not None:
+            moved_first = drawn(step)[0] == "translate_x" and not photometric_first
+            expected = 1 - fill if moved_first else fill
+            torch.testing.assert_close(view.images[0, :, 0, column], expected)
+            seen.add(moved_first)
+    assert seen == ({False} if photometric_first else {False, True})
+
+
+def test_moves_that_follow_each_other_are_one_warp(monkeypatch):
+    """The flip, which comes last, is one with the moves before it."""
+    warp, calls = geometry.warp, []
+    monkeypatch.setattr(
+        geometry, "warp", lambda *args, **more: (calls.append(1), warp(*args, **more))[1]
+    )
+    names = ["rotate", "shear_x", "brightness"]
+    augment = augmentation(operations=names, num_operations=3, flip_prob=1.0)
+    seen = set()
+    for step in range(30):
+        calls.clear()
+        augment(batch(2), step=step, positions=[0, 1])
+        place = augment._draw_operations(step).index("brightness")
+        assert len(calls) == {0: 1, 1: 2, 2: 2}[place]
+        seen.add(place)
+    assert seen == {0, 1, 2}
+
+
+def test_a_photometric_operation_between_moves_leaves_the_matrix_alone():
+    """Pixels that are resampled twice still lie where the one matrix says."""
+    size = (64, 80)
+    mask = torch.zeros(size, dtype=torch.uint8)
+    mask[20:44, 28:52] = 1
+    names = ["rotate", "brightness", "translate_x"]
+    options = {"num_operations": 3, "cutout_area": (0.0, 0.0), "fill": (0, 0, 0)}
+    augment = augmentation(operations=names, **options)
+    between = 0
+    for step in range(30):
+        between += augment._draw_operations(step)[1] == "brightness"
+        view = augment(mask.float().expand(1, 3, *size), step=step, positions=[0])
+        moved = geometry.warp_map(mask, view.matrices[0], size, ignore=255) == 1
+        bright = view.images[0, 0] > view.images.max() / 2
+        assert (moved & bright).sum() / (moved | bright).sum() > 0.9
+    assert between > 3
 
 
 @settings(max_examples=40, deadline=None)

@@ -122,15 +122,16 @@ def test_a_task_without_rows_leaves_no_parameter_without_a_gradient(build):
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_encoder_stride_16(build):
-    model = build("resnet18", "MODEL.BACKBONE.ENCODER_STRIDE", 16).eval()
+@pytest.mark.parametrize(("stride", "res4", "res5"), [(16, 8, 8), (8, 16, 16)])
+def test_encoder_strides(build, stride, res4, res5):
+    model = build("resnet18", "MODEL.BACKBONE.ENCODER_STRIDE", stride).eval()
     with torch.no_grad():
         features = model.backbone(views(1, 128, 128))
     sizes = {name: x.shape[-1] for name, x in features.items()}
-    assert sizes == dict(zip(RESIDUAL + PYRAMID, (32, 16, 8, 8, 16, 8, 4, 2, 1), strict=True))
+    assert sizes == dict(zip(RESIDUAL + PYRAMID, (32, 16, res4, res5, 16, 8, 4, 2, 1), strict=True))
     plain = build("resnet18").eval()
     plain.load_state_dict(model.state_dict())
-    same_features([model.backbone(views())["res4"]], [plain.backbone(views())["res4"]])
+    same_features([model.backbone(views())["res3"]], [plain.backbone(views())["res3"]])
 
 
 REFUSED = {
@@ -153,7 +154,7 @@ VALUES = [
     ("resnet18", "MODEL.TIMM.NORM", "GN", r"MODEL\.TIMM\.NORM is 'GN'"),
     ("resnet18", "MODEL.BACKBONE.FREEZE_AT", 6, r"FREEZE_AT is 6: it must be 0 to 5"),
     ("convnext_atto", "MODEL.BACKBONE.FREEZE_AT", 1, r"FREEZE_AT is 1, but .* stride 2"),
-    ("resnet18", "MODEL.BACKBONE.ENCODER_STRIDE", 8, r"ENCODER_STRIDE is 8"),
+    ("resnet18", "MODEL.BACKBONE.ENCODER_STRIDE", 4, r"ENCODER_STRIDE is 4"),
     ("ghostnet_050", "MODEL.BACKBONE.ENCODER_STRIDE", 16, r"ghostnet_050 .*ENCODER_STRIDE 16"),
     ("resnet18", "MODEL.WEIGHTS", "detectron2://ImageNetPretrained/x.pkl", r"for a ResNet"),
     ("resnet18", "MODEL.TIMM.WEIGHTS", "hup", r"MODEL\.TIMM\.WEIGHTS is 'hup'"),
