@@ -5,8 +5,10 @@ import csv
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
+from ..engine.report import parse_history
 from ..engine.setup import resolve_config
 from ..tasks import TASK_REGISTRY
 from ..utils.errors import InputError
@@ -15,6 +17,8 @@ from .state import State, results_of, state_of
 
 OURS, PAPER = "ours", "paper"
 PAPER_FILE = "paper.csv"
+HISTORY_FILE = "metrics.json"
+DIAGNOSTIC = "[metric]"  # start of the diagnostics' names there
 SUBSETS_FILE = "label_subsets.json"  # written by train_net.py when it starts
 GEOMETRIC_MEAN, OVERLAP, STUDENT = "geometric_mean", "overlap", "student"
 SEED = "seed"  # the factor that figures are averaged over
@@ -81,6 +85,7 @@ def tasks_of(run: Run, default: Iterable[str]) -> list[str]:
 def our_figures(run: Run, primary: Mapping[str, str]) -> list[Figure]:
     """Return what a run measured; before it is done, at most the overlap of its labels."""
     values = _values(results_of(run), primary) | {Metric(OVERLAP): overlap_of(run)}
+    values |= pseudo_label_figures(run)
     for (name, class_name), value in _values(results_of(run, STUDENT), primary).items():
         values[Metric(f"{STUDENT}/{name}", class_name)] = value
     return [
@@ -102,6 +107,19 @@ def _values(results: Mapping, primary: Mapping[str, str]) -> dict[Metric, float 
         for name, value in (figures.get("per_class") or {}).items():
             values[Metric(per_class, name)] = value
     return values
+
+
+def pseudo_label_figures(run: Run) -> dict[Metric, float]:
+    """Return the means of the diagnostics of pseudo-labels over the last quarter of the steps."""
+    if state_of(run).name != "done":
+        return {}
+    history = parse_history(run.read(HISTORY_FILE) or "")
+    late = [x for x in history if x["iteration"] >= 0.75 * history[-1]["iteration"]]
+    keys = sorted({key for line in late for key in line if key.startswith(DIAGNOSTIC)})
+    return {
+        Metric(key.removeprefix(DIAGNOSTIC)): fmean(line[key] for line in late if key in line)
+        for key in keys
+    }
 
 
 def overlap_of(run: Run) -> int | None:
