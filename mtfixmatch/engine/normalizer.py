@@ -1,12 +1,13 @@
 """The means over images and elements that the losses are (paper Eq. 3-4)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..tasks import Task
+from ..utils.distributed import sum_over_ranks
 
 
 class Normalizer(nn.Module):
@@ -63,6 +64,25 @@ class Normalizers(nn.ModuleDict):
     def __init__(self, tasks: Sequence[Task]):
         """Build a normalizer of each task's kind."""
         super().__init__({task.name: Normalizer(task.normalizer) for task in tasks})
+
+    def divisors(
+        self, counts: Mapping[tuple[str, bool], Sequence[Tensor]], device: torch.device
+    ) -> dict[tuple[str, bool], float]:
+        """Return the divisor of each loss in this step; running means move, so call it once.
+
+        Args:
+            counts: (task name, whether it is the unsupervised loss) -> number of elements of each
+                image of this rank.
+            device: device of the counts.
+        """
+        zero = torch.zeros((), dtype=torch.long, device=device)
+        numbers = [(torch.stack([zero, *x]).sum(), zero + len(x)) for x in counts.values()]
+        totals = sum_over_ranks(torch.stack([n for pair in numbers for n in pair]), device)
+        pairs = zip(totals[::2], totals[1::2], strict=True)
+        return {
+            (name, is_pseudo): self[name].divisor(count, num_images, is_pseudo=is_pseudo)
+            for (name, is_pseudo), (count, num_images) in zip(counts, pairs, strict=True)
+        }
 
     def __getitem__(self, name: str) -> Normalizer:
         return cast(Normalizer, super().__getitem__(name))

@@ -235,7 +235,11 @@ class MultiTaskStep(SimpleTrainer):
         Returns:
             The losses and the agreement, see StepRecord.
         """
-        divisors = self.divisors(samples)
+        counts = {
+            (task.name, pseudo): [x.count for x in assigned_of(samples, task, is_pseudo=pseudo)]
+            for task, pseudo in self.loss_terms
+        }
+        divisors = self.normalizers.divisors(counts, self.student.device)
         self.optimizer.zero_grad()
         logged: dict[str, float] = {}
         agreement: dict[str, float] = {}
@@ -253,20 +257,6 @@ class MultiTaskStep(SimpleTrainer):
                 total = losses["total_loss"] * comm.get_world_size()
                 self.grad_scaler.scale(total).backward()
         return logged, agreement
-
-    def divisors(self, samples: Sequence[Sample]) -> dict[tuple[str, bool], float]:
-        """Return the divisor of each loss, from its elements and images in the global batch."""
-        zero = torch.zeros((), dtype=torch.long, device=self.student.device)
-        terms = [assigned_of(samples, task, is_pseudo=pseudo) for task, pseudo in self.loss_terms]
-        elements = [torch.stack([zero, *(x.count for x in term)]).sum() for term in terms]
-        images = zero.new_tensor([len(term) for term in terms])
-        totals = sum_over_ranks(torch.cat([torch.stack(elements), images]), zero.device)
-        return {
-            (task.name, pseudo): self.normalizers[task.name].divisor(
-                totals[i], totals[len(terms) + i], is_pseudo=pseudo
-            )
-            for i, (task, pseudo) in enumerate(self.loss_terms)
-        }
 
     @property
     def loss_terms(self) -> list[tuple[Task, bool]]:
