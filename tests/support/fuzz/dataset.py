@@ -165,6 +165,7 @@ def write_tree(tree: Tree, root: Path) -> None:
 def _mapper() -> TrainMapper:
     cfg = get_cfg()
     add_mtfixmatch_config(cfg)
+    cfg.SEED = 0  # without load_config, which draws one
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("cityscapes_train",)
     cfg.INPUT.TRAIN_SIZE = (64, 64)
     register_datasets(cfg)
