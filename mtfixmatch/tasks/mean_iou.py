@@ -48,7 +48,7 @@ class MeanIoUEvaluator(SemSegEvaluator):
         self._class_names = list(class_names)
         self._num_classes = len(self._class_names)
         self._ignore_label = IGNORE_LABEL
-        self._compute_boundary_iou = False  # it takes longer than all else
+        self._compute_boundary_iou = False  # in a map it subtracts class ids from each other
         # The base looks an image up by its file name, and loads the label that it finds.
         self.input_file_to_gt_file = {r["image_id"]: r for r in records if label_key in r}
         self.sem_seg_loading_fn = lambda record, dtype: load_map(record).astype(dtype)

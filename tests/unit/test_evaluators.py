@@ -15,6 +15,7 @@ from tests.support.evaluators import (
     random_answers,
     random_records,
     stock_boxes,
+    stock_boxes_of_file,
     stock_map_evaluator,
     stock_maps,
 )
@@ -49,6 +50,19 @@ def test_where_all_images_have_all_labels_the_figures_are_detectron2s(tmp_path, 
     figures = (boxes["detectron2"] | maps["detectron2"]).items()
     nan = [name for name, value in figures if math.isnan(value)]
     assert nan == ["AP-never", "IoU-never", "ACC-never"]
+
+
+@pytest.mark.parametrize("seed", [51, 209])
+def test_boxes_are_not_rounded(tmp_path, seed):
+    """As in a file of the user; the file that Detectron2 writes has three digits."""
+    records = random_records(tmp_path, 15, seed)
+    answers = random_answers(records, seed)
+    rng = np.random.default_rng([seed, 9])
+    for a in (a for record in records for a in record["annotations"]):
+        a["bbox"] = (np.array(a["bbox"]) + np.tile(rng.random(2), 2)).tolist()
+    found = our_figures(records, answers)[0]["detectron2"]
+    assert same(found, stock_boxes_of_file(records, answers, tmp_path / "boxes.json"))
+    assert not same(found, stock_boxes(records, answers, tmp_path))
 
 
 def test_on_partial_labels_the_figures_are_detectron2s_of_the_labeled_images(tmp_path):
