@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
-from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.evaluation.testing import flatten_results_dict, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
@@ -19,6 +19,8 @@ from ..tasks import Task
 
 logger = logging.getLogger(__name__)
 
+DETECTRON2 = "/detectron2/"  # part of the flat keys of Detectron2's figures
+
 
 class _TaskEvaluators(DatasetEvaluators):
     """The evaluators of all tasks; results are by name of the task."""
@@ -29,8 +31,11 @@ class _TaskEvaluators(DatasetEvaluators):
 
     def evaluate(self) -> dict | None:
         comm.synchronize()  # ranks that finish early wait here, where RankWatch sees them
-        results = [evaluator.evaluate() for evaluator in self._evaluators]
-        return None if results[0] is None else dict(zip(self._names, results, strict=True))
+        results = {}
+        for name, evaluator in zip(self._names, self._evaluators, strict=True):
+            logger.info("Computing the metrics of %s", name)
+            results[name] = evaluator.evaluate()
+        return results if comm.is_main_process() else None
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -55,8 +60,9 @@ def evaluate(
         callbacks: hooks around batches, see Detectron2's `inference_on_dataset`.
 
     Returns:
-        {task: {metric: value, "per_class": {name: value}, "std": value}, "geometric_mean": value}
-        on the main process, {} on others; all values but "std" are in [0, 1].
+        {task: {metric: value, "per_class": {name: value}, "std": value, "detectron2": {name:
+        value}}, "geometric_mean": value} on the main process, {} on others; all values but "std"
+        are in [0, 1], those of "detectron2" in [0, 100].
     """
     evaluators = _TaskEvaluators({task.name: task.evaluator(records) for task in tasks})
     with torch.no_grad():
@@ -127,9 +133,13 @@ def _image_losses(
 
 
 def flat_results(results: Mapping, prefix: str) -> dict[str, float]:
-    """Return results by key, such as teacher/detection/per_class/car, without nan."""
+    """Return results by key, such as teacher/detection/per_class/car, without nan.
+
+    Of Detectron2's figures it returns the means only: "per_class" has those of the classes.
+    """
     flat = flatten_results_dict({prefix: results})
-    return {key: value for key, value in flat.items() if not math.isnan(value)}
+    means = {key: value for key, value in flat.items() if "-" not in key.partition(DETECTRON2)[2]}
+    return {key: value for key, value in means.items() if not math.isnan(value)}
 
 
 def per_class_table(results: Mapping, task: Task) -> str:
@@ -141,6 +151,14 @@ def per_class_table(results: Mapping, task: Task) -> str:
     rows.append([name, f"{metrics[task.metric]:.3f}{spread}"])
     header = "class" if spread else "metric"
     return tabulate(rows, headers=[header, task.name], tablefmt="pipe", disable_numparse=True)
+
+
+def detectron2_table(results: Mapping, task: Task) -> str:
+    """Return a table of one task's means by Detectron2's evaluator; "" if it has none."""
+    figures = results[task.name].get("detectron2", {})
+    # In Detectron2's names, a hyphen is before the name of a class.
+    means = {name: value for name, value in figures.items() if "-" not in name}
+    return create_small_table(means) if means else ""
 
 
 def metric_names(tasks: Sequence[Task]) -> list[str]:
@@ -157,3 +175,5 @@ def log_results(results: Mapping, tasks: Sequence[Task], network: str) -> None:
     logger.info("Evaluation of the %s:\n%s", network, create_small_table(table))
     for task in tasks:
         logger.info("%s of the %s:\n%s", task.name, network, per_class_table(results, task))
+        if figures := results[task.name].get("detectron2"):
+            print_csv_format({f"{network}/{task.name}": figures})

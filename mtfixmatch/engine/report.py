@@ -14,7 +14,7 @@ from tabulate import tabulate
 from ..data.partial_labels import count_labels
 from ..tasks import Task
 from ..utils.files import write_atomically
-from .evaluation import metric_names, per_class_table
+from .evaluation import DETECTRON2, detectron2_table, metric_names, per_class_table
 from .step import loss_name
 
 matplotlib.use("Agg")
@@ -62,7 +62,7 @@ def write_report(
         "## Results\n\n" + _results_table(results, tasks),
         "## Labels\n\n" + _label_table(tasks, records),
         *(["## Broken files\n\n" + _broken_list(broken)] if broken else []),
-        *(f"## {t.name.capitalize()}\n\n{per_class_table(results['teacher'], t)}" for t in tasks),
+        *(_task_tables(results["teacher"], task) for task in tasks),
         "## Curves\n\n![curves](curves.png)",
         *_pictures(folder),
         "## Configuration\n\n" + _config_table(cfg),
@@ -77,6 +77,13 @@ def _results_table(results: Mapping[str, Mapping], tasks: Sequence[Task]) -> str
     ]
     headers = ["", *metric_names(tasks), "geometric mean"]
     return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f")
+
+
+def _task_tables(results: Mapping, task: Task) -> str:
+    tables = [f"## {task.name.capitalize()}", per_class_table(results, task)]
+    if table := detectron2_table(results, task):
+        tables += ["Detectron2's figures, in percent:", table]
+    return "\n\n".join(tables)
 
 
 def _label_table(tasks: Sequence[Task], records: Sequence[dict]) -> str:
@@ -144,9 +151,9 @@ def draw_curves(history: Sequence[Mapping], tasks: Sequence[Task], path: str) ->
 
 
 def _draw_axis(axis, history: Sequence[Mapping], prefix: str, title: str) -> None:
-    """Plot the scalars whose keys start with a prefix, without those of single classes."""
+    """Plot the scalars whose keys start with a prefix, but none of a class or in percent."""
     keys = sorted({key for line in history for key in line if key.startswith(prefix)})
-    for key in [key for key in keys if "/per_class/" not in key]:
+    for key in [key for key in keys if "/per_class/" not in key and DETECTRON2 not in key]:
         points = [(line["iteration"], line[key]) for line in history if key in line]
         marker = "o" if len(points) < 30 else None
         axis.plot(*zip(*points, strict=True), label=key[len(prefix) :], marker=marker, markersize=3)

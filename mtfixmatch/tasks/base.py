@@ -243,7 +243,8 @@ class Task(ABC):
         """Build the evaluator of this task on those of the records that are labeled for it.
 
         On the main process its `evaluate` returns {metric: value} with values in [0, 1] and, for a
-        kind with classes, "per_class": {name: value}, nan for a class that never occurs.
+        kind with classes, "per_class": {name: value}, nan for a class that never occurs. It may add
+        "detectron2": {name: value}, the figures of Detectron2's evaluator under its names.
         """
 
     @abstractmethod

@@ -1,18 +1,28 @@
-"""COCO's average precision from records in memory, by pycocotools (paper Sec. 4)."""
+"""COCO's average precision from records in memory, by Detectron2's evaluator (paper Sec. 4)."""
 
 import contextlib
 import io
+import logging
 from collections.abc import Sequence
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.data.catalog import Metadata
+from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 
-class CocoApEvaluator(DatasetEvaluator):
-    """Evaluate mAP (AP@[.5:.95]), AP50 and the AP of each class on the images with boxes."""
+class CocoApEvaluator(COCOEvaluator):
+    """Evaluate mAP (AP@[.5:.95]) and Detectron2's figures on the images with boxes.
+
+    The figures are those of `COCOEvaluator` for a dataset of these images alone. It reads its boxes
+    from a JSON file; here they stay in memory, and no side of a box is rounded.
+    """
+
+    _predictions: list[dict]  # of this rank: {"image_id", "instances": detections of the image}
+    _coco_eval: COCOeval | None  # of an evaluation; None: without detections
 
     def __init__(
         self,
@@ -30,17 +40,23 @@ class CocoApEvaluator(DatasetEvaluator):
             label_key: key of the annotations in a record.
             result_key: key of the instances in the model's result for an image.
         """
-        self._class_names = list(class_names)
-        self._result_key = result_key
+        # The base's constructor needs a registered dataset and a file; it sets these fields.
+        self._logger = logging.getLogger(__name__)
+        self._metadata = Metadata(thing_classes=list(class_names))
+        self._tasks = ("bbox",)
+        self._distributed = False  # `evaluate` gathers the detections itself
+        self._output_dir = None
+        self._max_dets_per_image = [1, 10, 100]
+        self._use_fast_impl = False  # the official implementation, for the same results everywhere
+        self._do_evaluation = True
+        self._kpt_oks_sigmas = ()
         labeled = [record for record in records if label_key in record]
-        self._image_ids = {record["image_id"]: i for i, record in enumerate(labeled, start=1)}
+        self._coco_api = COCO()
         annotations = [record[label_key] for record in labeled]
-        self._ground_truth = _coco_dataset(annotations, self._class_names)
-        self._detections: list[dict] = []
-
-    def reset(self) -> None:
-        """Forget all detections."""
-        self._detections = []
+        self._coco_api.dataset = _coco_dataset(annotations, class_names)
+        self._image_ids = {record["image_id"]: i for i, record in enumerate(labeled, start=1)}
+        self._result_key = result_key
+        self.reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Add the detections of some images; those of unlabeled images do not count."""
@@ -48,33 +64,52 @@ class CocoApEvaluator(DatasetEvaluator):
             if image["image_id"] in self._image_ids:
                 image_id = self._image_ids[image["image_id"]]
                 instances = output[self._result_key].to("cpu")
-                self._detections += _coco_detections(image_id, instances)
+                # Widths and heights, which COCO's format has, would be rounded in float32.
+                instances.pred_boxes.tensor = instances.pred_boxes.tensor.double()
+                detections = instances_to_coco_json(instances, image_id)
+                self._predictions.append({"image_id": image_id, "instances": detections})
 
     def evaluate(self) -> dict | None:
-        """Return {"mAP", "AP50", "per_class": {name: AP}}, in [0, 1]; None on other ranks."""
-        gathered = comm.gather(self._detections)
+        """Compute the metrics of the images of all ranks.
+
+        Returns:
+            {"mAP", "AP50", "per_class": {name: AP}, "detectron2": {name: value}} on the main
+            process, None on others. Values are in [0, 1], those of "detectron2" in [0, 100].
+        """
+        gathered = comm.gather(self._predictions)
         if not comm.is_main_process():
             return None
-        detections = [d for part in gathered for d in part]
+        self._predictions = [prediction for part in gathered for prediction in part]
+        self._coco_eval = None
         with contextlib.redirect_stdout(io.StringIO()):
-            precision = self._precision(detections)
-        per_class = [_mean(precision[:, :, k]) for k in range(len(self._class_names))]
+            self._coco_api.createIndex()
+            figures = super().evaluate().get("bbox", {})
+            precision = self._precision()
+        names = self._metadata.thing_classes
+        per_class = [_mean(precision[:, :, k]) for k in range(len(names))]
         return {
             "mAP": _mean(precision),
             "AP50": _mean(precision[0]),
-            "per_class": dict(zip(self._class_names, per_class, strict=True)),
+            "per_class": dict(zip(names, per_class, strict=True)),
+            "detectron2": figures,
         }
 
-    def _precision(self, detections: list[dict]) -> np.ndarray:
+    def _derive_coco_results(
+        self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """Keep COCO's evaluation, and return the base's figures."""
+        self._coco_eval = coco_eval
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)
+
+    def _precision(self) -> np.ndarray:
         """Return the precision (10 IoUs, 101 recalls, K); -1 where a class never occurs."""
-        truth = COCO()
-        truth.dataset = self._ground_truth
-        truth.createIndex()
-        # pycocotools cannot load an empty list of detections.
-        results = truth.loadRes(detections) if detections else COCO()
-        evaluation = COCOeval(truth, results, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
+        evaluation = self._coco_eval
+        if evaluation is None:  # without a detection, the base has no figures: here they are 0
+            nothing = COCO()
+            nothing.dataset = {"annotations": []}
+            evaluation = COCOeval(self._coco_api, nothing, "bbox")
+            evaluation.evaluate()
+            evaluation.accumulate()
         return evaluation.eval["precision"][:, :, :, 0, -1]  # all areas, 100 detections
 
 
@@ -99,16 +134,6 @@ def _coco_dataset(images: Sequence[Sequence[dict]], class_names: Sequence[str]) 
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(class_names)],
     }
-
-
-def _coco_detections(image_id: int, instances) -> list[dict]:
-    boxes = instances.pred_boxes.tensor.numpy().astype(float)
-    boxes[:, 2:] -= boxes[:, :2]
-    scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
-    return [
-        {"image_id": image_id, "category_id": c, "bbox": box.tolist(), "score": score}
-        for box, score, c in zip(boxes, scores, classes, strict=True)
-    ]
 
 
 def _mean(precision: np.ndarray) -> float:

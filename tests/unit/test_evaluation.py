@@ -1,5 +1,6 @@
 import math
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mtfixmatch.data.loader import build_eval_loader, eval_records
 from mtfixmatch.data.mapper import EvalMapper
 from mtfixmatch.engine.evaluation import (
     _image_losses,
+    detectron2_table,
     evaluate,
     evaluate_losses,
     flat_results,
@@ -21,12 +23,16 @@ from mtfixmatch.engine.evaluation import (
     log_results,
     per_class_table,
 )
+from mtfixmatch.engine.report import _draw_axis
 from mtfixmatch.tasks import build_tasks
 from tests.support.helpers import tiny_config
 
 NAN = float("nan")
 RESULTS = {
-    "detection": {"mAP": 0.25, "per_class": {"car": 0.3, "bus": NAN}, "std": 0.0},
+    "detection": {
+        **{"mAP": 0.25, "per_class": {"car": 0.3, "bus": NAN}, "std": 0.0},
+        "detectron2": {"AP": 25.0, "APs": NAN, "AP-car": 30.0, "AP-bus": NAN},
+    },
     "segmentation": {"mIoU": NAN, "per_class": {"road": 0.9}},
     "geometric_mean": 0.5,
 }
@@ -115,11 +121,12 @@ def test_the_model_is_evaluated_and_left_in_its_mode(training):
     assert model.modes == {(False, False)} and model.training == training
 
 
-def test_flat_results_have_no_nan():
+def test_flat_results_have_no_nan_and_each_class_once():
     assert flat_results(RESULTS, "teacher") == {
         "teacher/detection/mAP": 0.25,
         "teacher/detection/per_class/car": 0.3,
         "teacher/detection/std": 0.0,
+        "teacher/detection/detectron2/AP": 25.0,
         "teacher/segmentation/per_class/road": 0.9,
         "teacher/geometric_mean": 0.5,
     }
@@ -134,6 +141,20 @@ def test_table_of_classes():
     ]
     assert rows[0] == ["class", "boxes"]
     assert rows[2:] == [["car", "0.300"], ["bus", "0.200"], ["mean ± std", "0.250 ± 0.050"]]
+
+
+def test_table_of_detectron2s_means():
+    rows = detectron2_table(RESULTS, SimpleNamespace(name="detection")).splitlines()
+    assert [row.replace(" ", "") for row in (rows[0], rows[2])] == ["|AP|APs|", "|25.000|nan|"]
+    assert detectron2_table(RESULTS, SimpleNamespace(name="segmentation")) == ""
+
+
+def test_curves_leave_out_classes_and_percentages():
+    plotted = []
+    axis = MagicMock(plot=lambda *_, label, **__: plotted.append(label))
+    history = [{"iteration": 9, **flat_results(RESULTS, "teacher")}]
+    _draw_axis(axis, history, "teacher/detection/", "detection: metric")
+    assert plotted == ["mAP", "std"]
 
 
 def test_logged_figures(caplog):
@@ -171,10 +192,17 @@ def cfg(street_root):
     return tiny_config(street_root)
 
 
-def test_perfect_answers_on_real_records(cfg):
+def test_perfect_answers_on_real_records(cfg, caplog):
     tasks = build_tasks(cfg)
     records = eval_records(cfg, tasks)
     found = evaluate(Oracle(records, tasks), build_eval_loader(cfg, records), records, tasks)
+    with caplog.at_level("INFO"):
+        log_results(found, tasks, "teacher")
+    assert "Task: teacher/detection" in caplog.text and "AP,AP50,AP75,APs,APm,APl" in caplog.text
+    assert "Task: teacher/segmentation" in caplog.text
+    assert "mIoU,fwIoU,mACC,pACC" in caplog.text
+    assert "100.0000,100.0000,100.0000,100.0000" in caplog.text
+    assert found["detection"]["detectron2"]["AP75"] == pytest.approx(100)
     assert len(records) == 6
     assert found["geometric_mean"] == pytest.approx(1)
     assert found["detection"]["mAP"] == pytest.approx(1)
