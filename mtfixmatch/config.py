@@ -152,4 +152,7 @@ def _add_training_config(cfg: CN) -> None:
     cfg.TEST.EVAL_STUDENT = False
     # Number of images in predictions.png and pseudo_labels.png; least score of a box there.
     cfg.TEST.PICTURES = 6
+    # File names, paths or image ids of the images in predictions.png; empty: the first
+    # TEST.PICTURES images of DATASETS.TEST that have a label.
+    cfg.TEST.PICTURE_FILES = []
     cfg.TEST.PICTURE_THRESHOLD = 0.5
