@@ -38,6 +38,13 @@ class Figure(NamedTuple):
     run: str = ""  # name of the run, for one of ours
 
 
+class LabelLists(NamedTuple):
+    """The training images of a run."""
+
+    images: dict[str, set[str]]  # task -> ids of the images labeled for it
+    num_images: int | None  # number of all images; None: not known
+
+
 class StudyResults(NamedTuple):
     """Everything a report is made from."""
 
@@ -106,13 +113,21 @@ def _values(results: Mapping, primary: Mapping[str, str]) -> dict[Metric, float 
 
 def overlap_of(run: Run) -> int | None:
     """Count the training images with the labels of all tasks; None for a single task."""
+    if (lists := label_lists(run)) is None or len(lists.images) < 2:
+        return None
+    return len(set.intersection(*lists.images.values()))
+
+
+def label_lists(run: Run) -> LabelLists | None:
+    """Read which training images of a run have labels; None before it has started."""
     if (text := run.read(SUBSETS_FILE)) is None:
         return None
     try:
-        images = [set(label["images"]) for label in json.loads(text)["labels"].values()]
+        content = json.loads(text)
+        images = {name: set(label["images"]) for name, label in content["labels"].items()}
+        return LabelLists(images, content.get("num_images"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{run.source}/{SUBSETS_FILE}: has no image lists ({error!r})") from None
-    return len(set.intersection(*images)) if len(images) > 1 else None
 
 
 def paper_figures(study: Study) -> list[Figure]:

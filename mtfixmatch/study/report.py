@@ -15,6 +15,7 @@ from .grid import draw_grid
 from .layout import TableLayout, read_layout
 from .plan import Run, Study
 from .plots import draw_curves
+from .settings import draw_settings
 from .tables import class_markdown, label, markdown, overlap_table, paired_table, write_csv
 
 BEGIN, END = "<!-- report -->", "<!-- end of report -->"
@@ -26,6 +27,11 @@ LEGEND = (
     "figure of a column (in a table by class: of a class) in its part of the table. □ marks the "
     "network with the largest geometric mean of its tasks' metrics. `-` stands for no run, "
     "(1 of 3) for one of three seeds done. A column with one number of labels has it for each task."
+)
+SETTINGS = (
+    "Each panel shows which images are labeled for what in the first run of a setting. Small "
+    "groups are drawn wider than they are; the numbers count. A planned panel, before the first "
+    "run, is drawn from numbered images: independent subsets will overlap in other images."
 )
 PAPER_LEGEND = " The second line gives the paper's figure and, in brackets, our difference from it."
 
@@ -48,6 +54,7 @@ def write_report(study: Study, runs: list[Run]) -> Path:
     parts = [
         f"# {study.content['title']}",
         "## Runs\n\n" + _states(results) + _time(done),
+        *_settings(study, folder),
         "## How to read the tables\n\n" + LEGEND + (PAPER_LEGEND if results.paper else ""),
         *(_table(study, table, results, folder) for table in read_layout(study, results)),
         *_pictures(study, done, folder),
@@ -85,6 +92,14 @@ def _time(done: Sequence[Run]) -> str:
         f"{median(minutes):.0f}), without evaluations. The {len(minutes)} runs that are done took "
         f"{sum(minutes) / 60:.1f} hours."
     )
+
+
+def _settings(study: Study, folder: Path) -> list[str]:
+    if "settings" not in study.content:
+        return []
+    if not draw_settings(study, folder / "settings.png"):
+        return []
+    return [f"## Settings\n\n{SETTINGS}\n\n![which images are labeled for what](settings.png)"]
 
 
 def _table(study: Study, table: TableLayout, results: StudyResults, folder: Path) -> str:
