@@ -146,7 +146,8 @@ def _add_training_config(cfg: CN) -> None:
     # With several processes: seconds without progress (a step, an image of an evaluation) or
     # heartbeat of one, after which an error names it and all of them end; 0: no limit.
     cfg.SOLVER.STALL_SECONDS = 40.0
-    # Compute the losses on the test images too (Table 7).
+    # Compute the losses on the test images too (Table 7), as means over pixels or anchors and over
+    # all images.
     cfg.TEST.EVAL_LOSSES = False
     # Evaluate the student too, not only the teacher.
     cfg.TEST.EVAL_STUDENT = False

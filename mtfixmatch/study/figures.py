@@ -36,6 +36,7 @@ class Figure(NamedTuple):
     value: float  # not rounded
     table: str = ""  # number of the paper's table, for a figure of the paper
     run: str = ""  # name of the run, for one of ours
+    remark: str = ""  # on a figure of the paper that is not to be compared with ours
 
 
 class LabelLists(NamedTuple):
@@ -104,8 +105,9 @@ def _values(results: Mapping, primary: Mapping[str, str]) -> dict[Metric, float 
         figures, per_class = results.get(task, {}), class_metric(metric)
         values[Metric(metric)] = figures.get(metric.split("/")[1])
         values[Metric(f"{per_class}_std")] = figures.get("std")
-        for part, value in (figures.get("losses") or {}).items():
-            values[Metric(f"{task}/loss_{part}")] = value
+        for kind in ("loss", "image_loss"):
+            for part, value in (figures.get(f"{kind}es") or {}).items():
+                values[Metric(f"{task}/{kind}_{part}")] = value
         for name, value in (figures.get("per_class") or {}).items():
             values[Metric(per_class, name)] = value
     return values
@@ -144,7 +146,9 @@ def _paper_figure(row: Mapping[str, str], names: Iterable[str], path: Path) -> F
     factors = {name: int(text) if text.isdigit() else text for name, text in texts.items()}
     try:
         metric, value = Metric(row["metric"], row["class"]), float(row["value"])
-        return Figure(PAPER, factors, metric, value, table=row["table"])
+        return Figure(
+            PAPER, factors, metric, value, table=row["table"], remark=row.get("remark") or ""
+        )
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: {dict(row)} is no figure ({error!r})") from None
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from ..engine.report import parse_history, training_seconds
 from .cells import Block
-from .figures import StudyResults, collect_results, write_figures
+from .figures import Figure, StudyResults, collect_results, write_figures
 from .grid import draw_grid
 from .layout import TableLayout, read_layout
 from .plan import Run, Study
@@ -33,7 +33,14 @@ SETTINGS = (
     "groups are drawn wider than they are; the numbers count. A planned panel, before the first "
     "run, is drawn from numbered images: independent subsets will overlap in other images."
 )
-PAPER_LEGEND = " The second line gives the paper's figure and, in brackets, our difference from it."
+STD = (
+    "The last line is the standard deviation over the classes: the population's, whose divisor is "
+    "their number, as in the paper."
+)
+PAPER_LEGEND = (
+    " The second line gives the paper's figure and, in brackets, our difference from it, except "
+    "for a figure with a remark below the table."
+)
 
 
 def write_report(study: Study, runs: list[Run]) -> Path:
@@ -115,7 +122,20 @@ def _table(study: Study, table: TableLayout, results: StudyResults, folder: Path
         parts.append(class_markdown(block, shares) if table.per_class else markdown(block))
         parts += [paired_table(block), overlap_table(block, results)]
         parts.append(_curves(study, table, block, folder))
+    parts += [STD] if table.per_class else []
+    parts.append(_remarks(figure for figure in results.paper if figure.table == table.name))
     return "\n\n".join(part for part in parts if part)
+
+
+def _remarks(figures: Iterable[Figure]) -> str:
+    """List the remarks on the paper's figures, each with the metrics or classes that it is on."""
+    names: dict[str, dict[str, None]] = {}
+    for figure in figures:
+        name = figure.metric.class_name or figure.metric.name
+        names.setdefault(figure.remark, {})[name] = None
+    names.pop("", None)
+    lines = [f"- {', '.join(of)}: {remark}" for remark, of in names.items()]
+    return "\n".join(["Remarks on the paper's figures:\n", *lines]) if lines else ""
 
 
 def _curves(study: Study, table: TableLayout, block: Block, folder: Path) -> str:

@@ -370,20 +370,34 @@ def test_metrics_as_columns_and_losses(tmp_path):
     table = {
         "table": 7,
         "rows": ["tasks", "method"],
-        "metrics": ["detection/mAP", "detection/loss_cls", "segmentation/mIoU"],
+        "metrics": ["detection/mAP", "detection/image_loss_cls", "segmentation/mIoU"],
         "where": [{"setting": "b", "detection_labels": 10, "seed": 0}, {"tasks": "detection"}],
     }
     study = make_study(tmp_path, "", tables=[table])
     alone = runs_of(study, tasks="detection")[0]
-    finish(alone, detection={"mAP": 0.9, "losses": {"cls": 0.3}})
+    finish(alone, detection={"mAP": 0.9, "image_losses": {"cls": 0.3}})
     for method, iou, loss in (("supervised", 0.5, 0.2), ("fixmatch", 0.6, 0.1)):
         run = runs_of(study, setting="b", tasks="both", method=method, detection_labels=10)[0]
-        finish(run, detection={"mAP": 0.4, "losses": {"cls": loss}}, segmentation=iou)
+        both = {"losses": {"cls": 0.7}, "image_losses": {"cls": loss}}
+        finish(run, detection={"mAP": 0.4, **both}, segmentation=iou)
     rows = rows_of(write_report(study, study.runs).read_text())
     # The lowest loss is the best one, and a single task has no part in the square.
     assert ["both", "supervised", "0.4000", "0.2000", "0.5000"] in rows
     assert ["both", "fixmatch", "0.4000 □", "**0.1000**", "**0.6000** □"] in rows
     assert ["detection", "supervised", "**0.9000**", "0.3000", ""] in rows
+
+
+def test_a_figure_with_a_remark_has_no_difference(tmp_path):
+    head, *lines = PAPER.splitlines()
+    doubtful = [line + (",a guess" if "0.25" in line else ",") for line in lines]
+    study = make_study(tmp_path, "\n".join([f"{head},remark", *doubtful]) + "\n")
+    for run in runs_of(study, setting="b", method="supervised", detection_labels=10):
+        finish(run, detection=0.3, segmentation=0.3)
+    text = write_report(study, study.runs).read_text()
+    assert "| 0.3000 ± 0.0000<br>0.2500 " in text and "0.3600** (-0.0600)" in text
+    assert "Remarks on the paper's figures:\n\n- detection/mAP: a guess\n" in text
+    row = read_csv(study.output / "tables" / "table_2.csv")[0]
+    assert (row["10 paper"], row["10 difference"]) == ("0.25", "")
 
 
 def test_the_student_beside_the_teacher(tmp_path):
@@ -514,10 +528,13 @@ def test_figures_of_a_run(tmp_path):
     run = study.runs[0]
     assert values_of(run, study) == {}
     found = {"mAP": 0.2, "AP50": 0.9, "per_class": {"car": 0.3, "bus": None}, "std": None}
+    found |= {"losses": {"cls": 0.6}, "image_losses": {"cls": 0.7}}
     finish(run, detection=found, segmentation=0.5, geometric_mean=0.1)
     assert values_of(run, study) == {
         ("geometric_mean", ""): 0.1,
         ("detection/mAP", ""): 0.2,
+        ("detection/loss_cls", ""): 0.6,
+        ("detection/image_loss_cls", ""): 0.7,
         ("detection/AP", "car"): 0.3,
         ("segmentation/mIoU", ""): 0.5,
     }
