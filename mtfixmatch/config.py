@@ -163,10 +163,14 @@ def _add_training_config(cfg: CN) -> None:
     # With several processes: seconds without progress (a step, an image of an evaluation) or
     # heartbeat of one, after which an error names it and all of them end; 0: no limit.
     cfg.SOLVER.STALL_SECONDS = 40.0
-    # Compute the losses on the test images too (Table 7).
+    # Compute the losses on the test images too (Table 7), as means over pixels or anchors and over
+    # all images.
     cfg.TEST.EVAL_LOSSES = False
     # Evaluate the student too, not only the teacher.
     cfg.TEST.EVAL_STUDENT = False
     # Number of images in predictions.png and pseudo_labels.png; least score of a box there.
     cfg.TEST.PICTURES = 6
+    # File names, paths or image ids of the images in predictions.png; empty: the first
+    # TEST.PICTURES images of DATASETS.TEST that have a label.
+    cfg.TEST.PICTURE_FILES = []
     cfg.TEST.PICTURE_THRESHOLD = 0.5

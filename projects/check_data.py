@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Check the datasets of a training config: counts, leaks, broken files, a contact sheet.
 
-The report is printed and written to the output folder as check_data.md, together with the images
-contact_sheet.png and a cache that makes the next check faster. The exit status is 1 if there is an
-error, such as an image that is both in training and in validation.
+The report is printed and written to the output folder as check_data.md, together with the pictures
+labels.png and contact_sheet.png and a cache that makes the next check faster. The exit status is 1
+if there is an error, such as an image that is both in training and in validation.
 """
 
 import os

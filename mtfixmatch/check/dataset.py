@@ -11,6 +11,8 @@ from ..data.datasets import get_records
 from ..data.loader import eval_records, train_pools, train_records
 from ..data.partial_labels import count_labels
 from ..data.records import Record, Records
+from ..engine.label_sets import LABEL_SETS, draw_label_sets, label_sets
+from ..engine.visualize import choose_records
 from ..tasks import Task, build_tasks
 from ..tasks.base import Scan
 from ..utils.errors import InputError
@@ -22,10 +24,10 @@ MAX_DECODED = 200  # images that are decoded, unless all are
 
 
 def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
-    """Check the datasets of a config, all images or MAX_DECODED, and draw a contact sheet.
+    """Check the datasets of a config, all images or MAX_DECODED, and draw labels and samples.
 
-    The sheet and a cache are written to the folder, which is made. InputError if that fails, or a
-    dataset cannot be read.
+    Both pictures and a cache are written to the folder, which is made. InputError if that fails,
+    or a dataset cannot be read.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -35,8 +37,9 @@ def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
     findings = Findings(tasks)
     scan = FileScan(os.path.join(folder, "cache"), cfg.DATALOADER.NUM_WORKERS)
     train = findings.attempt(train_records, cfg, tasks) or get_records(cfg.DATASETS.TRAIN)
-    findings.attempt(eval_records, cfg, tasks)
     val = get_records(cfg.DATASETS.TEST)
+    labeled = findings.attempt(eval_records, cfg, tasks) or val
+    findings.attempt(choose_records, labeled, cfg.TEST.PICTURE_FILES, cfg.TEST.PICTURES)
     drawn = _find_pools(cfg, train, findings)
     for name, datasets, records, counted in (
         ("training", cfg.DATASETS.TRAIN, train, drawn),
@@ -48,6 +51,9 @@ def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
             findings.ignored[dataset] = count_ignored(get_records([dataset]))
     findings.num_decoded = _decode_images([*train, *val], scan, decode_all)
     _compare_splits(train, val, scan, findings)
+    keys = {task.name: task.label_key for task in tasks}
+    panels = [label_sets("training", train, keys), label_sets("validation", val, keys)]
+    draw_label_sets(panels, os.path.join(folder, LABEL_SETS))
     draw_sheet(cfg, drawn, findings, os.path.join(folder, SHEET))
     broken = dict.fromkeys(scan.errors)  # several scans may fail for the same file
     findings.errors += limit_lines([error for error in broken if error not in findings.errors])

@@ -6,6 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..engine.label_sets import LABEL_SETS
 from ..tasks import Task
 from .findings import Findings, Split
 from .sheet import SHEET
@@ -54,7 +55,8 @@ def _labels(findings: Findings) -> str:
             rows.append([f"label hidden for {task.name}", *(x.hidden[key] for x in splits)])
     rows.append(["labeled for all tasks", *(x.labels["all"] for x in splits)])
     rows.append(["labeled for no task", *(x.labels["none"] for x in splits)])
-    return _table(rows, ["", *(f"{x.name}: {', '.join(x.datasets)}" for x in splits)])
+    table = _table(rows, ["", *(f"{x.name}: {', '.join(x.datasets)}" for x in splits)])
+    return f"{table}\n\n![which images are labeled for what]({LABEL_SETS})"
 
 
 def _batch(findings: Findings) -> str:

@@ -90,14 +90,8 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     """
     records = get_records(cfg.DATASETS.TRAIN)
     _count_broken(cfg, records)
-    keys = {task.name: task.label_key for task in tasks}
-    if cfg.DATASETS.LABEL_MANIFEST:
-        records = hide_by_manifest(records, keys, cfg.DATASETS.LABEL_MANIFEST)
-    else:
-        numbers = {task.label_key: task.num_labels for task in tasks}
-        mode, seed = cfg.DATASETS.LABEL_SUBSETS, cfg.DATASETS.LABEL_SEED
-        records = hide_labels(records, numbers, mode=mode, seed=seed)
-    counts = count_labels(records, list(keys.values()))
+    records = hide_by_config(cfg, tasks, records)
+    counts = count_labels(records, [task.label_key for task in tasks])
     for task in tasks:
         if not counts[task.label_key]:
             raise InputError(
@@ -114,6 +108,15 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
                 *(batches, task.name),
             )
     return records
+
+
+def hide_by_config(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict]) -> list[dict]:
+    """Hide labels of records as TASKS.<NAME>.LABELS or DATASETS.LABEL_MANIFEST says."""
+    if path := cfg.DATASETS.LABEL_MANIFEST:
+        return hide_by_manifest(records, {task.name: task.label_key for task in tasks}, path)
+    numbers = {task.label_key: task.num_labels for task in tasks}
+    mode, seed = cfg.DATASETS.LABEL_SUBSETS, cfg.DATASETS.LABEL_SEED
+    return hide_labels(records, numbers, mode=mode, seed=seed)
 
 
 def _count_broken(cfg: CfgNode, records: Sequence[dict]) -> BrokenFiles:

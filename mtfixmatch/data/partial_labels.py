@@ -46,13 +46,15 @@ def hide_labels(records: Records, counts: dict[str, int], *, mode: str, seed: in
 def write_manifest(records: Records, keys: dict[str, str], path: str, **settings: Any) -> None:
     """Write a JSON manifest of the labeled images, so that another run can use the same ones.
 
-    The `keys` are task name -> label key; the manifest repeats the `settings` of the subsets.
+    The `keys` are task name -> label key. The manifest also has the number of all images, and
+    repeats the `settings` of the subsets.
     """
     labels = {}
     for name, key in keys.items():
         images = sorted(record["image_id"] for record in records if key in record)
         labels[name] = {"count": len(images), "sha256": _digest(images), "images": images}
-    write_atomically(path, json.dumps({**settings, "labels": labels}, indent=1) + "\n")
+    content = {**settings, "num_images": len(records), "labels": labels}
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
 def hide_by_manifest(records: Records, keys: dict[str, str], path: str) -> list[Record]:

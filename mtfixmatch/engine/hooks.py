@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -181,10 +181,17 @@ class PictureWriter(HookBase):
     It keeps the last recorded pseudo-labels, because the step of a checkpoint may have no record.
     """
 
-    def __init__(self, count: int, threshold: float):
-        """Draw `count` images, and boxes with a score over `threshold`."""
+    def __init__(self, count: int, threshold: float, records: Sequence[dict]):
+        """Set what the pictures show.
+
+        Args:
+            count: number of images in pseudo_labels.png.
+            threshold: least score of a box.
+            records: test images in predictions.png; if empty, it is not drawn.
+        """
         self.count = count
         self.threshold = threshold
+        self.records = records
         self._snapshot: Snapshot | None = None
 
     def after_step(self) -> None:
@@ -196,12 +203,11 @@ class PictureWriter(HookBase):
             path = os.path.join(trainer.cfg.OUTPUT_DIR, "pseudo_labels.png")
             draw_pseudo_labels(self._snapshot, trainer.tasks, path)
             self._snapshot = None
-        if _is_last(trainer) and self.count:
+        if _is_last(trainer) and self.records:
             self._draw_predictions()
 
     @torch.no_grad()
     def _draw_predictions(self) -> None:
         trainer = self.trainer
         path = os.path.join(trainer.cfg.OUTPUT_DIR, "predictions.png")
-        records = trainer.eval_records[: self.count]
-        draw_predictions(trainer.teacher, records, trainer.tasks, self.threshold, path)
+        draw_predictions(trainer.teacher, self.records, trainer.tasks, self.threshold, path)

@@ -1,4 +1,4 @@
-"""The report of a finished training: results.json, curves.png, report.md."""
+"""The report of a finished training: results.json, curves.png, labels.png, report.md."""
 
 import json
 import math
@@ -15,6 +15,7 @@ from ..data.partial_labels import count_labels
 from ..tasks import Task
 from ..utils.files import write_atomically
 from .evaluation import DETECTRON2, detectron2_table, metric_names, per_class_table
+from .label_sets import LABEL_SETS, draw_label_sets, label_sets
 from .step import loss_name
 
 matplotlib.use("Agg")
@@ -48,19 +49,22 @@ def write_report(
     results: Mapping[str, Mapping],
     broken: Mapping[str, str],
 ) -> None:
-    """Write results.json, curves.png and report.md, with existing pictures, into OUTPUT_DIR.
+    """Write results.json, report.md, its pictures curves.png and labels.png into OUTPUT_DIR.
 
     `records` are those of the training images, `results` {"teacher": ..., "student": ...} of the
     last evaluation; `broken` tells for each file left out of the training what is wrong with it.
+    The report also shows the pictures that are there already.
     """
     folder = cfg.OUTPUT_DIR
     write_json(results, os.path.join(folder, "results.json"))
     history = read_history(os.path.join(folder, "metrics.json"))
     draw_curves(history, tasks, os.path.join(folder, "curves.png"))
+    labels = label_sets("training", records, {task.name: task.label_key for task in tasks})
+    draw_label_sets([labels], os.path.join(folder, LABEL_SETS))
     parts = [
         "# Report",
         "## Results\n\n" + _results_table(results, tasks),
-        "## Labels\n\n" + _label_table(tasks, records),
+        f"## Labels\n\n{_label_table(tasks, records)}\n\n![labeled images]({LABEL_SETS})",
         *(["## Broken files\n\n" + _broken_list(broken)] if broken else []),
         *(_task_tables(results["teacher"], task) for task in tasks),
         "## Curves\n\n![curves](curves.png)",

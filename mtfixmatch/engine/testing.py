@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
+from ..data.datasets import get_records
 from ..data.loader import build_eval_loader, eval_records
 from ..data.records import Record
 from ..modeling import MultiTaskNet
@@ -31,10 +32,13 @@ def test(
     results = evaluate(model, loader, records, tasks, ranks.callbacks())
     losses = {}
     if cfg.TEST.EVAL_LOSSES:
-        losses = evaluate_losses(model, build_eval_loader(cfg, records), records, tasks)
+        # A network of one task is evaluated on the images labeled for it; the mean is over all.
+        num_images = len(get_records(cfg.DATASETS.TEST))
+        loader = build_eval_loader(cfg, records)
+        losses = evaluate_losses(model, loader, records, tasks, num_images)
     if results:
         for task, values in losses.items():
-            results[task]["losses"] = values
+            results[task] |= values
         log_results(results, tasks, name)
     return results
 

@@ -41,6 +41,7 @@ from .setup import choose_precision
 from .step import MultiTaskStep
 from .teacher_watch import TeacherWatch
 from .testing import test
+from .visualize import choose_records
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class MultiTaskTrainer(DefaultTrainer):
         self.tasks = build_tasks(cfg)
         self.records = train_records(cfg, self.tasks)
         self.eval_records = eval_records(cfg, self.tasks)
+        names, count = cfg.TEST.PICTURE_FILES, cfg.TEST.PICTURES
+        self._picture_records = choose_records(self.eval_records, names, count)
         self.method = build_method(cfg).to(cfg.MODEL.DEVICE)
         loader = build_train_loader(cfg, self.tasks, self.records, self.method.weak_flip_prob)
         self._broken = loader.broken
@@ -128,7 +131,7 @@ class MultiTaskTrainer(DefaultTrainer):
         ]
         if comm.is_main_process():
             result += [
-                PictureWriter(cfg.TEST.PICTURES, cfg.TEST.PICTURE_THRESHOLD),
+                PictureWriter(cfg.TEST.PICTURES, cfg.TEST.PICTURE_THRESHOLD, self._picture_records),
                 FullCheckpointer(cfg.SOLVER.CHECKPOINTS_TO_KEEP, self._watch),
             ]
         return result

@@ -1,5 +1,6 @@
 """Pictures: ground truth beside predictions, labels before and after their warp."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from ..augmentation import geometry
 from ..data.mapper import EvalMapper
 from ..tasks import Task
 from ..tasks.base import Target
+from ..utils.errors import InputError
 from .step import StepRecord
 
 MIN_WIDTH = 256  # least width in pixels of a tile with labels, so that names do not cover it
@@ -92,6 +94,25 @@ def _with_labels(
         if targets.get(task.name) is not None
     }
     return [image, _draw_all(image, tasks, enlarged)]
+
+
+def choose_records(
+    records: Sequence[dict], files: Sequence[str], count: int, key: str = "TEST.PICTURE_FILES"
+) -> list[dict]:
+    """Return the test images to draw: those in `files`, in that order, or else the first `count`.
+
+    A file is a path, a file name or an image id. Raise InputError, which begins with the `key` of
+    the names, for one that not exactly one image has.
+    """
+    chosen = []
+    for file in files:
+        names = [(r["image_id"], r["file_name"], os.path.basename(r["file_name"])) for r in records]
+        found = [r for r, own in zip(records, names, strict=True) if file in own]
+        if len(found) != 1:
+            what = f"{len(found)} test images have the path, file name or image id {file!r}"
+            raise InputError(f"{key}: {what}, expected one")
+        chosen += found
+    return chosen if files else list(records[:count])
 
 
 def draw_predictions(

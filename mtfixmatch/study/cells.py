@@ -49,9 +49,11 @@ class Cell:
 
     @property
     def difference(self) -> float | None:
-        """Our mean minus the paper's figure."""
+        """Our mean minus the paper's figure, unless that has a remark."""
         ours = self.value(OURS)
-        return None if self.paper is None or ours is None else ours - self.paper.value
+        if self.paper is None or self.paper.remark or ours is None:
+            return None
+        return ours - self.paper.value
 
     @property
     def placeholder(self) -> str:
@@ -117,7 +119,7 @@ class Block:
                 columns[position.column, position.metric][position] = value
         best: set[Position] = set()
         for (_, metric), values in columns.items():
-            lower_is_better = "/loss_" in metric.name or metric.name.endswith("_std")
+            lower_is_better = "loss_" in metric.name or metric.name.endswith("_std")
             wanted = (min if lower_is_better else max)(values.values())
             if len(set(values.values())) > 1:
                 best |= {position for position, value in values.items() if value == wanted}

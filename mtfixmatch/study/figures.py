@@ -40,6 +40,14 @@ class Figure(NamedTuple):
     value: float  # not rounded
     table: str = ""  # number of the paper's table, for a figure of the paper
     run: str = ""  # name of the run, for one of ours
+    remark: str = ""  # on a figure of the paper that is not to be compared with ours
+
+
+class LabelLists(NamedTuple):
+    """The training images of a run."""
+
+    images: dict[str, set[str]]  # task -> ids of the images labeled for it
+    num_images: int | None  # number of all images; None: not known
 
 
 class StudyResults(NamedTuple):
@@ -102,8 +110,9 @@ def _values(results: Mapping, primary: Mapping[str, str]) -> dict[Metric, float 
         figures, per_class = results.get(task, {}), class_metric(metric)
         values[Metric(metric)] = figures.get(metric.split("/")[1])
         values[Metric(f"{per_class}_std")] = figures.get("std")
-        for part, value in (figures.get("losses") or {}).items():
-            values[Metric(f"{task}/loss_{part}")] = value
+        for kind in ("loss", "image_loss"):
+            for part, value in (figures.get(f"{kind}es") or {}).items():
+                values[Metric(f"{task}/{kind}_{part}")] = value
         for name, value in (figures.get("per_class") or {}).items():
             values[Metric(per_class, name)] = value
     return values
@@ -124,13 +133,21 @@ def pseudo_label_figures(run: Run) -> dict[Metric, float]:
 
 def overlap_of(run: Run) -> int | None:
     """Count the training images with the labels of all tasks; None for a single task."""
+    if (lists := label_lists(run)) is None or len(lists.images) < 2:
+        return None
+    return len(set.intersection(*lists.images.values()))
+
+
+def label_lists(run: Run) -> LabelLists | None:
+    """Read which training images of a run have labels; None before it has started."""
     if (text := run.read(SUBSETS_FILE)) is None:
         return None
     try:
-        images = [set(label["images"]) for label in json.loads(text)["labels"].values()]
+        content = json.loads(text)
+        images = {name: set(label["images"]) for name, label in content["labels"].items()}
+        return LabelLists(images, content.get("num_images"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{run.source}/{SUBSETS_FILE}: has no image lists ({error!r})") from None
-    return len(set.intersection(*images)) if len(images) > 1 else None
 
 
 def paper_figures(study: Study) -> list[Figure]:
@@ -147,7 +164,9 @@ def _paper_figure(row: Mapping[str, str], names: Iterable[str], path: Path) -> F
     factors = {name: int(text) if text.isdigit() else text for name, text in texts.items()}
     try:
         metric, value = Metric(row["metric"], row["class"]), float(row["value"])
-        return Figure(PAPER, factors, metric, value, table=row["table"])
+        return Figure(
+            PAPER, factors, metric, value, table=row["table"], remark=row.get("remark") or ""
+        )
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: {dict(row)} is no figure ({error!r})") from None
 

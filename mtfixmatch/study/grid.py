@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from ..data.loader import eval_records
 from ..engine import load_config
 from ..engine.checkpoint import MultiTaskCheckpointer
-from ..engine.visualize import prediction_tiles, truth_tiles, write_grid
+from ..engine.visualize import choose_records, prediction_tiles, truth_tiles, write_grid
 from ..tasks import build_tasks
 from ..utils.errors import InputError
 from .layout import matches, read_filter
@@ -26,24 +26,33 @@ WEIGHTS_FILE = "model_best.pth"  # written by train_net.py
 def draw_grid(study: Study, done: Sequence[Run], path: Path) -> str:
     """Draw a column for each experiment that study.yaml names, then the ground truth.
 
-    The file's key "figure" has {images: rows, columns: [{factor: value}, ...]}; a column shows its
-    first run among `done`. Return the reason why there is no picture, or "".
+    The file's key "figure" has {images: number or names of the images, columns: [{factor: value},
+    ...]}; a column shows its first run among `done`. Return the reason why there is no picture, or
+    "". InputError for a name that no test image has.
     """
-    figure = study.content["figure"]
+    figure, where = study.content["figure"], f"{study.folder / STUDY_FILE}: figure"
     if not isinstance(figure, dict) or set(figure) != {"images", "columns"}:
-        raise InputError(f"{study.folder / STUDY_FILE}: figure takes the keys images and columns")
+        raise InputError(f"{where} takes the keys images and columns")
     chosen: dict[str, Run | None] = {}
     for factors in figure["columns"]:
         candidates = [run for run in done if matches(run.factors, read_filter(factors))]
         chosen[" ".join(map(str, factors.values()))] = next(iter(candidates), None)
-    first, count = next(filter(None, chosen.values()), None), figure["images"]
+    first = next(filter(None, chosen.values()), None)
     if first is None:
         return "none of its runs is done"
     try:
-        columns = [_tiles(run, count) if run else [] for run in chosen.values()]
-        columns.append(_tiles(first, count, truth=True))
+        cfg = _load_config(first)
+        records = eval_records(cfg, build_tasks(cfg))
     except InputError as error:
         return str(error)
+    images = figure["images"]
+    names = images if isinstance(images, list) else []
+    records = choose_records(records, names, 0 if names else images, f"{where}.images")
+    try:
+        columns = [_prediction_tiles(run, records) if run else [] for run in chosen.values()]
+    except InputError as error:
+        return str(error)
+    columns.append([_small(tile) for tile in truth_tiles(records, build_tasks(cfg))])
     grey = [_missing(*tile.shape[:2]) for tile in columns[-1]]
     rows = [list(row) for row in zip(*(tiles or grey for tiles in columns), strict=True)]
     write_grid(rows, [*chosen, "ground truth"], str(path))
@@ -63,13 +72,10 @@ def _load_config(run: Run) -> CfgNode:
 
 
 @torch.no_grad()
-def _tiles(run: Run, count: int, *, truth: bool = False) -> list[np.ndarray]:
-    """Draw a run's predictions or the labels on the first test images, (H, W, 3) uint8."""
+def _prediction_tiles(run: Run, records: Sequence[dict]) -> list[np.ndarray]:
+    """Draw a run's predictions on some test images, (H, W, 3) uint8."""
     cfg = _load_config(run)
     tasks = build_tasks(cfg)
-    records = eval_records(cfg, tasks)[:count]
-    if truth:
-        return [_small(tile) for tile in truth_tiles(records, tasks)]
     model = build_model(cfg).eval()
     MultiTaskCheckpointer(model).load(str(run.folder / WEIGHTS_FILE))
     tiles = prediction_tiles(model, records, tasks, cfg.TEST.PICTURE_THRESHOLD)

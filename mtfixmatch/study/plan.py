@@ -16,7 +16,7 @@ Value = str | int
 STUDY_FILE = "study.yaml"
 # Keys of a study file; layout.py and report.py read those of the report.
 REQUIRED = ("title", "config", "output", "factors", "runs")
-OPTIONAL = ("common", "tables", "per_class", "curves", "figure")
+OPTIONAL = ("common", "tables", "per_class", "curves", "settings", "figure")
 
 
 @dataclass(frozen=True)

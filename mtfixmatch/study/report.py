@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -10,11 +10,12 @@ from tabulate import tabulate
 
 from ..engine.report import parse_history, training_seconds
 from .cells import Block
-from .figures import StudyResults, collect_results, write_figures
+from .figures import Figure, StudyResults, collect_results, write_figures
 from .grid import draw_grid
 from .layout import TableLayout, read_layout
 from .plan import Run, Study
 from .plots import draw_curves
+from .settings import draw_settings
 from .tables import class_markdown, label, markdown, overlap_table, paired_table, write_csv
 
 BEGIN, END = "<!-- report -->", "<!-- end of report -->"
@@ -27,7 +28,19 @@ LEGEND = (
     "network with the largest geometric mean of its tasks' metrics. `-` stands for no run, "
     "(1 of 3) for one of three seeds done. A column with one number of labels has it for each task."
 )
-PAPER_LEGEND = " The second line gives the paper's figure and, in brackets, our difference from it."
+SETTINGS = (
+    "Each panel shows which images are labeled for what in the first run of a setting. Small "
+    "groups are drawn wider than they are; the numbers count. A planned panel, before the first "
+    "run, is drawn from numbered images: independent subsets will overlap in other images."
+)
+STD = (
+    "The last line is the standard deviation over the classes: the population's, whose divisor is "
+    "their number, as in the paper."
+)
+PAPER_LEGEND = (
+    " The second line gives the paper's figure and, in brackets, our difference from it, except "
+    "for a figure with a remark below the table."
+)
 
 
 def write_report(study: Study, runs: list[Run]) -> Path:
@@ -48,6 +61,7 @@ def write_report(study: Study, runs: list[Run]) -> Path:
     parts = [
         f"# {study.content['title']}",
         "## Runs\n\n" + _states(results) + _time(done),
+        *_settings(study, folder),
         "## How to read the tables\n\n" + LEGEND + (PAPER_LEGEND if results.paper else ""),
         *(_table(study, table, results, folder) for table in read_layout(study, results)),
         *_pictures(study, done, folder),
@@ -87,6 +101,14 @@ def _time(done: Sequence[Run]) -> str:
     )
 
 
+def _settings(study: Study, folder: Path) -> list[str]:
+    if "settings" not in study.content:
+        return []
+    if not draw_settings(study, folder / "settings.png"):
+        return []
+    return [f"## Settings\n\n{SETTINGS}\n\n![which images are labeled for what](settings.png)"]
+
+
 def _table(study: Study, table: TableLayout, results: StudyResults, folder: Path) -> str:
     blocks = [Block(layout, table.name, results) for layout in table.blocks]
     (folder / "tables").mkdir(exist_ok=True)
@@ -100,7 +122,20 @@ def _table(study: Study, table: TableLayout, results: StudyResults, folder: Path
         parts.append(class_markdown(block, shares) if table.per_class else markdown(block))
         parts += [paired_table(block), overlap_table(block, results)]
         parts.append(_curves(study, table, block, folder))
+    parts += [STD] if table.per_class else []
+    parts.append(_remarks(figure for figure in results.paper if figure.table == table.name))
     return "\n\n".join(part for part in parts if part)
+
+
+def _remarks(figures: Iterable[Figure]) -> str:
+    """List the remarks on the paper's figures, each with the metrics or classes that it is on."""
+    names: dict[str, dict[str, None]] = {}
+    for figure in figures:
+        name = figure.metric.class_name or figure.metric.name
+        names.setdefault(figure.remark, {})[name] = None
+    names.pop("", None)
+    lines = [f"- {', '.join(of)}: {remark}" for remark, of in names.items()]
+    return "\n".join(["Remarks on the paper's figures:\n", *lines]) if lines else ""
 
 
 def _curves(study: Study, table: TableLayout, block: Block, folder: Path) -> str:

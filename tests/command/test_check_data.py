@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from mtfixmatch.augmentation.strong import StrongAugmentation
+from mtfixmatch.check import dataset
 from mtfixmatch.check import files as check
 from mtfixmatch.check.dataset import check_data, count_ignored
 from mtfixmatch.check.findings import READERS, Findings, ReaderWarnings, Split, limit_lines
@@ -438,6 +439,24 @@ def test_a_broken_image_is_left_out_of_the_sheet(data):
         assert sheet.height == TITLE + GAP + 3 * (TITLE + MIN_WIDTH + GAP)
 
 
+def test_the_labels_are_drawn(data, monkeypatch):
+    """Training: a and b have boxes, a and c maps, d nothing. Validation: e has both, f boxes."""
+    drawn = []
+    monkeypatch.setattr(dataset, "draw_label_sets", lambda panels, path: drawn.append(panels))
+    report = data.report()
+    training, validation = drawn[0]
+    order = [(True, False), (True, True), (False, True), (False, False)]
+    assert list(training.groups.items()) == [(labels, 1) for labels in order]
+    assert list(validation.groups.items()) == [((True, False), 1), ((True, True), 1)]
+    assert "![which images are labeled for what](labels.png)" in report
+
+
+def test_a_wrong_name_of_a_picture_is_an_error(data):
+    assert data.check("TEST.PICTURE_FILES", ["f.png", "e.png"]).errors == []
+    (error,) = data.check("TEST.PICTURE_FILES", ["f.png", "a.png"]).errors
+    assert error.startswith("TEST.PICTURE_FILES: 0 test images have") and "'a.png'" in error
+
+
 def command(root, output, opts):
     places = {"DATASETS.ROOT": root, "DATASETS.CACHE_DIR": root / "cache"}
     pairs = [str(x) for pair in (SMALL | places | opts).items() for x in pair]
@@ -454,12 +473,18 @@ def test_the_command_on_generated_data(street_root, tmp_path):
     done = command(street_root, tmp_path / "new" / "folder", opts)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "new" / "folder"
-    assert sorted(os.listdir(folder)) == ["cache", "check_data.md", "contact_sheet.png"]
+    assert sorted(os.listdir(folder)) == [
+        "cache",
+        "check_data.md",
+        "contact_sheet.png",
+        "labels.png",
+    ]
     report = (folder / "check_data.md").read_text()
     assert done.stdout.strip() == report.strip()
     assert cells(report, "labeled for detection") == ["6", "6"]
     assert cells(report, "label hidden for segmentation") == ["12", "0"]
     assert cells(report, "256 x 128") == ["16", "6"]
+    assert "](labels.png)" in report
     # The generator counts each split's scenes from 0.
     (line,) = done.stderr.splitlines()
     assert line.startswith("warning: 6 validation images have the name of a training image")

@@ -283,7 +283,7 @@ def test_the_check_of_the_data_runs(street_root, tmp_path, capsys):
         assert module.main(module.parse_args()) == 0
     printed = capsys.readouterr().out
     assert "| traffic light |" in printed and "- never occurs in training: " in printed
-    assert {"check_data.md", "contact_sheet.png"} <= {
+    assert {"check_data.md", "contact_sheet.png", "labels.png"} <= {
         path.name for path in (tmp_path / "check_data").iterdir()
     }
 

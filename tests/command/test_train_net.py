@@ -72,7 +72,7 @@ def test_a_training_leaves_its_results(trained):
         assert (output / name).stat().st_size > 0
     for name in ("model_0000001.pth", "model_0000003.pth", "model_best.pth", "model_final.pth"):
         assert torch.load(output / name)["model"]
-    for name in ("predictions.png", "pseudo_labels.png", "curves.png"):
+    for name in ("predictions.png", "pseudo_labels.png", "curves.png", "labels.png"):
         with Image.open(output / name) as picture:
             assert min(picture.size) > 64 and len(set(picture.convert("L").tobytes())) > 20
     assert list(output.glob("events.out.tfevents.*"))
@@ -96,7 +96,7 @@ def test_the_report_has_its_tables(trained):
     for title in ("Results", "Labels", "Detection", "Segmentation", "Curves", "Configuration"):
         assert f"\n## {title}\n" in text
     assert "geometric mean |" in text
-    for name in ("predictions.png", "pseudo_labels.png", "curves.png"):
+    for name in ("predictions.png", "pseudo_labels.png", "curves.png", "labels.png"):
         assert f"]({name})" in text
     counts = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in rows_of(text)}
     assert {"car", "bicycle", "road", "vegetation"} <= counts.keys()

@@ -13,6 +13,7 @@ from torch import nn
 
 from mtfixmatch.data.loader import build_eval_loader, eval_records
 from mtfixmatch.data.mapper import EvalMapper
+from mtfixmatch.engine import evaluation
 from mtfixmatch.engine.evaluation import (
     _image_losses,
     detectron2_table,
@@ -24,6 +25,7 @@ from mtfixmatch.engine.evaluation import (
     per_class_table,
 )
 from mtfixmatch.engine.report import _draw_axis
+from mtfixmatch.engine.testing import test as evaluate_on_test
 from mtfixmatch.tasks import build_tasks
 from tests.support.helpers import tiny_config
 
@@ -250,7 +252,7 @@ def test_losses_are_means_over_all_labeled_images_together(street_root):
     second = dict(second)
     del second["sem_seg_file_name"]
     records = [first, second]
-    losses = evaluate_losses(model, build_eval_loader(cfg, records), records, tasks)
+    found = evaluate_losses(model, build_eval_loader(cfg, records), records, tasks, 2)
 
     images = torch.stack([EvalMapper()(record)["image"] for record in records]).float() / 255
     size = (128, 256)
@@ -260,8 +262,47 @@ def test_losses_are_means_over_all_labeled_images_together(street_root):
         targets = [task.load_target(record) for record in labeled]
         assigned = head.assign(targets, [False] * len(targets), size)
         count = float(sum(x.count for x in assigned))
-        for part, value in head.losses(outputs[task.name], assigned, size).items():
-            assert losses[task.name][part] == pytest.approx(float(value) / count, rel=1e-4)
+        losses = head.losses(outputs[task.name], assigned, size, torch.ones(len(targets)))
+        for part, value in losses.items():
+            expected = pytest.approx(float(value) / count, rel=1e-4)
+            assert found[task.name]["losses"][part] == expected
+
+
+def test_losses_as_means_over_all_images(cfg, monkeypatch):
+    """Sums of 6 and 3 over 2 and 0 boxes of two of five images; a map with 8 over 4 pixels."""
+    tasks = build_tasks(cfg)
+    given = iter(
+        [
+            {"detection": {"cls": 6.0, "box": 2.0, "count": 2.0}},
+            {
+                "detection": {"cls": 3.0, "box": 0.0, "count": 0.0},
+                "segmentation": {"ce": 8.0, "count": 4.0},
+            },
+        ]
+    )
+    monkeypatch.setattr(evaluation, "_image_losses", lambda *args: next(given))
+    loader = [[{"image_id": i, "image": None}] for i in range(2)]
+    records = [{"image_id": i} for i in range(2)]
+    found = evaluate_losses(Echo(), loader, records, tasks, 5)
+    assert found["detection"]["losses"] == {"cls": 9 / 2, "box": 2 / 2}
+    # (6 / 2 + 3 / 1) / 5 and (2 / 2 + 0) / 5: an image without a box counts with its sum.
+    assert found["detection"]["image_losses"] == pytest.approx({"cls": 6 / 5, "box": 1 / 5})
+    assert found["segmentation"] == {"losses": {"ce": 2.0}, "image_losses": {"ce": 2 / 5}}
+
+
+def test_the_images_of_a_single_task_are_all_test_images(street_root):
+    """Three of six images are evaluated, as if the others had no map, but the mean is over six."""
+    cfg = tiny_config(street_root, "TEST.EVAL_LOSSES", True, "MODEL.TASKS", ["segmentation"])
+    tasks = build_tasks(cfg)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    records = eval_records(cfg, tasks)
+    ranks = SimpleNamespace(callbacks=lambda: {})
+    losses = evaluate_on_test(cfg, model, tasks, records[:3], "x", ranks)["segmentation"]
+    loader = build_eval_loader(cfg, records[:3])
+    of_three = evaluate_losses(model, loader, records[:3], tasks, 3)["segmentation"]
+    assert losses["losses"] == pytest.approx(of_three["losses"])
+    assert losses["image_losses"]["ce"] == pytest.approx(of_three["image_losses"]["ce"] / 2)
 
 
 def test_padding_takes_no_part_in_the_losses(street_root, tmp_path):

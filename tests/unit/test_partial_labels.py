@@ -156,7 +156,7 @@ def test_a_manifest_gives_the_same_subsets_back(tmp_path):
     assert hide_by_manifest(records, NAMES, str(path)) == hidden
 
     content = json.loads(path.read_text())
-    assert content["seed"] == 1
+    assert content["seed"] == 1 and content["num_images"] == 10
     images = content["labels"]["second"]["images"]
     assert images == sorted(kept(hidden, B)) and content["labels"]["second"]["count"] == 2
     digest = hashlib.sha256("\n".join(images).encode()).hexdigest()

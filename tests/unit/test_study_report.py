@@ -6,12 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from detectron2.modeling import build_model
 from PIL import Image
 
+from mtfixmatch.data.loader import eval_records
+from mtfixmatch.engine import load_config
 from mtfixmatch.engine.checkpoint import export_model
+from mtfixmatch.study import grid, settings
 from mtfixmatch.study.archive import add_to_archive
 from mtfixmatch.study.cells import Block
 from mtfixmatch.study.figures import (
@@ -27,6 +31,7 @@ from mtfixmatch.study.plan import load_study
 from mtfixmatch.study.report import write_report
 from mtfixmatch.study.state import finished_folders, write_status
 from mtfixmatch.study.tables import expected_overlap
+from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import REPOSITORY, tiny_config
 
@@ -38,7 +43,7 @@ STUDY = {
     "factors": {
         "setting": {"b": {}, "c": {}},
         "tasks": {"both": BOTH, "detection": {"MODEL.TASKS": ["detection"]}},
-        "method": {"supervised": {"FIXMATCH.METHOD": "supervised"}, "fixmatch": {}},
+        "method": {"supervised": {"FIXMATCH.METHOD": "Supervised"}, "fixmatch": {}},
         "detection_labels": ["TASKS.DETECTION.LABELS"],
         "segmentation_labels": ["TASKS.SEGMENTATION.LABELS"],
         "seed": ["SEED"],
@@ -174,12 +179,14 @@ def test_a_readme_with_marks_shows_the_whole_report(study):
 
 def test_the_report_of_an_archive_is_that_of_the_folders(study):
     content = {**study.content, "output": str(study.output)}
+    study.content["settings"] = content["settings"] = SETTINGS
     (study.folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     done = [run for run in study.runs if (run.folder / "report.md").is_file()]
     write_subsets(done[0], detection=["a", "b"], segmentation=["b"])
     (done[0].folder / "metrics.json").write_text('{"iteration": 9, "time": 60.0}\n')
     report = write_report(study, done)
-    files = [report, *(report.parent / name for name in ("figures.csv", "curves/table_2_b.png"))]
+    names = ("figures.csv", "curves/table_2_b.png", "settings.png")
+    files = [report, *(report.parent / name for name in names)]
     before = [file.read_bytes() for file in files]
     add_to_archive(study.archive, finished_folders(study.runs))
     shutil.rmtree(study.output)
@@ -363,20 +370,34 @@ def test_metrics_as_columns_and_losses(tmp_path):
     table = {
         "table": 7,
         "rows": ["tasks", "method"],
-        "metrics": ["detection/mAP", "detection/loss_cls", "segmentation/mIoU"],
+        "metrics": ["detection/mAP", "detection/image_loss_cls", "segmentation/mIoU"],
         "where": [{"setting": "b", "detection_labels": 10, "seed": 0}, {"tasks": "detection"}],
     }
     study = make_study(tmp_path, "", tables=[table])
     alone = runs_of(study, tasks="detection")[0]
-    finish(alone, detection={"mAP": 0.9, "losses": {"cls": 0.3}})
+    finish(alone, detection={"mAP": 0.9, "image_losses": {"cls": 0.3}})
     for method, iou, loss in (("supervised", 0.5, 0.2), ("fixmatch", 0.6, 0.1)):
         run = runs_of(study, setting="b", tasks="both", method=method, detection_labels=10)[0]
-        finish(run, detection={"mAP": 0.4, "losses": {"cls": loss}}, segmentation=iou)
+        both = {"losses": {"cls": 0.7}, "image_losses": {"cls": loss}}
+        finish(run, detection={"mAP": 0.4, **both}, segmentation=iou)
     rows = rows_of(write_report(study, study.runs).read_text())
     # The lowest loss is the best one, and a single task has no part in the square.
     assert ["both", "supervised", "0.4000", "0.2000", "0.5000"] in rows
     assert ["both", "fixmatch", "0.4000 □", "**0.1000**", "**0.6000** □"] in rows
     assert ["detection", "supervised", "**0.9000**", "0.3000", ""] in rows
+
+
+def test_a_figure_with_a_remark_has_no_difference(tmp_path):
+    head, *lines = PAPER.splitlines()
+    doubtful = [line + (",a guess" if "0.25" in line else ",") for line in lines]
+    study = make_study(tmp_path, "\n".join([f"{head},remark", *doubtful]) + "\n")
+    for run in runs_of(study, setting="b", method="supervised", detection_labels=10):
+        finish(run, detection=0.3, segmentation=0.3)
+    text = write_report(study, study.runs).read_text()
+    assert "| 0.3000 ± 0.0000<br>0.2500 " in text and "0.3600** (-0.0600)" in text
+    assert "Remarks on the paper's figures:\n\n- detection/mAP: a guess\n" in text
+    row = read_csv(study.output / "tables" / "table_2.csv")[0]
+    assert (row["10 paper"], row["10 difference"]) == ("0.25", "")
 
 
 def test_the_student_beside_the_teacher(tmp_path):
@@ -507,10 +528,13 @@ def test_figures_of_a_run(tmp_path):
     run = study.runs[0]
     assert values_of(run, study) == {}
     found = {"mAP": 0.2, "AP50": 0.9, "per_class": {"car": 0.3, "bus": None}, "std": None}
+    found |= {"losses": {"cls": 0.6}, "image_losses": {"cls": 0.7}}
     finish(run, detection=found, segmentation=0.5, geometric_mean=0.1)
     assert values_of(run, study) == {
         ("geometric_mean", ""): 0.1,
         ("detection/mAP", ""): 0.2,
+        ("detection/loss_cls", ""): 0.6,
+        ("detection/image_loss_cls", ""): 0.7,
         ("detection/AP", "car"): 0.3,
         ("segmentation/mIoU", ""): 0.5,
     }
@@ -583,3 +607,88 @@ def test_wrong_figure_is_told(tmp_path):
     study = make_study(tmp_path, figure={"columns": []})
     with pytest.raises(InputError, match="figure takes the keys images and columns"):
         write_report(study, study.runs)
+
+
+def test_grid_of_named_images(drawn, monkeypatch):
+    """The second and the first image change places, in all columns."""
+    study, run = drawn
+    grids = []
+    monkeypatch.setattr(grid, "write_grid", lambda rows, titles, path: grids.append(rows))
+    cfg = load_config(str(run.folder / "config.yaml"), [])
+    names = [Path(x["file_name"]).name for x in eval_records(cfg, build_tasks(cfg))[:2]]
+    for images in (2, names[::-1]):
+        study.content["figure"] = FIGURE | {"images": images}
+        write_report(study, study.runs)
+    first, second = grids
+    assert not np.array_equal(first[0][2], first[1][2])
+    for row, other in zip(first, second[::-1], strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(row, other, strict=True))
+    study.content["figure"] = FIGURE | {"images": [names[0], "nowhere.png"]}
+    with pytest.raises(InputError, match="study.yaml: figure.images: 0 test .* 'nowhere.png'"):
+        write_report(study, study.runs)
+
+
+# The picture of the settings
+
+
+SETTINGS = {"images": 100, "panels": [{"setting": "b"}, {"setting": "c", "tasks": "both"}]}
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """The panels of each picture that is drawn."""
+    drawn = []
+    monkeypatch.setattr(settings, "draw_label_sets", lambda panels, path: drawn.append(panels))
+    return drawn
+
+
+def test_the_settings_of_runs_and_of_the_plan(tmp_path, panels):
+    study = make_study(tmp_path, settings=SETTINGS)
+    second = runs_of(study, setting="b", tasks="both")[1]
+    write_subsets(second, detection=["a", "b", "c"], segmentation=["c", "d"])
+    text = write_report(study, study.runs).read_text()
+    assert "## Settings\n" in text and "](settings.png)" in text
+    own, planned = panels[0]
+    assert (own.title, own.tasks) == ("setting b", ["detection", "segmentation"])
+    labeled = {(True, False): 2, (True, True): 1, (False, True): 1}
+    assert own.groups == labeled | {(False, False): 96}
+    # 20 boxes of 100, of which 10 have maps.
+    assert planned.title == "setting c, tasks both, planned"
+    assert planned.groups == {(True, False): 10, (True, True): 10, (False, False): 80}
+
+    subsets = second.folder / "label_subsets.json"
+    subsets.write_text(json.dumps({**json.loads(subsets.read_text()), "num_images": 7}))
+    write_report(study, study.runs)
+    assert panels[1][0].groups == labeled | {(False, False): 3}
+    status = {"overrides": ["another study's"], "error": None, "job": None}
+    (second.folder / "status.json").write_text(json.dumps(status))
+    write_report(study, study.runs)
+    assert panels[2][0].title == "setting b, planned"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"images": 5}, "settings: missing keys .'panels'."),
+        (SETTINGS | {"panels": [{"size": 1}]}, "settings: 'size' is no factor"),
+        (SETTINGS | {"images": 5}, "settings: setting b: .* = 20, but only 5 images have it"),
+    ],
+)
+def test_wrong_settings_are_told(tmp_path, entry, message):
+    study = make_study(tmp_path, settings=entry)
+    with pytest.raises(InputError, match=message):
+        write_report(study, study.runs)
+
+
+def test_the_settings_of_the_archive(tmp_path):
+    """The picture of the archive is the one in the repository, but for its metadata."""
+    study = load_study(REPOSITORY / "projects" / "street")
+    assert settings.draw_settings(study, tmp_path / "settings.png")
+    pictures = []
+    for folder in (tmp_path, study.folder):
+        with Image.open(folder / "settings.png") as picture:
+            pictures.append(np.asarray(picture).astype(int))
+    assert pictures[0].shape == pictures[1].shape
+    assert (
+        np.abs(pictures[0] - pictures[1]).mean() < 1
+    )  # another version of Matplotlib draws some pixels otherwise
