@@ -17,17 +17,22 @@ from collections import defaultdict
 import numpy as np
 import psutil
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
+from torch.utils.flop_counter import FlopCounterMode
 
 from mtfixmatch.engine import MultiTaskTrainer, load_config
 from mtfixmatch.engine import step as step_module
+from mtfixmatch.engine.setup import resolve_config
 from mtfixmatch.street.scene import draw_scene
+from mtfixmatch.tasks.config import set_classes
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
 OUTPUT = "output/bench.json"
 GUARD = "looking for non-finite values"
 CONFIG = "configs/Base-Small.yaml"
+PAPER_CONFIG = "configs/cityscapes/dense_fixmatch.yaml"
 # ResNet-18, 256x256, 4 labeled + 4 unlabeled images a batch.
 OPTS = {
     "DATASETS.TRAIN": "('street_train',)",
@@ -184,6 +189,51 @@ def bench_generator() -> dict:
     return {"street_images_per_second_and_core": 20 / (time.process_time() - start)}
 
 
+def bench_encoder_strides() -> dict:
+    """Compare encoder strides by arithmetic, activations and seconds of a student's pass.
+
+    The network is that of configs/cityscapes. Arithmetic and activations are counted on the "meta"
+    device, for 800x800; the seconds are those of one image of 512x512.
+    """
+    costs = {stride: _encoder_costs(stride) for stride in (32, 16, 8)}
+    return {
+        f"encoder stride {stride}, relative to 32: {name}": costs[stride][name] / costs[32][name]
+        for stride in (16, 8)
+        for name in costs[32]
+    }
+
+
+def _encoder_costs(stride: int) -> dict[str, float]:
+    keys = ("MODEL.RESNETS.NORM", "MODEL.SEM_SEG_HEAD.NORM")
+    opts = [*(x for key in keys for x in (key, "BN")), "MODEL.DEVICE", "cpu"]
+    cfg = resolve_config(PAPER_CONFIG, [*opts, "MODEL.BACKBONE.ENCODER_STRIDE", str(stride)])
+    for name, count in (("detection", 8), ("segmentation", 19)):
+        set_classes(cfg, name, [str(i) for i in range(count)])
+    model = build_model(cfg).eval()
+    seconds = min(_timed_pass(model, torch.rand(1, 3, 512, 512)) for _ in range(3))
+    saved: list[int] = []
+
+    def save(x: torch.Tensor) -> torch.Tensor:
+        saved.append(x.numel() * x.element_size())
+        return x
+
+    images = torch.rand(2, 3, 800, 800, device="meta")
+    hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda x: x)
+    with FlopCounterMode(display=False) as counter, hooks:
+        _timed_pass(model.to("meta"), images)
+    return {"arithmetic": counter.get_total_flops(), "activations": sum(saved), "seconds": seconds}
+
+
+def _timed_pass(model: torch.nn.Module, images: torch.Tensor) -> float:
+    """Run a forward and a backward pass of all heads, and return its seconds."""
+    start = time.perf_counter()
+    outputs, zero = model(
+        images, dict.fromkeys(("detection", "segmentation"), [True] * len(images))
+    )
+    (sum(x.sum() for raw in outputs.values() for x in raw) + zero).backward()
+    return time.perf_counter() - start
+
+
 def main(opts: list[str]) -> None:
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as folder, EventStorage(0) as storage:
@@ -194,7 +244,12 @@ def main(opts: list[str]) -> None:
         results = bench_step(stepper)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         results["peak_mib_of_a_step"] = (peak - before) / 2**20
-        results |= bench_generator() | bench_precision(*opts) | bench_memory(*opts)
+        results |= (
+            bench_encoder_strides()
+            | bench_generator()
+            | bench_precision(*opts)
+            | bench_memory(*opts)
+        )
     shares = results.pop("shares_of_step")
     results["ema_share_of_step"] = shares["update_teacher"]
     rows = [[name, value] for name, value in results.items()]
