@@ -190,7 +190,9 @@ class Detection(Task):
             boxes = geometry.clip_boxes(instances.pred_boxes.tensor, size)
             target = boxes_target(size, boxes, classes, uncertain)
             floor = least if self.uncertain_threshold is None else self.uncertain_threshold
-            targets.append(target[~uncertain | (instances.scores > floor)])
+            # A box outside the view is a line after the clip, which a warp would give an area.
+            inside = geometry.box_areas(boxes) > 0
+            targets.append(target[inside & (~uncertain | (instances.scores > floor))])
         return targets
 
     def evaluator(self, records: Sequence[dict]) -> CocoApEvaluator:

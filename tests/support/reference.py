@@ -287,10 +287,8 @@ class Reference:
 
     def decay(self, name: str) -> float:
         """The weight decay of a parameter; norm layers have none."""
-        module, _, kind = name.rpartition(".")
-        if isinstance(self.student.get_submodule(module), nn.BatchNorm2d):
-            return 0.0
-        return self.cfg.SOLVER["WEIGHT_DECAY_BIAS" if kind == "bias" else "WEIGHT_DECAY"]
+        module = self.student.get_submodule(name.rpartition(".")[0])
+        return 0.0 if isinstance(module, nn.BatchNorm2d) else self.cfg.SOLVER.WEIGHT_DECAY
 
     def update_teacher(self) -> None:
         """The exponential moving average of parameters and buffers; counters are copied."""

@@ -366,6 +366,15 @@ def test_detections_in_group_regions_are_ignored_or_wrong(make_task, groups, pre
     assert evaluator.evaluate()["mAP"] == pytest.approx(precision)
 
 
+def test_a_prediction_outside_the_view_is_no_pseudo_box(make_task):
+    """Clipped to the border it is a line, of which a rotation would make a box."""
+    predictions = Instances((800, 800))
+    predictions.pred_boxes = Boxes(torch.tensor([[-60.0, 300, -5, 400], [-60.0, 300, 5, 400]]))
+    predictions.scores, predictions.pred_classes = torch.ones(2), torch.ones(2, dtype=torch.long)
+    (found,) = make_task().pseudo_labels([predictions], 0.5, torch.zeros(1, 4))
+    assert found.gt_boxes.tensor.tolist() == [[0.0, 300.0, 5.0, 400.0]]
+
+
 def test_agreement_by_hand(make_head):
     head = make_head()
     two = [target(MIDDLE_BOX, [16.0, 0.0, 32.0, 16.0], classes=[1, 0])]
