@@ -42,10 +42,17 @@ class TrainMapper:
         diagnostics_period: int,
         seed: int,
     ):
-        """Set the tasks whose targets are loaded, and the weak view of `size` (height, width).
+        """Set the ranges of the weak view.
 
-        `scale_mode` is INPUT.SCALE_MODE. Pixels outside the image get the color `fill`, RGB in
-        0-255. Hidden labels are loaded, too, every `diagnostics_period` steps; 0: never.
+        Args:
+            tasks: tasks whose targets are loaded.
+            scale_range: least and greatest scale of the image, or size of the crop.
+            scale_mode: "image" or "crop", see INPUT.SCALE_MODE.
+            size: (height, width) of the view in pixels.
+            flip_prob: probability of a horizontal flip.
+            fill: color of the pixels outside the image, RGB in 0-255.
+            diagnostics_period: period in steps at which hidden labels are loaded too; 0: never.
+            seed: seed of all draws.
         """
         self.tasks = list(tasks)
         self.scale_range, self.scale_mode = scale_range, scale_mode
@@ -70,9 +77,10 @@ class TrainMapper:
     def __call__(self, record: dict, draw: Draw) -> dict:
         """Map one image of a batch; seed, step and position fix every random choice.
 
-        The item has "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the
-        image; "targets": task name -> target, None if the image is not labeled; "hidden_targets":
-        the same of labels hidden from training, at steps with diagnostics; "draw"; "file_name".
+        Returns:
+            "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the image;
+            "targets": task name -> target, None if the image is not labeled; "hidden_targets": the
+            same of labels hidden from training, at steps with diagnostics; "draw"; "file_name".
         """
         image = read_rgb(record)
         _, height, width = image.shape

@@ -19,13 +19,20 @@ ALL = -1
 def hide_labels(records: Records, counts: dict[str, int], *, mode: str, seed: int) -> list[Record]:
     """Keep each label on a number of its images, and hide it on the others (paper Sec. 4.1).
 
-    The `counts` are label key -> number of images that keep it; -1 = all. The mode "nested" ranks
-    the images once for all labels, so that an image that keeps one label also keeps every label
-    with a higher count; "random" ranks them for each label anew. The ranking depends on the seed
-    and the image ids, not on the order of the records. The new records are in the same order, with
-    hidden labels in record["hidden"][key].
+    The ranking of the images depends on the seed and their ids, not on the order of the records.
 
-    InputError if the mode is unknown, a count is not possible, or an image id occurs twice.
+    Args:
+        records: dataset records; they are not changed.
+        counts: label key -> number of images that keep it; -1 = all.
+        mode: "nested" ranks the images once for all labels, so that an image that keeps one label
+            also keeps every label with a higher count; "random" ranks them for each label anew.
+        seed: seed of the ranking.
+
+    Returns:
+        New records in the same order, with hidden labels in record["hidden"][key].
+
+    Raises:
+        InputError: the mode is unknown, a count is not possible, or an image id occurs twice.
     """
     if mode not in MODES:
         raise InputError(f"partial labels: mode {mode!r} is none of {', '.join(MODES)}")

@@ -29,7 +29,9 @@ class MixedBatchSampler:
     The batch of a step is a function of (seed, step), so a resumed run needs only the step. Each
     pool is an endless stream of its permutations: every image is drawn once before any is drawn
     again. A batch may contain the end of one permutation and the beginning of the next.
-    InputError if a count is no multiple of the number of processes.
+
+    Raises:
+        InputError: a count is no multiple of the number of processes.
     """
 
     pools: Sequence[Sequence[int]]  # record indices
@@ -92,10 +94,19 @@ def build_pools(
 ) -> tuple[list[list[int]], list[int]]:
     """Return the pools of record indices, and the number of images per batch from each pool.
 
-    As in the paper, Sec. 3, "Mini-batch sampling": the `sampling` "uniform" draws from the images
-    that `labeled_indices` calls `labeled`, "implicit" from all images, "explicit" a fixed number
-    `labeled_per_batch` of labeled images and the rest from the other images. InputError if a
-    setting is unknown or a pool would be empty.
+    Paper Sec. 3, "Mini-batch sampling".
+
+    Args:
+        records: dataset records.
+        keys: task name -> label key.
+        sampling: "uniform" draws from the labeled images, "implicit" from all images, "explicit" a
+            fixed number of labeled images and the rest from the other images.
+        labeled: images that count as labeled, see `labeled_indices`.
+        batch_size: images per global batch.
+        labeled_per_batch: labeled images among them if `sampling` is "explicit".
+
+    Raises:
+        InputError: a setting is unknown, or a pool would be empty.
     """
     if sampling not in SAMPLINGS:
         expected = ", ".join(SAMPLINGS)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class TorchvisionHandler(PathHandler):
-    """Finds weights by torchvision's name, as torchvision://ResNet50_Weights.IMAGENET1K_V2."""
+    """Finds weights by torchvision's name, such as torchvision://ResNet50_Weights.IMAGENET1K_V2."""
 
     PREFIX = "torchvision://"
 
@@ -35,8 +35,9 @@ class TorchvisionHandler(PathHandler):
     def _get_local_path(self, path: str, **kwargs: Any) -> str:
         try:
             url = torchvision.models.get_weight(path.removeprefix(self.PREFIX)).url
-        except (ValueError, KeyError) as error:
-            raise InputError(f"MODEL.WEIGHTS {path}: {first_line(error)}") from None
+        except (ValueError, KeyError):
+            expected = "weights of torchvision, such as ResNet50_Weights.IMAGENET1K_V2"
+            raise InputError(f"MODEL.WEIGHTS {path} does not name {expected}") from None
         return PathManager.get_local_path(url, **kwargs)
 
 

@@ -92,7 +92,8 @@ class MultiTaskStep(SimpleTrainer):
             ema_decay: decay of the teacher, in [0, 1].
             precision: data type of the forward passes; torch.float32 turns autocast off.
             accumulation_steps: number of parts in which a batch passes through the student.
-            unlabeled_weak: FIXMATCH.UNLABELED_WEAK.
+            unlabeled_weak: what the student does with weak views without a label, see
+                FIXMATCH.UNLABELED_WEAK.
             diagnostics_period: period in steps of the records for hooks; 0: none.
             seed: seed of dropout.
             guard: guard that rolls back steps with non-finite values.
@@ -216,12 +217,14 @@ class MultiTaskStep(SimpleTrainer):
 
     def student_views(self, weak: Sequence[Sample], images: Tensor) -> list[Sample]:
         """Return the weak views for the student's pass, see FIXMATCH.UNLABELED_WEAK."""
+        labeled = [sample for sample in weak if sample.targets]
+        if self.unlabeled_weak == "none":
+            return labeled
         everywhere = [replace(sample, in_all_heads=True) for sample in weak]
         if self.unlabeled_weak == "forward":
             return everywhere
-        if self.unlabeled_weak == "statistics":
-            self.update_statistics([s for s in everywhere if not s.targets], images)
-        return [sample for sample in weak if sample.targets]
+        self.update_statistics([s for s in everywhere if not s.targets], images)
+        return labeled
 
     def forward_backward(
         self, samples: Sequence[Sample], images: Tensor

@@ -37,10 +37,15 @@ class MultiTaskNet(nn.Module):
         pixel_std: Sequence[float],
         channels_last: bool = False,
     ):
-        """Join a backbone and the heads of tasks, by name.
+        """Join a backbone and heads.
 
-        `result_keys` are those of the tasks' outputs in an image's result. Mean and deviation are
-        per channel, RGB, on the scale 0-255. `channels_last` stores weights and images as NHWC.
+        Args:
+            backbone: backbone with the features that the heads read.
+            heads: task name -> head.
+            result_keys: task name -> key of the task's output in an image's result.
+            pixel_mean: per channel, RGB, on the scale 0-255.
+            pixel_std: per channel, likewise.
+            channels_last: store weights and images as NHWC.
         """
         super().__init__()
         self.backbone = backbone

@@ -9,6 +9,7 @@ from PIL import Image
 from mtfixmatch.data.partial_labels import hide_labels
 from mtfixmatch.engine.label_sets import (
     MIN_SHARE,
+    LabelSets,
     draw_label_sets,
     group_widths,
     label_figure,
@@ -77,7 +78,8 @@ def test_the_numbers_in_the_picture():
 
 def test_the_numbers_fit_into_their_groups():
     """Numbers of five digits in groups of the least width."""
-    figure = label_figure([subsets(1_000_000, "nested", a=20_000, b=10_000)])
+    groups = {(True, True): 10_000, (True, False): 10_000, (False, False): 980_000}
+    figure = label_figure([LabelSets("x", ["boxes", "maps"], groups)])
     figure.draw_without_rendering()
     (axis,) = figure.axes
     for text, bar in zip(axis.texts, axis.patches, strict=True):
