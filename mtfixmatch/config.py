@@ -43,17 +43,16 @@ def _add_dataset_config(cfg: CN) -> None:
     # Path of another run's label_subsets.json, whose images keep their labels; TASKS.<NAME>.LABELS,
     # LABEL_SUBSETS and LABEL_SEED are ignored then. "": none.
     data.LABEL_MANIFEST = ""
-    # Your own data, registered as "coco_style_train" and "coco_style_val".
-    data.COCO_STYLE = CN()
-    # Names of the box classes in the order of their ids; empty: the training file's categories.
-    data.COCO_STYLE.THING_CLASSES = []
-    # Names of the classes in label maps; name i is that of pixel value i.
-    data.COCO_STYLE.SEM_SEG_CLASSES = []
-    # Pixel value of ignored pixels in label maps.
-    data.COCO_STYLE.IGNORE_LABEL = 255
+    # Largest share of a label file's entries that may be faulty (images that are not there, boxes
+    # of a wrong form) and are left out with a warning, 0-1; more of them are an error.
+    data.MAX_FAULTS = 0.5
+    # Your own data, registered as "coco_style_train" and "coco_style_val". Each kind of task adds
+    # keys that say how its labels are read: see `own_config` in its file.
+    data.COCO_STYLE = CN(new_allowed=True)
     for split in ("TRAIN", "VAL"):
-        # Folder of images; COCO instances JSON ("": none); folder of 8-bit PNG maps ("": none).
-        data.COCO_STYLE[split] = CN({"IMAGES": "", "BOXES": "", "MAPS": ""})
+        # Folders of images, globs, or text files with paths: one, or a list. Each task adds a key
+        # with its label files: BOXES, MAPS.
+        data.COCO_STYLE[split] = CN({"IMAGES": None}, new_allowed=True)
 
 
 def _add_loader_config(cfg: CN) -> None:

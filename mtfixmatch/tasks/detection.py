@@ -19,12 +19,16 @@ from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
+from ..formats.boxes import BoxSource, open_boxes
+from ..formats.image_files import ImageFiles
 from ..utils.errors import check_choice
 from . import retinanet  # noqa: F401  # registers its head, as fcos does
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
+from .box_labels import UNANNOTATED, UNANNOTATED_KEY, BoxReader, class_list
 from .coco_ap import CocoApEvaluator
 from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead
 from .fcos import add_fcos_config
+from .own_labels import OWN_DATA, OwnFiles, OwnLabels
 
 # COCO's limits between small, medium and large boxes: areas in square pixels.
 SIZE_LIMITS = (32**2, 96**2)
@@ -48,6 +52,7 @@ class Detection(Task):
     tuning_keys = ("BACKGROUND_WEIGHT", "THRESHOLD", "UNSUPERVISED_WEIGHT")
     target_types = (Instances, Boxes)
     normalizers = ("image", "batch", "running")
+    own_key = "BOXES"
 
     @configurable
     def __init__(
@@ -145,6 +150,48 @@ class Detection(Task):
         """See base class."""
         head: Any = self.head_class(cfg, self.name)
         return head(cfg, self.name, self.class_names, shapes)
+
+    @classmethod
+    def own_config(cls) -> dict[str, Any]:
+        """See base class."""
+        return {
+            # Names of the box classes in the order of their ids, a selection of those in the
+            # training files; empty: all of them.
+            "THING_CLASSES": [],
+            # What an image is that the files list without a box: "empty", labeled without objects;
+            # "unlabeled"; or "auto", what its format means by it, with a warning if it is many.
+            "UNANNOTATED": "auto",
+        }
+
+    @classmethod
+    def own_classes(cls, files: OwnFiles) -> list[str]:
+        """See base class."""
+        listed = files.options["THING_CLASSES"]
+        return class_list(cls._open(files), listed, f"{OWN_DATA}.THING_CLASSES")
+
+    @classmethod
+    def _open(cls, files: OwnFiles) -> list[BoxSource]:
+        names = files.options["THING_CLASSES"]
+        return [open_boxes(path, files.scan, files.key, names) for path in files.paths]
+
+    @classmethod
+    def read_own_labels(
+        cls, files: OwnFiles, images: ImageFiles, classes: Sequence[str]
+    ) -> OwnLabels:
+        """See base class."""
+        check_choice(UNANNOTATED_KEY, files.options["UNANNOTATED"], UNANNOTATED)
+        reader = BoxReader(
+            images=images,
+            classes=classes,
+            unannotated=files.options["UNANNOTATED"],
+            refuse_others=not files.is_training and not files.options["THING_CLASSES"],
+            notes=files.notes,
+        )
+        for source in cls._open(files):
+            reader.add(source)
+        return reader.labels(
+            cls.key_of(cls.label_field, files.task), cls.key_of("labeled_classes", files.task)
+        )
 
     def annotations(self, record: dict) -> list[dict]:
         """Return the annotations of a record, without group regions if they are background."""

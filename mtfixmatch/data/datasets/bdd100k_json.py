@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...utils.errors import InputError
-from .json_values import is_number, shown_json
+from ...utils.json_values import is_number, shown_json
 
 ROAD_USERS = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 CLASSES = (*ROAD_USERS, "traffic light", "traffic sign")

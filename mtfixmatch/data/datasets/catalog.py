@@ -14,6 +14,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from ...utils.errors import InputError, InputErrors
+from ...utils.notes import Notes
 from ..records import Record
 
 logger = logging.getLogger(__name__)
@@ -25,17 +26,29 @@ REQUIRED_KEYS = ("file_name", "image_id", "height", "width")
 _loaded: dict[str, tuple[Callable, list[Record]]] = {}
 # Dataset -> file -> message, for files that its reader left out (DATALOADER.SKIP_BROKEN).
 _broken: dict[str, dict[str, str]] = {}
+# Dataset -> the notes of its reader.
+_notes: dict[str, Notes] = {}
 
 
 def register(
-    name: str, load: Callable[[], list[Record]], metadata: dict[str, Any], broken: dict[str, str]
+    name: str,
+    load: Callable[[], list[Record]],
+    metadata: dict[str, Any],
+    broken: dict[str, str],
+    notes: Notes,
 ) -> None:
-    """Register or replace a dataset, whose `load` adds file -> message to `broken`."""
+    """Register or replace a dataset, whose `load` fills `broken`, file -> message, and `notes`."""
     for catalog in (DatasetCatalog, MetadataCatalog):
         catalog.pop(name, None)  # both refuse to change an entry
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(**metadata)
     _broken[name] = broken
+    _notes[name] = notes
+
+
+def reader_notes(names: Iterable[str]) -> dict[str, Notes]:
+    """Return the notes on the named datasets that were read."""
+    return {name: _notes[name] for name in names if name in _notes}
 
 
 def broken_files(names: Iterable[str]) -> dict[str, str]:
@@ -86,6 +99,9 @@ def _load(names: Sequence[str]) -> list[Record]:
 def _load_dataset(name: str) -> list[Record]:
     records = DatasetCatalog.get(name)
     logger.info("%s: %d images", name, len(records))
+    if comm.is_main_process():
+        for text in _notes[name].messages() if name in _notes else ():
+            logger.warning("%s: %s", name, text)
     messages = list(broken_files([name]).values())
     for message in messages[:MAX_SHOWN]:
         logger.warning("%s: one of %d files left out: %s", name, len(messages), message)

@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,11 +19,12 @@ from tqdm import tqdm
 from ...utils.errors import InputError, InputErrors
 from ...utils.files import reading, write_atomically
 from ...utils.images import read_label_map
+from ...utils.notes import Notes
 
 logger = logging.getLogger(__name__)
 
 # Raise this when the results of a scanned function change their meaning.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 # For fewer files, starting a pool of processes takes longer than it saves.
 MIN_FILES_FOR_PROCESSES = 32
 
@@ -35,6 +36,7 @@ class FileScanner:
     cache_dir: str | None = None  # folder of the caches; None = no cache
     workers: int = 1  # processes that scan files which are not in the cache
     broken: dict[str, str] | None = None  # see `scan_files`
+    notes: Notes = field(default_factory=Notes)  # on the dataset, for its reader
 
     def __call__(
         self, paths: Iterable[str], function: Callable[[str], Any], *, name: str, source: str
@@ -47,6 +49,11 @@ class FileScanner:
         cache_file = self.cache_dir and cache_path(self.cache_dir, name, source)
         results = scan_files(paths, function, cache_file, self.workers, self.broken)
         return {path: x for path, x in zip(paths, results, strict=True) if x is not None}
+
+    def without_notes(self) -> "FileScanner":
+        """Return the same scanner with notes and broken files of its own, which nobody reads."""
+        unread: dict[str, str] | None = None if self.broken is None else {}
+        return replace(self, notes=Notes(self.notes.max_faults), broken=unread)
 
 
 def scan_files(

@@ -1,0 +1,264 @@
+"""Find image files and label files, and the image that a name in a label file means."""
+
+import difflib
+import glob
+import os
+import posixpath
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..utils.errors import InputError
+from ..utils.files import reading
+from ..utils.notes import Notes
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Files beside images that are no images: labels, and what tools leave there.
+OTHER_SUFFIXES = (".txt", ".json", ".xml", ".yaml", ".yml", ".csv", ".md", ".cache", ".npy", ".db")
+
+UNREAD = "files of a suffix that is not read"
+REPEATED = "file names that several folders have: labels belong to the image of the first folder"
+AMBIGUOUS = "labels whose name several images have, left out"
+
+
+class FoundFile(NamedTuple):
+    """A file below a folder, or in a list of files.
+
+    Attributes:
+        path: path to open it.
+        name: path relative to its folder, with "/".
+    """
+
+    path: str
+    name: str
+
+
+def expand(path: str) -> str:
+    """Return a path with ~ and $VAR replaced."""
+    return os.path.expanduser(os.path.expandvars(path))
+
+
+def find_files(
+    sources: Sequence[str], suffixes: Sequence[str], key: str, notes: Notes
+) -> list[list[FoundFile]]:
+    """Find the files of each source: a folder, a glob, a file, or a text file with paths.
+
+    Hidden files and folders are passed over, and each real folder is walked once.
+
+    Raises:
+        InputError: a source does not exist, or holds no file of these suffixes.
+    """
+    seen: set[str] = set()
+    return [_find(expand(source), suffixes, key, notes, seen) for source in sources]
+
+
+def _find(
+    source: str, suffixes: Sequence[str], key: str, notes: Notes, seen: set[str]
+) -> list[FoundFile]:
+    files: list[FoundFile] = []
+    for place in _places(source, key):
+        base = _fixed_part(source) if place != source else place
+        walked = _walk(place, seen) if os.path.isdir(place) else [place]
+        folder = base if os.path.isdir(base) else os.path.dirname(base)
+        files += [FoundFile(x, os.path.relpath(x, folder).replace(os.sep, "/")) for x in walked]
+    unread = [x.path for x in files if not x.name.lower().endswith((*suffixes, *OTHER_SUFFIXES))]
+    notes.add(f"{UNREAD} in {key}", unread)
+    kept = [x for x in files if x.name.lower().endswith(tuple(suffixes))]
+    if not kept:
+        raise InputError(f"{key}: no file in {source} ends in {', '.join(suffixes)}")
+    return kept
+
+
+def _places(source: str, key: str) -> list[str]:
+    """Return the existing files and folders that a source means."""
+    if source.lower().endswith(".txt") and os.path.isfile(source):
+        return _listed_paths(source, key)
+    if os.path.exists(source):
+        return [source]
+    places = sorted(glob.glob(source, recursive=True))
+    if not places:
+        what = "no file matches" if glob.has_magic(source) else "there is no folder"
+        raise InputError(f"{key}: {what} {source!r}")
+    return places
+
+
+def _listed_paths(source: str, key: str) -> list[str]:
+    """Return the paths in a text file, one in each line, relative to its folder or to here."""
+    with reading(source), open(source, encoding="utf-8-sig", errors="replace") as file:
+        lines = [line.strip().replace("\\", "/") for line in file]
+    folder = os.path.dirname(source)
+    paths = [expand(line) for line in lines if line]
+    paths = [x if os.path.isfile(x) else os.path.join(folder, x) for x in paths]
+    for path in paths:
+        if not os.path.isfile(path):
+            raise InputError(f"{key}: {source} lists {path}, which does not exist")
+    return paths
+
+
+def _fixed_part(pattern: str) -> str:
+    """Return the folder above the first part of a glob or of a list that varies."""
+    folder = os.path.dirname(pattern)
+    while glob.has_magic(folder):
+        folder = os.path.dirname(folder)
+    return folder or "."
+
+
+def _walk(folder: str, seen: set[str]) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder that was walked
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(x for x in folders if not x.startswith("."))
+        yield from sorted(os.path.join(parent, x) for x in names if not x.startswith("."))
+
+
+def normal(name: str) -> str:
+    """Return a name with "/" for backslashes, composed Unicode, and no "." or leading "/"."""
+    name = unicodedata.normalize("NFC", name.strip().replace("\\", "/"))
+    return posixpath.normpath(name).lstrip("/")
+
+
+def without_suffix(name: str) -> str:
+    """Return a name without the suffix of its file."""
+    return posixpath.splitext(name)[0]
+
+
+class _Entry(NamedTuple):
+    image_id: str
+    name: str  # normal path relative to its folder
+    path: str  # normal absolute path
+
+
+@dataclass
+class _Index:
+    """Finds images by names, all with or all without suffix."""
+
+    by_name: dict[str, list[_Entry]] = field(default_factory=dict)
+    by_base: dict[str, list[_Entry]] = field(default_factory=dict)
+
+    def add(self, entry: _Entry) -> None:
+        self.by_name.setdefault(entry.name, []).append(entry)
+        self.by_base.setdefault(posixpath.basename(entry.name).casefold(), []).append(entry)
+
+    def find(self, name: str) -> list[tuple[int, _Entry]]:
+        """Return the best images for a name, with the number of path parts that agree."""
+        if name in self.by_name:
+            return [(_agreement(name, x.path), x) for x in self.by_name[name]]
+        # Labels may have folders in front of the name, or lack those of the image.
+        candidates = [
+            (_agreement(name, x.path), x)
+            for x in self.by_base.get(posixpath.basename(name).casefold(), [])
+            if _ends_with(name, x.name) or _ends_with(x.path, name)
+        ]
+        best = max((score for score, _ in candidates), default=0)
+        return [(score, x) for score, x in candidates if score == best]
+
+
+def _ends_with(path: str, end: str) -> bool:
+    return f"/{path}".casefold().endswith(f"/{end}".casefold())
+
+
+def _agreement(name: str, path: str) -> int:
+    """Return the number of last parts that two paths share."""
+    parts = zip(
+        reversed(name.casefold().split("/")), reversed(path.casefold().split("/")), strict=False
+    )
+    count = 0
+    for a, b in parts:
+        if a != b:
+            return count
+        count += 1
+    return count
+
+
+@dataclass
+class ImageFiles:
+    """The images of a split.
+
+    Attributes:
+        paths: image id, its name or with several folders its path below all of them, -> file.
+        sizes: image id -> [height, width] in pixels after the EXIF rotation; a file that cannot be
+            read has none.
+        sources: folders or files that they were found in, for messages.
+    """
+
+    paths: dict[str, str]
+    sizes: dict[str, list[int]]
+    sources: str
+    names: dict[str, str]  # image id -> name in its folder
+    _full: _Index = field(default_factory=_Index)
+    _stems: _Index = field(default_factory=_Index)
+
+    def __post_init__(self) -> None:
+        for image_id, path in self.paths.items():
+            entry = _Entry(image_id, normal(self.names[image_id]), normal(os.path.abspath(path)))
+            self._full.add(entry)
+            stems = [without_suffix(x) for x in entry[1:]]
+            self._stems.add(_Entry(image_id, *stems))
+
+    def match(self, names: Sequence[str], notes: Notes, *, by_stem: bool) -> dict[str, str]:
+        """Return name -> image id for the names in label files that mean an image.
+
+        Backslashes, the form of Unicode, and folders in front do not matter. Of two names for one
+        image, the one with more of its folders is right. A name that several images have in one
+        folder, such as a.jpg and a.png for the stem a, belongs to none.
+        """
+        best: dict[str, tuple[int, str]] = {}
+        for name in names:
+            found = self._find(name, notes, by_stem=by_stem)
+            if found and found[0] > best.get(found[1], (0, ""))[0]:
+                best[found[1]] = (found[0], name)
+        return {name: image_id for image_id, (_, name) in best.items()}
+
+    def _find(self, name: str, notes: Notes, *, by_stem: bool) -> tuple[int, str] | None:
+        index = self._stems if by_stem else self._full
+        found = index.find(normal(name))
+        same_folder = len({os.path.dirname(self.paths[x.image_id]) for _, x in found}) < len(found)
+        if same_folder or len({x.name for _, x in found}) > 1:
+            images = " and ".join(self.paths[x.image_id] for _, x in found[:2])
+            notes.add(AMBIGUOUS, f"{name!r} is that of {images}")
+            return None
+        return (found[0][0], found[0][1].image_id) if found else None
+
+    def nearest(self, name: str) -> str:
+        """Return a hint at the image that a name without an image may mean."""
+        base = posixpath.basename(normal(name))
+        stems = self._stems.by_base.get(without_suffix(base).casefold(), [])
+        names = {posixpath.basename(x): x for x in self.names.values()}
+        close = [self.names[x.image_id] for x in stems] or [
+            names[x] for x in difflib.get_close_matches(base, names, n=1)
+        ]
+        return f" (the nearest is {close[0]!r})" if close else ""
+
+
+def find_images(
+    sources: Sequence[str], key: str, notes: Notes
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return image id -> file and image id -> name in its folder, of all images in the sources.
+
+    With one source an id is the name. With several, whose names may repeat, it is the path below
+    the folder that all of them share.
+    """
+    found = find_files(sources, IMAGE_SUFFIXES, key, notes)
+    files = [x for part in found for x in part]
+    if len(found) == 1:
+        return {x.name: x.path for x in files}, {x.name: x.name for x in files}
+    top = os.path.commonpath([os.path.abspath(x.path) for x in files])
+    top = os.path.dirname(top) if os.path.isfile(top) else top
+    ids = [os.path.relpath(os.path.abspath(x.path), top).replace(os.sep, "/") for x in files]
+    _note_repeats(found, notes)
+    return (
+        {i: x.path for i, x in zip(ids, files, strict=True)},
+        {i: x.name for i, x in zip(ids, files, strict=True)},
+    )
+
+
+def _note_repeats(found: Iterable[Sequence[FoundFile]], notes: Notes) -> None:
+    first: dict[str, str] = {}
+    for part in found:
+        repeats = [x for x in part if x.name in first]
+        notes.add(REPEATED, [f"{first[x.name]} and {x.path}" for x in repeats])
+        first = {x.name: x.path for x in part} | first

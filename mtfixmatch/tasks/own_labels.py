@@ -1,0 +1,49 @@
+"""What a kind of task reads from a user's label files (DATASETS.COCO_STYLE)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..formats.boxes import Scan
+from ..utils.notes import Notes
+
+OWN_DATA = "DATASETS.COCO_STYLE"
+
+
+@dataclass
+class OwnFiles:
+    """The label files of one task in a split of the user's data.
+
+    Attributes:
+        task: name of the task.
+        paths: files and folders.
+        key: config key of the paths, for messages.
+        options: the keys of DATASETS.COCO_STYLE that the kind of task has, without the task's name.
+        is_training: whether it is the training split.
+        scan: function that reads files.
+        notes: notes on the dataset.
+    """
+
+    task: str
+    paths: list[str]
+    key: str
+    options: Mapping[str, Any]
+    is_training: bool
+    scan: Scan
+    notes: Notes
+
+
+@dataclass
+class OwnLabels:
+    """The labels of one task on the images of a split.
+
+    Attributes:
+        labels: image id -> the keys of its record that hold its label.
+        listed: ids of the images that the files list, labeled or not; empty if the files are a
+            folder with a file for each image.
+        absent: names of the classes that no label has.
+    """
+
+    labels: dict[str, dict[str, Any]]
+    listed: set[str] = field(default_factory=set)
+    absent: list[str] = field(default_factory=list)
