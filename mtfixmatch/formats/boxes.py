@@ -17,9 +17,19 @@ class Scan(Protocol):
     """Reads files in parallel, and recalls the results of those that did not change."""
 
     def __call__(
-        self, paths: Iterable[str], function: Callable[[str], Any], *, name: str, source: str
+        self,
+        paths: Iterable[str],
+        function: Callable[[str], Any],
+        *,
+        name: str,
+        source: str,
+        strict: bool = False,
     ) -> dict[str, Any]:
-        """Return file -> result of a function of one path, which survives JSON."""
+        """Return file -> result of a function of one path, which survives JSON.
+
+        Where DATALOADER.SKIP_BROKEN allows it, files that cannot be read are absent, unless
+        `strict`; elsewhere, they are an InputError.
+        """
 
 
 class ListedImage(NamedTuple):

@@ -53,7 +53,7 @@ class _Annotation(msgspec.Struct, gc=False):
 
 def open_coco(path: str, scan: Scan) -> BoxSource:
     """Return the boxes in a COCO instances JSON; see `read_coco`."""
-    content = scan([path], read_coco, name="coco_boxes", source=path)[path]
+    content = scan([path], read_coco, name="coco_boxes", source=path, strict=True)[path]
     images = [ListedImage(*image) for image in content.pop("images")]
     return BoxSource(path=path, images=images, **content)
 

@@ -19,7 +19,9 @@ OTHER_SUFFIXES = (".txt", ".json", ".xml", ".yaml", ".yml", ".csv", ".md", ".cac
 
 UNREAD = "files of a suffix that is not read"
 REPEATED = "file names that several folders have: labels belong to the image of the first folder"
-AMBIGUOUS = "labels whose name several images have, left out"
+
+
+EXACT = 1 << 20  # agreement of a name with itself, above any number of folders
 
 
 class FoundFile(NamedTuple):
@@ -146,7 +148,7 @@ class _Index:
     def find(self, name: str) -> list[tuple[int, _Entry]]:
         """Return the best images for a name, with the number of path parts that agree."""
         if name in self.by_name:
-            return [(_agreement(name, x.path), x) for x in self.by_name[name]]
+            return [(EXACT, x) for x in self.by_name[name]]
         # Labels may have folders in front of the name, or lack those of the image.
         candidates = [
             (_agreement(name, x.path), x)
@@ -182,13 +184,16 @@ class ImageFiles:
         paths: image id, its name or with several folders its path below all of them, -> file.
         sizes: image id -> [height, width] in pixels after the EXIF rotation; a file that cannot be
             read has none.
+        names: image id -> name in its folder.
         sources: folders or files that they were found in, for messages.
+        unread: files there with a suffix that is not read.
     """
 
     paths: dict[str, str]
     sizes: dict[str, list[int]]
+    names: dict[str, str]
     sources: str
-    names: dict[str, str]  # image id -> name in its folder
+    unread: Sequence[str] = ()
     _full: _Index = field(default_factory=_Index)
     _stems: _Index = field(default_factory=_Index)
 
@@ -199,33 +204,53 @@ class ImageFiles:
             stems = [without_suffix(x) for x in entry[1:]]
             self._stems.add(_Entry(image_id, *stems))
 
-    def match(self, names: Sequence[str], notes: Notes, *, by_stem: bool) -> dict[str, str]:
-        """Return name -> image id for the names in label files that mean an image.
+    def match(self, names: Sequence[str], *, by_stem: bool) -> tuple[dict[str, str], list[str]]:
+        """Find the images that names in label files mean.
 
         Backslashes, the form of Unicode, and folders in front do not matter. Of two names for one
-        image, the one with more of its folders is right. A name that several images have in one
-        folder, such as a.jpg and a.png for the stem a, belongs to none.
+        image, the one with more of its folders is right. A name that several images have, such as
+        a.jpg and a.png for the stem a, belongs to none.
+
+        Returns:
+            name -> image id, and a line for each name without an image, which says why.
         """
-        best: dict[str, tuple[int, str]] = {}
-        for name in names:
-            found = self._find(name, notes, by_stem=by_stem)
-            if found and found[0] > best.get(found[1], (0, ""))[0]:
-                best[found[1]] = (found[0], name)
-        return {name: image_id for image_id, (_, name) in best.items()}
-
-    def _find(self, name: str, notes: Notes, *, by_stem: bool) -> tuple[int, str] | None:
         index = self._stems if by_stem else self._full
-        found = index.find(normal(name))
-        same_folder = len({os.path.dirname(self.paths[x.image_id]) for _, x in found}) < len(found)
-        if same_folder or len({x.name for _, x in found}) > 1:
-            images = " and ".join(self.paths[x.image_id] for _, x in found[:2])
-            notes.add(AMBIGUOUS, f"{name!r} is that of {images}")
-            return None
-        return (found[0][0], found[0][1].image_id) if found else None
+        found = {name: index.find(normal(name)) for name in dict.fromkeys(names)}
+        clear = {name: x[0] for name, x in found.items() if x and not self._is_ambiguous(x)}
+        best: dict[str, set[tuple[int, str]]] = {}  # image id -> score and form of its names
+        for name, (score, entry) in clear.items():
+            known = best.setdefault(entry.image_id, set())
+            if all(score >= other for other, _ in known):
+                best[entry.image_id] = {x for x in known if x[0] == score} | {(score, normal(name))}
+        matched = {
+            name: entry.image_id
+            for name, (score, entry) in clear.items()
+            if best[entry.image_id] == {(score, normal(name))}
+        }
+        alone = [name for name in found if name not in matched]
+        lines = [self._why(name, found[name], hint=name == alone[0]) for name in alone]
+        return matched, lines
 
-    def nearest(self, name: str) -> str:
-        """Return a hint at the image that a name without an image may mean."""
+    def _is_ambiguous(self, found: Sequence[tuple[int, _Entry]]) -> bool:
+        """Return whether the best images for a name are not one in each of several sources."""
+        folders = {os.path.dirname(self.paths[x.image_id]) for _, x in found}
+        return len({x.name for _, x in found}) > 1 or len(folders) < len(found)
+
+    def _why(self, name: str, found: Sequence[tuple[int, _Entry]], *, hint: bool) -> str:
+        """Return why a name has no image; with a hint at the nearest image, which takes time."""
+        paths = [self.paths[x.image_id] for _, x in found[:2]]
+        if len(paths) > 1:
+            return f"{name!r} is the name of {' and '.join(paths)}"
+        if paths:
+            return f"{name!r} is one of several names of {paths[0]}"
+        return f"{name!r} is not in {self.sources}{self._nearest(name) if hint else ''}"
+
+    def _nearest(self, name: str) -> str:
+        """Return a hint at the file that a name without an image may mean."""
         base = posixpath.basename(normal(name))
+        unread = [x for x in self.unread if os.path.basename(x) == base]
+        if unread:
+            return f" (images of the suffix of {unread[0]} are not read)"
         stems = self._stems.by_base.get(without_suffix(base).casefold(), [])
         names = {posixpath.basename(x): x for x in self.names.values()}
         close = [self.names[x.image_id] for x in stems] or [

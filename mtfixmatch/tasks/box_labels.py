@@ -22,7 +22,7 @@ MANY_EMPTY = 0.25
 CLIPPED = "boxes that reached over the border of their image, clipped"
 NO_AREA = "boxes without an area inside their image, left out"
 OTHER_CLASSES = "boxes of classes that are not trained, left out"
-MISSING = "images with labels that are not there"
+MISSING = "images that have boxes but are not there, left out"
 TWICE = "entries for an image that another entry names, taken together"
 WRONG_SIZE = "images whose labels are for another size, not labeled"
 
@@ -106,11 +106,8 @@ class BoxReader:
     def _match(self, source: BoxSource) -> list[tuple[ListedImage, str]]:
         """Return the listed images that exist, with their ids."""
         names = [listed.name for listed in source.images]
-        found = self.images.match(names, self.notes, by_stem=source.by_stem)
-        missing = [name for name in dict.fromkeys(names) if name not in found]
-        lines = [f"{source.path}: image {name!r}" for name in missing]
-        if missing:
-            lines[0] += f" is not in {self.images.sources}{self.images.nearest(missing[0])}"
+        found, alone = self.images.match(names, by_stem=source.by_stem)
+        lines = [f"{source.path}: image {line}" for line in alone]
         self.notes.check_share(source.path, MISSING, lines, len(set(names)))
         repeated = [name for name, count in Counter(map(normal, names)).items() if count > 1]
         self.notes.add(TWICE, [f"{source.path}: {name!r}" for name in repeated])
@@ -189,14 +186,13 @@ class BoxReader:
             )
         self.notes.add(OTHER_CLASSES, lines)
         if counts.wrong > self.notes.max_faults * counts.boxes:
+            share = f"more than DATASETS.MAX_FAULTS {self.notes.max_faults} allows"
             expected = "does the file have boxes in pixels, in the order of its format?"
-            raise InputError(
-                f"{source.path}: {counts.wrong} of {counts.boxes} boxes are not inside their images, "
-                f"more than DATASETS.MAX_FAULTS {self.notes.max_faults} allows: {expected}"
-            )
+            what = f"{counts.wrong} of {counts.boxes} boxes are not inside their images"
+            raise InputError(f"{source.path}: {what}, {share}: {expected}")
         empty = [x.name for x in source.images if x.boxes == []]
         if self.unannotated == "auto" and len(empty) > MANY_EMPTY * len(source.images):
-            kind = "listed images have no box and count as images without objects"
+            kind = "listed images without a box, which count as images without objects"
             way = f"if nobody looked at them yet, set {UNANNOTATED_KEY} to unlabeled"
             self.notes.add(kind, [f"{source.path}: {name!r} ({way})" for name in empty])
 

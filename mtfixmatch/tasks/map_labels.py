@@ -18,10 +18,10 @@ STEM = "{stem}"
 MANY_IGNORED = 0.5
 
 # Kinds of notes.
-NO_IMAGE = "maps belong to no image"
-OTHER_NAME = "maps are not named as DATASETS.COCO_STYLE.MAP_NAMES says, left out"
-WRONG_SIZE = "maps have another size than their image, left out"
-UNKNOWN_ID = "maps have values that are no class, left out"
+NO_IMAGE = "maps that belong to no image, left out"
+OTHER_NAME = "maps that are not named as DATASETS.COCO_STYLE.MAP_NAMES says, left out"
+WRONG_SIZE = "maps of another size than their image, left out"
+UNKNOWN_ID = "maps with values that are no class, left out"
 
 
 def scan_map(path: str) -> list:
@@ -66,15 +66,16 @@ def match_maps(files: OwnFiles, images: ImageFiles) -> dict[str, str]:
             files.notes.add(OTHER_NAME, f"{file.path} (expected {pattern})")
         elif stems.setdefault(stem, file.path) != file.path:
             raise InputError(f"{files.key}: {stems[stem]} and {file.path} are maps of one image")
-    matched = images.match(list(stems), files.notes, by_stem=True)
+    matched, lines = images.match(list(stems), by_stem=True)
     alone = [stem for stem in stems if stem not in matched]
-    hints = _hint(alone[0], images) if alone else ""
+    lines = [f"{stems[stem]}: {line}" for stem, line in zip(alone, lines, strict=True)]
+    if lines:
+        lines[0] += _hint(alone[0], images)
     if not matched:
-        first = f", such as {stems[alone[0]]}{hints}" if alone else f" as {pattern} says"
-        raise InputError(
-            f"{files.key}: no map in {', '.join(files.paths)} is named like an image{first}"
-        )
-    files.notes.add(NO_IMAGE, [stems[x] + (hints if x == alone[0] else "") for x in alone])
+        where = ", ".join(files.paths)
+        shown = lines[0] if lines else f"expected {pattern}"
+        raise InputError(f"{files.key}: no map in {where} is named like an image: {shown}")
+    files.notes.add(NO_IMAGE, lines)
     return {image_id: stems[stem] for stem, image_id in matched.items()}
 
 
@@ -93,8 +94,8 @@ def _hint(stem: str, images: ImageFiles) -> str:
         image = posixpath.basename(without_suffix(name))
         if base != image and image in base:
             pattern = f"{base.replace(image, STEM, 1)}.png"
-            return f" (that of {name}, with {OWN_DATA}.MAP_NAMES set to {pattern!r}?)"
-    return images.nearest(stem)
+            return f"; {OWN_DATA}.MAP_NAMES {pattern!r} would make it that of {name}"
+    return ""
 
 
 def read_maps(
@@ -144,7 +145,7 @@ def note_ignored(files: OwnFiles, pixels: np.ndarray, classes: Sequence[str]) ->
         table = f"[[0, {classes[0]}], [{value}, {classes[1]}]]"
         files.notes.say(
             f"{files.key}: the maps hold 0 and {value} alone. {value} is {key}, so {classes[1]!r} "
-            f"never occurs; if these pixels are {classes[1]!r}, set {OWN_DATA}.MAP_VALUES to {table}"
+            f"never occurs; if it is {classes[1]!r}, set {OWN_DATA}.MAP_VALUES to {table}"
         )
     elif share > MANY_IGNORED:
         percent = f"{100 * share:.0f} % of the pixels"

@@ -15,7 +15,7 @@ class Notes:
     Attributes:
         max_faults: largest share of the entries of a label file that may be faulty and left out
             (DATASETS.MAX_FAULTS), 0-1.
-        lines: kind, a phrase that follows a number, -> a line for each case.
+        lines: kind, a phrase in the plural, -> a line for each case.
         texts: other sentences.
     """
 
@@ -38,7 +38,7 @@ class Notes:
 
         Args:
             source: file or folder that has the entries.
-            what: kind of the faulty entries, a phrase that follows a number.
+            what: kind of the faulty entries.
             lines: a line for each.
             total: number of all entries.
         """
@@ -51,7 +51,7 @@ class Notes:
     def messages(self) -> list[str]:
         """Return all sentences, and for each kind the number of cases and the first of them."""
         counted = [
-            f"{len(lines)} {kind}{', the first' if len(lines) > 1 else ''}: {lines[0]}"
+            f"{kind}: {len(lines)} ({'the first: ' if len(lines) > 1 else ''}{lines[0]})"
             for kind, lines in self.lines.items()
         ]
         return counted + self.texts

@@ -1,7 +1,7 @@
 """Register the datasets of this package in Detectron2's catalogs."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,8 @@ def register_datasets(cfg: CfgNode) -> None:
     for split in (TRAIN, VAL):
         name = f"coco_style_{split.lower()}"
         load = partial(_load_own_data, own, split, name)
-        _register(cfg, name, load, {"ignore_label": IGNORE_LABEL})
+        classes = {task: own.listed_classes(task) for task in own.kinds}
+        _register(cfg, name, load, {"ignore_label": IGNORE_LABEL} | _class_metadata(own, classes))
 
 
 def _register(
@@ -74,9 +75,17 @@ def own_data(cfg: CfgNode) -> OwnData:
 def _load_own_data(own: OwnData, split: str, name: str, scan: FileScanner) -> list[Record]:
     """Read a split of the user's own data, and set the metadata of its classes."""
     records = own.load(split, scan)
+    classes = {task: own.class_names(task, scan) for task in own.kinds}
+    MetadataCatalog.get(name).set(**_class_metadata(own, classes))
+    return records
+
+
+def _class_metadata(own: OwnData, classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the classes, where they are known, and colors under Detectron2's keys."""
+    metadata: dict[str, Any] = {}
     for task, kind in own.kinds.items():
         key = kind.key_of(kind.metadata_field, task)
-        if kind.metadata_field and (classes := own.class_names(task, scan)):
-            colors = {key.replace("classes", "colors"): palette(len(classes))}
-            MetadataCatalog.get(name).set(**{key: classes}, **colors)
-    return records
+        if kind.metadata_field and classes[task]:
+            colors = key.replace("classes", "colors")
+            metadata |= {key: list(classes[task]), colors: palette(len(classes[task]))}
+    return metadata

@@ -3,12 +3,12 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from detectron2.config import CfgNode
 
-from ...formats.image_files import ImageFiles, expand, find_images
+from ...formats.image_files import UNREAD, ImageFiles, expand, find_images
 from ...tasks.base import Task
 from ...tasks.config import own_key
 from ...tasks.own_labels import OWN_DATA, OwnFiles, OwnLabels
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 TRAIN, VAL = "TRAIN", "VAL"
 
-HELD_OUT = "images that validation lists are left out of the training"
-NEVER = "classes never occur in the labels of the training"
+HELD_OUT = "images that validation lists, left out of the training"
+NEVER = "classes that never occur in the labels of the training"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,12 @@ class OwnData:
 
     def class_names(self, name: str, scan: FileScanner) -> list[str]:
         """Return the classes of a task: those of the config, else those of the training files."""
-        files = self._files(name, TRAIN, scan)
+        known = list(self.classes.get(name, ()))
+        return known or self.kinds[name].own_classes(self._files(name, TRAIN, scan))
+
+    def listed_classes(self, name: str) -> list[str]:
+        """Return the classes of a task that are known before a file is read, maybe none."""
+        files = replace(self._files(name, TRAIN, FileScanner()), paths=[])
         return list(self.classes.get(name, ())) or self.kinds[name].own_classes(files)
 
     def _images(self, split: str, scan: FileScanner) -> ImageFiles:
@@ -80,7 +85,9 @@ class OwnData:
         source = os.path.commonpath([expand(x) for x in sources]) if len(sources) == 1 else key
         sizes = scan(paths.values(), read_image_size, name="coco_style_sizes", source=source)
         by_id = {x: sizes[path] for x, path in paths.items() if path in sizes}
-        return ImageFiles(paths=paths, sizes=by_id, names=names, sources=", ".join(sources))
+        unread = scan.notes.lines.get(f"{UNREAD} in {key}", ())
+        shown = ", ".join(sources)
+        return ImageFiles(paths=paths, sizes=by_id, names=names, sources=shown, unread=unread)
 
     def _labels(self, split: str, images: ImageFiles, scan: FileScanner) -> dict[str, OwnLabels]:
         """Read the labels of each task that has files in a split."""

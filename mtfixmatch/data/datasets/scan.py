@@ -39,15 +39,22 @@ class FileScanner:
     notes: Notes = field(default_factory=Notes)  # on the dataset, for its reader
 
     def __call__(
-        self, paths: Iterable[str], function: Callable[[str], Any], *, name: str, source: str
+        self,
+        paths: Iterable[str],
+        function: Callable[[str], Any],
+        *,
+        name: str,
+        source: str,
+        strict: bool = False,
     ) -> dict[str, Any]:
-        """Return file -> result of `scan_files`; broken files are absent.
+        """Return file -> result of `scan_files`; broken files are absent, or errors if `strict`.
 
         The kind of the scan, `name`, and the dataset's file or folder `source` name the cache.
         """
         paths = list(paths)
         cache_file = self.cache_dir and cache_path(self.cache_dir, name, source)
-        results = scan_files(paths, function, cache_file, self.workers, self.broken)
+        broken = None if strict else self.broken
+        results = scan_files(paths, function, cache_file, self.workers, broken)
         return {path: x for path, x in zip(paths, results, strict=True) if x is not None}
 
     def without_notes(self) -> "FileScanner":
