@@ -108,9 +108,9 @@ class _Reader:
         for raw in self.sections.pop(section):
             try:
                 entries.append(decoder.decode(raw))
-            except msgspec.DecodeError:
-                shown = shown_json(json.loads(bytes(raw)))
-                self.fault(BAD_ENTRIES, f"{section!r} entry {shown} is no object")
+            except ValueError:  # msgspec's errors, and a number with too many digits
+                shown = bytes(raw)[:80].decode(errors="replace")
+                self.fault(BAD_ENTRIES, f"{section!r} entry {shown} is no object of COCO's form")
         return entries
 
     def _categories(self) -> dict[Any, tuple[str, Any]]:
@@ -254,10 +254,17 @@ def _box_of_segmentation(shape: Any) -> list[float] | None:
 
 
 def decode_rle(shape: dict) -> dict:
-    """Return a run-length encoded mask in pycocotools' compressed form."""
-    if isinstance(shape["counts"], list):
-        return coco_mask.frPyObjects(shape, *shape["size"])
-    return {"size": shape["size"], "counts": shape["counts"].encode()}
+    """Return a run-length encoded mask in pycocotools' compressed form.
+
+    Raises:
+        ValueError: the runs do not fill the mask; other errors for another form.
+    """
+    (height, width), counts = shape["size"], shape["counts"]
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts.encode()}
+    if min(counts) < 0 or sum(counts) != height * width:
+        raise ValueError("the runs do not fill the mask")
+    return coco_mask.frPyObjects(shape, height, width)
 
 
 def polygon_points(shape: Any) -> Sequence[float]:

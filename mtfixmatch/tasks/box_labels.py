@@ -21,6 +21,7 @@ MANY_EMPTY = 0.25
 # Kinds of notes.
 CLIPPED = "boxes that reached over the border of their image, clipped"
 NO_AREA = "boxes without an area inside their image, left out"
+REPEATED = "boxes that an image has twice, taken once"
 OTHER_CLASSES = "boxes of classes that are not trained, left out"
 MISSING = "images that have boxes but are not there, left out"
 TWICE = "entries for an image that another entry names, taken together"
@@ -98,7 +99,12 @@ class BoxReader:
                 continue
             boxes = self._boxes(source, listed, image_id, class_ids, counts)
             known = self.annotations.setdefault(image_id, [])
-            known += [box for box in boxes if box not in known]
+            for box, name in boxes:
+                if box in known:
+                    path = self.images.paths[image_id]
+                    self.notes.add(REPEATED, f"{source.path}: {name} in {path}")
+                else:
+                    known.append(box)
             whole = self.labeled_classes.setdefault(image_id, set())
             whole.update(i for i in class_ids if i >= 0)
         self._report(source, counts)
@@ -134,8 +140,8 @@ class BoxReader:
         image_id: str,
         class_ids: Sequence[int],
         counts: "_Counts",
-    ) -> list[dict[str, Any]]:
-        """Return the annotations of an image, and count its boxes by what becomes of them."""
+    ) -> list[tuple[dict[str, Any], str]]:
+        """Return the annotations of an image with their names, and count its boxes."""
         height, width = self.images.sizes[image_id]
         scale = (width, height) if source.relative else (1, 1)
         annotations = []
@@ -156,14 +162,13 @@ class BoxReader:
             if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > MAX_OVERSHOOT:
                 self._note_box(CLIPPED, source, name, box, image_id)
                 counts.wrong += 1
-            annotations.append(
-                {
-                    "bbox": [float(x) for x in clipped],
-                    "bbox_mode": BoxMode.XYXY_ABS,
-                    "category_id": class_ids[category],
-                    "iscrowd": crowd,
-                }
-            )
+            annotation = {
+                "bbox": [float(x) for x in clipped],
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": class_ids[category],
+                "iscrowd": crowd,
+            }
+            annotations.append((annotation, name))
         return annotations
 
     def _note_box(

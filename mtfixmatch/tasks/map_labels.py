@@ -58,6 +58,8 @@ def match_maps(files: OwnFiles, images: ImageFiles) -> dict[str, str]:
         InputError: no map belongs to an image.
     """
     pattern = files.options["MAP_NAMES"]
+    if pattern.count(STEM) != 1:
+        raise InputError(f"{OWN_DATA}.MAP_NAMES is {pattern!r}: it must hold {STEM} once")
     found = find_files(files.paths, MAP_SUFFIXES, files.key, files.notes)
     stems: dict[str, str] = {}
     for file in (x for part in found for x in part):
@@ -90,30 +92,31 @@ def _stem_of(name: str, pattern: str) -> str | None:
 def _hint(stem: str, images: ImageFiles) -> str:
     """Return how to name maps if a stem is that of an image with something added."""
     base = posixpath.basename(stem)
-    for name in images.names.values():
-        image = posixpath.basename(without_suffix(name))
-        if base != image and image in base:
-            pattern = f"{base.replace(image, STEM, 1)}.png"
-            return f"; {OWN_DATA}.MAP_NAMES {pattern!r} would make it that of {name}"
-    return ""
+    names = {posixpath.basename(without_suffix(x)): x for x in images.names.values()}
+    image = max((x for x in names if x in base and x != base), key=len, default="")
+    if not image:
+        return ""
+    pattern = f"{base.replace(image, STEM, 1)}.png"
+    return f"; {OWN_DATA}.MAP_NAMES {pattern!r} would make it that of {names[image]}"
 
 
 def read_maps(
     files: OwnFiles, images: ImageFiles, maps: Mapping[str, str], lut: bytes
-) -> tuple[dict[str, str], np.ndarray]:
+) -> tuple[dict[str, str], np.ndarray, set[str]]:
     """Check the maps of the images.
 
     Returns:
-        image id -> map of those that can be used, and the number of pixels of each class, with the
-        ignored ones under IGNORE_LABEL, (256,).
+        image id -> map of those that can be used; the number of pixels of each class, with the
+        ignored ones under IGNORE_LABEL, (256,); and ids of images whose map cannot be read.
     """
     scans = files.scan(maps.values(), scan_map, name="coco_style_maps", source=files.paths[0])
     table = np.frombuffer(lut, np.uint8)
     pixels = np.zeros(256, np.int64)
     faults: dict[str, list[str]] = {WRONG_SIZE: [], UNKNOWN_ID: []}
     kept: dict[str, str] = {}
+    broken = {image_id for image_id, path in maps.items() if path not in scans}
     for image_id, path in maps.items():
-        if path not in scans or image_id not in images.sizes:
+        if image_id in broken or image_id not in images.sizes:
             continue
         height, width, ids, counts = scans[path]
         unknown = [i for i in ids if table[i] == INVALID_LABEL]
@@ -128,7 +131,7 @@ def read_maps(
             np.add.at(pixels, table[ids], counts)
     for kind, lines in faults.items():
         files.notes.check_share(files.key, kind, lines, len(maps))
-    return kept, pixels
+    return kept, pixels, broken
 
 
 def _wrong_size(path: str, size: Sequence[int], image_id: str, images: ImageFiles) -> str:

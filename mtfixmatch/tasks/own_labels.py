@@ -42,8 +42,10 @@ class OwnLabels:
         listed: ids of the images that the files list, labeled or not; empty if the files are a
             folder with a file for each image.
         absent: names of the classes that no label has.
+        broken: ids of the images whose label file cannot be read; they take no part.
     """
 
     labels: dict[str, dict[str, Any]]
     listed: set[str] = field(default_factory=set)
     absent: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)

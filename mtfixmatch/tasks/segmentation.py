@@ -115,12 +115,12 @@ class Segmentation(Task):
     ) -> OwnLabels:
         """See base class."""
         lut = make_lut(classes, files)
-        maps, pixels = read_maps(files, images, match_maps(files, images), lut)
+        maps, pixels, broken = read_maps(files, images, match_maps(files, images), lut)
         note_ignored(files, pixels, classes)
         keys = [cls.key_of(x, files.task) for x in (cls.label_field, cls.lut_field)]
         labels = {x: dict(zip(keys, (path, lut), strict=True)) for x, path in maps.items()}
         absent = [name for i, name in enumerate(classes) if not pixels[i]]
-        return OwnLabels(labels=labels, absent=absent)
+        return OwnLabels(labels=labels, absent=absent, broken=broken)
 
     def load_target(self, record: dict) -> Tensor:
         """See base class."""

@@ -47,7 +47,8 @@ def register_datasets(cfg: CfgNode) -> None:
     for split in (TRAIN, VAL):
         name = f"coco_style_{split.lower()}"
         load = partial(_load_own_data, own, split, name)
-        classes = {task: own.listed_classes(task) for task in own.kinds}
+        listed = {task: own.listed_classes(task) for task in own.kinds}
+        classes = {task: names for task, names in listed.items() if names}
         _register(cfg, name, load, {"ignore_label": IGNORE_LABEL} | _class_metadata(own, classes))
 
 
@@ -81,11 +82,11 @@ def _load_own_data(own: OwnData, split: str, name: str, scan: FileScanner) -> li
 
 
 def _class_metadata(own: OwnData, classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Return the classes, where they are known, and colors under Detectron2's keys."""
+    """Return the classes of some tasks, and their colors, under Detectron2's keys."""
     metadata: dict[str, Any] = {}
-    for task, kind in own.kinds.items():
-        key = kind.key_of(kind.metadata_field, task)
-        if kind.metadata_field and classes[task]:
-            colors = key.replace("classes", "colors")
-            metadata |= {key: list(classes[task]), colors: palette(len(classes[task]))}
+    for task, names in classes.items():
+        kind = own.kinds[task]
+        if kind.metadata_field:
+            key = kind.key_of(kind.metadata_field, task)
+            metadata |= {key: list(names), key.replace("classes", "colors"): palette(len(names))}
     return metadata

@@ -52,13 +52,15 @@ class OwnData:
         labels = self._labels(split, images, scan)
         held_out = self._validation_files(images, scan)
         is_training = split == TRAIN
+        broken = {image_id for own in labels.values() for image_id in own.broken}
+        readable = images.sizes.keys() - broken
         kept = {
             image_id
-            for image_id in images.sizes
+            for image_id in readable
             if held_out is None or (_real(images.paths[image_id]) in held_out) != is_training
         }
         if is_training:
-            left_out = sorted(images.paths[x] for x in images.sizes.keys() - kept)
+            left_out = sorted(images.paths[x] for x in readable - kept)
             scan.notes.add(HELD_OUT, left_out)
             for name, own in labels.items():
                 scan.notes.add(NEVER, [f"{x!r} ({name})" for x in own.absent])

@@ -19,6 +19,8 @@ ERROR = "error"
 SAME_OR_ERROR = "same or error"
 # A format without checksums cannot tell that a value changed: it is an error or within its range.
 SANE = "sane or error"
+# A wrong entry is left out or clipped and a note names its file, or it is an error.
+NOTED = "noted or error"
 ORIENTATION = 0x0112
 # By EXIF orientation: the transposition that a reader undoes.
 TURNS = {
@@ -38,7 +40,7 @@ class Mutant:
 
     Attributes:
         content: content of the file; None: the file is missing.
-        outcome: SAME, ERROR, SAME_OR_ERROR or SANE.
+        outcome: SAME, ERROR, SAME_OR_ERROR, SANE or NOTED.
         image: (H, W, 3) uint8 that a reader must give; None: that of the original file.
         tolerance: allowed mean difference of the image in grey levels.
     """
