@@ -82,12 +82,22 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
             raise InputError(f"--config-file {config_file}: the file does not exist")
         _merge(cfg.merge_from_file, config_file, config_file)
     complete_task_config(cfg)
+    _accept_other_types(cfg, opts)
     _merge(cfg.merge_from_list, opts, "the command line")
     complete_task_config(cfg)
     check_config(cfg)
     warn_of_unread_keys(cfg)
     resolve_backbone(cfg)
     return cfg
+
+
+def _accept_other_types(cfg: CfgNode, opts: list[str]) -> None:
+    """Let the command line replace a path of the user's own data by a list, and the reverse."""
+    for split in ("TRAIN", "VAL"):
+        node = cfg.DATASETS.COCO_STYLE[split]
+        for key in node:
+            if f"DATASETS.COCO_STYLE.{split}.{key}" in opts:
+                node[key] = None
 
 
 def warn_of_unread_keys(cfg: CfgNode) -> None:
