@@ -7,6 +7,7 @@ import posixpath
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from ..utils.errors import InputError
@@ -63,13 +64,21 @@ def _find(
         base = _fixed_part(source) if place != source else place
         walked = _walk(place, seen) if os.path.isdir(place) else [place]
         folder = base if os.path.isdir(base) else os.path.dirname(base)
-        files += [FoundFile(x, os.path.relpath(x, folder).replace(os.sep, "/")) for x in walked]
+        files += [FoundFile(x, _relative(x, folder)) for x in walked]
     unread = [x.path for x in files if not x.name.lower().endswith((*suffixes, *OTHER_SUFFIXES))]
     notes.add(f"{UNREAD} in {key}", unread)
     kept = [x for x in files if x.name.lower().endswith(tuple(suffixes))]
     if not kept:
         raise InputError(f"{key}: no file in {source} ends in {', '.join(suffixes)}")
     return kept
+
+
+def _relative(path: str, folder: str) -> str:
+    """Return the path below a folder, with "/"."""
+    start = os.path.join(folder, "")
+    # `relpath` takes seconds for a hundred thousand files.
+    name = path.removeprefix(start) if path.startswith(start) else os.path.relpath(path, folder)
+    return name.replace(os.sep, "/")
 
 
 def _places(source: str, key: str) -> list[str]:
@@ -120,7 +129,7 @@ def _walk(folder: str, seen: set[str]) -> Iterator[str]:
 def normal(name: str) -> str:
     """Return a name with "/" for backslashes, composed Unicode, and no "." or leading "/"."""
     name = unicodedata.normalize("NFC", name.strip().replace("\\", "/"))
-    return posixpath.normpath(name).lstrip("/")
+    return posixpath.normpath(name).lstrip("/") if "/" in name else name
 
 
 def without_suffix(name: str) -> str:
@@ -131,7 +140,11 @@ def without_suffix(name: str) -> str:
 class _Entry(NamedTuple):
     image_id: str
     name: str  # normal path relative to its folder
-    path: str  # normal absolute path
+    path: str  # path, made normal and absolute when it is needed
+
+    @property
+    def full(self) -> str:
+        return normal(os.path.abspath(self.path))
 
 
 @dataclass
@@ -151,9 +164,9 @@ class _Index:
             return [(EXACT, x) for x in self.by_name[name]]
         # Labels may have folders in front of the name, or lack those of the image.
         candidates = [
-            (_agreement(name, x.path), x)
+            (_agreement(name, x.full), x)
             for x in self.by_base.get(posixpath.basename(name).casefold(), [])
-            if _ends_with(name, x.name) or _ends_with(x.path, name)
+            if _ends_with(name, x.name) or _ends_with(x.full, name)
         ]
         best = max((score for score, _ in candidates), default=0)
         return [(score, x) for score, x in candidates if score == best]
@@ -194,15 +207,21 @@ class ImageFiles:
     names: dict[str, str]
     sources: str
     unread: Sequence[str] = ()
-    _full: _Index = field(default_factory=_Index)
-    _stems: _Index = field(default_factory=_Index)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _full(self) -> _Index:
+        index = _Index()
         for image_id, path in self.paths.items():
-            entry = _Entry(image_id, normal(self.names[image_id]), normal(os.path.abspath(path)))
-            self._full.add(entry)
-            stems = [without_suffix(x) for x in entry[1:]]
-            self._stems.add(_Entry(image_id, *stems))
+            index.add(_Entry(image_id, normal(self.names[image_id]), path))
+        return index
+
+    @cached_property
+    def _stems(self) -> _Index:
+        index = _Index()
+        for image_id, path in self.paths.items():
+            name = without_suffix(normal(self.names[image_id]))
+            index.add(_Entry(image_id, name, without_suffix(path)))
+        return index
 
     def match(self, names: Sequence[str], *, by_stem: bool) -> tuple[dict[str, str], list[str]]:
         """Find the images that names in label files mean.

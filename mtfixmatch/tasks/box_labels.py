@@ -151,19 +151,16 @@ class BoxReader:
                 counts.others[source.classes[category]] += 1
                 continue
             box = [x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1]]
-            clipped = [
-                min(max(value, 0.0), limit)
-                for value, limit in zip(box, (width, height) * 2, strict=True)
-            ]
+            clipped = clip_box(box, width, height)
             if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
                 self._note_box(NO_AREA, source, name, box, image_id)
                 counts.wrong += 1
                 continue
-            if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > MAX_OVERSHOOT:
+            if is_far(box, width, height):
                 self._note_box(CLIPPED, source, name, box, image_id)
                 counts.wrong += 1
             annotation = {
-                "bbox": [float(x) for x in clipped],
+                "bbox": clipped,
                 "bbox_mode": BoxMode.XYXY_ABS,
                 "category_id": class_ids[category],
                 "iscrowd": crowd,
@@ -211,3 +208,15 @@ class BoxReader:
         used = {a["category_id"] for boxes in self.annotations.values() for a in boxes}
         absent = [name for i, name in enumerate(self.classes) if i not in used]
         return OwnLabels(labels=labels, listed=self.listed, absent=absent)
+
+
+def clip_box(box: Sequence[float], width: int, height: int) -> list[float]:
+    """Clip a box [x0, y0, x1, y1] in pixels, ends exclusive, to its image."""
+    x0, y0, x1, y1 = box
+    return [max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))]
+
+
+def is_far(box: Sequence[float], width: int, height: int) -> bool:
+    """Return whether a box reaches over the border of its image by more than rounding does."""
+    x0, y0, x1, y1 = box
+    return min(x0, y0, width - x1, height - y1) < -MAX_OVERSHOOT

@@ -18,7 +18,7 @@ def add_task_config(cfg: CfgNode) -> None:
     cfg.TASKS = CfgNode(new_allowed=True)
     for kind in kinds:
         kind.add_config(cfg)
-        _add_own_data(cfg.DATASETS.COCO_STYLE, kind, kind.default_name)
+        add_own_data(cfg.DATASETS.COCO_STYLE, kind, kind.default_name)
 
 
 def complete_task_config(cfg: CfgNode) -> None:
@@ -36,11 +36,11 @@ def complete_task_config(cfg: CfgNode) -> None:
         except (KeyError, ValueError) as error:
             raise InputError(f"TASKS.{name}: {error.args[0]}") from None
         cfg.TASKS[name] = node
-        _add_own_data(cfg.DATASETS.COCO_STYLE, TASK_REGISTRY.get(kind), name.lower())
+        add_own_data(cfg.DATASETS.COCO_STYLE, TASK_REGISTRY.get(kind), name.lower())
     _check_own_data(cfg)
 
 
-def _add_own_data(node: CfgNode, kind: type[Task], name: str) -> None:
+def add_own_data(node: CfgNode, kind: type[Task], name: str) -> None:
     """Add the keys of a task to DATASETS.COCO_STYLE, if they are not there."""
     for key, value in kind.own_config().items():
         node.setdefault(own_key(kind, key, name), value)

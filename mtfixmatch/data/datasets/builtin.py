@@ -16,6 +16,7 @@ from ..records import Record
 from . import catalog
 from .bdd100k import bdd100k_metadata, load_bdd100k
 from .cityscapes import cityscapes_metadata, load_cityscapes
+from .coco import coco_data
 from .own_data import TRAIN, VAL, OwnData
 from .scan import FileScanner
 
@@ -30,7 +31,7 @@ LAYOUTS: dict[str, tuple[Sequence[str], Callable[..., list[Record]], Callable[[]
     "street_bdd100k": (SPLITS, load_bdd100k, bdd100k_metadata),
 }
 DATASET_NAMES = [f"{name}_{split}" for name, (splits, *_) in LAYOUTS.items() for split in splits]
-DATASET_NAMES += [f"coco_style_{split}" for split in SPLITS]
+DATASET_NAMES += [f"{name}_{split}" for name in ("coco_2017", "coco_style") for split in SPLITS]
 
 
 def register_datasets(cfg: CfgNode) -> None:
@@ -43,12 +44,17 @@ def register_datasets(cfg: CfgNode) -> None:
         for split in splits:
             load = partial(read, root=os.path.join(root, folder), split=split)
             _register(cfg, f"{folder}_{split}", load, metadata())
-    own = own_data(cfg)
+    _register_own_data(cfg, "coco_style", own_data(cfg))
+    _register_own_data(cfg, "coco_2017", coco_data(os.path.join(root, "coco"), task_kinds(cfg)))
+
+
+def _register_own_data(cfg: CfgNode, prefix: str, own: OwnData) -> None:
+    """Register both splits of data that are described by files of labels."""
+    listed = {task: own.listed_classes(task) for task in own.kinds}
+    classes = {task: names for task, names in listed.items() if names}
     for split in (TRAIN, VAL):
-        name = f"coco_style_{split.lower()}"
+        name = f"{prefix}_{split.lower()}"
         load = partial(_load_own_data, own, split, name)
-        listed = {task: own.listed_classes(task) for task in own.kinds}
-        classes = {task: names for task, names in listed.items() if names}
         _register(cfg, name, load, {"ignore_label": IGNORE_LABEL} | _class_metadata(own, classes))
 
 

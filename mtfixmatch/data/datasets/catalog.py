@@ -4,9 +4,11 @@ Datasets that your own code registers work here, too: give DatasetCatalog a func
 records (see `mtfixmatch.data.records`), and MetadataCatalog the classes of the tasks.
 """
 
+import gc
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -97,7 +99,8 @@ def _load(names: Sequence[str]) -> list[Record]:
 
 
 def _load_dataset(name: str) -> list[Record]:
-    records = DatasetCatalog.get(name)
+    with _paused_garbage_collection():
+        records = DatasetCatalog.get(name)
     logger.info("%s: %d images", name, len(records))
     if comm.is_main_process():
         for text in _notes[name].messages() if name in _notes else ():
@@ -109,6 +112,18 @@ def _load_dataset(name: str) -> list[Record]:
         if key not in record:
             raise InputError(f"{name}: record {i} needs the key {key!r}")
     return records if name in _broken else [_with_corners(record) for record in records]
+
+
+@contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """Do not collect garbage, which would take longer than making a million boxes."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _with_corners(record: Record) -> Record:

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -50,16 +51,10 @@ class OwnData:
         """
         images = self._images(split, scan)
         labels = self._labels(split, images, scan)
-        held_out = self._validation_files(images, scan)
-        is_training = split == TRAIN
         broken = {image_id for own in labels.values() for image_id in own.broken}
         readable = images.sizes.keys() - broken
-        kept = {
-            image_id
-            for image_id in readable
-            if held_out is None or (_real(images.paths[image_id]) in held_out) != is_training
-        }
-        if is_training:
+        kept = readable & self._members(split, images, scan)
+        if split == TRAIN:
             left_out = sorted(images.paths[x] for x in readable - kept)
             scan.notes.add(HELD_OUT, left_out)
             for name, own in labels.items():
@@ -69,9 +64,13 @@ class OwnData:
         return records
 
     def class_names(self, name: str, scan: FileScanner) -> list[str]:
-        """Return the classes of a task: those of the config, else those of the training files."""
+        """Return the classes of a task: those of the config, else of the training files.
+
+        Without training files, they are those of the validation files.
+        """
         known = list(self.classes.get(name, ()))
-        return known or self.kinds[name].own_classes(self._files(name, TRAIN, scan))
+        train, val = (self._files(name, split, scan) for split in (TRAIN, VAL))
+        return known or self.kinds[name].own_classes(train if train.paths else val)
 
     def listed_classes(self, name: str) -> list[str]:
         """Return the classes of a task that are known before a file is read, maybe none."""
@@ -115,31 +114,37 @@ class OwnData:
             notes=scan.notes,
         )
 
-    def _validation_files(self, images: ImageFiles, scan: FileScanner) -> set[str] | None:
-        """Return the real files of validation if it shares images with training, else None.
+    def _members(self, split: str, images: ImageFiles, scan: FileScanner) -> set[str]:
+        """Return the ids of the images that belong to a split: all, unless the splits share some.
 
         Raises:
             InputError: they are shared, and nothing lists those of validation.
         """
-        sources = {split: paths_of(self.node[split].IMAGES) for split in (TRAIN, VAL)}
-        if not all(sources.values()):
-            return None
+        other = VAL if split == TRAIN else TRAIN
+        sources = paths_of(self.node[other].IMAGES)
         quiet = scan.without_notes()
-        found = {x: find_images(sources[x], x, quiet.notes)[0].values() for x in (TRAIN, VAL)}
-        train, val = ({_real(path) for path in found[x]} for x in (TRAIN, VAL))
-        if not train & val:
-            return None
-        if all(source.lower().endswith(".txt") for source in sources[VAL]):
-            return val
-        images = self._images(VAL, quiet)
-        labels = self._labels(VAL, images, quiet)
+        others = find_images(sources, other, quiet.notes)[0] if sources else {}
+        files = _real(images.paths)
+        if files.keys().isdisjoint(_real(others)):
+            return set(images.paths)
+        held_out = _real(images.paths if split == VAL else others)
+        if not all(x.lower().endswith(".txt") for x in paths_of(self.node.VAL.IMAGES)):
+            held_out = self._listed_by_validation(quiet)
+        return {
+            image_id for file, image_id in files.items() if (file in held_out) == (split == VAL)
+        }
+
+    def _listed_by_validation(self, scan: FileScanner) -> dict[str, str]:
+        """Return the real files of the images that the label files of validation list."""
+        images = self._images(VAL, scan)
+        labels = self._labels(VAL, images, scan)
         listed = {x for own in labels.values() for x in own.listed}
         if not listed:
             raise InputError(
                 f"{OWN_DATA}: TRAIN and VAL have the same images, and no label file of VAL lists "
                 "those of validation: name a text file with their paths as VAL.IMAGES"
             )
-        return {_real(images.paths[image_id]) for image_id in listed}
+        return _real({image_id: images.paths[image_id] for image_id in listed})
 
     def _record(self, image_id: str, images: ImageFiles, labels: Mapping[str, OwnLabels]) -> Record:
         record = make_record(images.paths[image_id], image_id, images.sizes[image_id])
@@ -153,8 +158,12 @@ def paths_of(value: Any) -> list[str]:
     return [value] if isinstance(value, str) and value else list(value or ())
 
 
-def _real(path: str) -> str:
-    return os.path.realpath(path)
+def _real(paths: Mapping[str, str]) -> dict[str, str]:
+    """Return file with the real path of its folder, so that links are seen, -> image id."""
+    folder = cache(os.path.realpath)
+    return {
+        os.path.join(folder(os.path.dirname(x)), os.path.basename(x)): i for i, x in paths.items()
+    }
 
 
 def _log_labels(split: str, records: Sequence[Record], labels: Mapping[str, OwnLabels]) -> None:

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import logging
 import os
 import zlib
@@ -13,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
@@ -146,8 +146,8 @@ def _load_cache(cache_file: str | None, name: str) -> dict[str, list]:
     if not cache_file or not os.path.isfile(cache_file):
         return {}
     try:
-        with gzip.open(cache_file, "rt", encoding="utf-8") as file:
-            content = json.load(file)
+        with gzip.open(cache_file) as file:
+            content = msgspec.json.decode(file.read())
         if [content["version"], content["function"]] == [CACHE_VERSION, name]:
             return dict(content["files"])
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
@@ -159,6 +159,6 @@ def _save_cache(cache_file: str, name: str, files: dict[str, list[Any]]) -> None
     content = {"version": CACHE_VERSION, "function": name, "files": files}
     try:
         os.makedirs(os.path.dirname(os.path.abspath(cache_file)), exist_ok=True)
-        write_atomically(cache_file, gzip.compress(json.dumps(content).encode(), compresslevel=1))
+        write_atomically(cache_file, gzip.compress(msgspec.json.encode(content), compresslevel=1))
     except (OSError, InputError) as error:
         logger.warning("%s: the cache cannot be written (%s)", cache_file, error)
