@@ -5,7 +5,7 @@ import glob
 import os
 import posixpath
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -234,21 +234,34 @@ class ImageFiles:
             name -> image id, and a line for each name without an image, which says why.
         """
         index = self._stems if by_stem else self._full
-        found = {name: index.find(normal(name)) for name in dict.fromkeys(names)}
+        matched: dict[str, str] = {}
+        found: dict[str, list[tuple[int, _Entry]]] = {}  # of the names that need a closer look
+        for name in dict.fromkeys(names):
+            entries = index.by_name.get(normal(name), ())
+            if len(entries) == 1:
+                matched[name] = entries[0].image_id
+            else:
+                found[name] = index.find(normal(name))
+        matched |= self._best_names(found, taken=set(matched.values()))
+        alone = [name for name in found if name not in matched]
+        lines = [self._why(name, found[name], hint=name == alone[0]) for name in alone]
+        return matched, lines
+
+    def _best_names(
+        self, found: Mapping[str, list[tuple[int, _Entry]]], taken: Container[str]
+    ) -> dict[str, str]:
+        """Return name -> image id for the best name of each image that is not taken."""
         clear = {name: x[0] for name, x in found.items() if x and not self._is_ambiguous(x)}
         best: dict[str, set[tuple[int, str]]] = {}  # image id -> score and form of its names
         for name, (score, entry) in clear.items():
             known = best.setdefault(entry.image_id, set())
             if all(score >= other for other, _ in known):
                 best[entry.image_id] = {x for x in known if x[0] == score} | {(score, normal(name))}
-        matched = {
+        return {
             name: entry.image_id
             for name, (score, entry) in clear.items()
-            if best[entry.image_id] == {(score, normal(name))}
+            if entry.image_id not in taken and best[entry.image_id] == {(score, normal(name))}
         }
-        alone = [name for name in found if name not in matched]
-        lines = [self._why(name, found[name], hint=name == alone[0]) for name in alone]
-        return matched, lines
 
     def _is_ambiguous(self, found: Sequence[tuple[int, _Entry]]) -> bool:
         """Return whether the best images for a name are not one in each of several sources."""

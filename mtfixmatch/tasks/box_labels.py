@@ -80,7 +80,7 @@ class BoxReader:
         self.images, self.classes, self.notes = images, list(classes), notes
         self.unannotated, self.refuse_others = unannotated, refuse_others
         self.annotations: dict[str, list[dict]] = {}
-        self.labeled_classes: dict[str, set[int]] = {}
+        self.labeled_classes: dict[str, frozenset[int]] = {}
         self.listed: set[str] = set()
 
     def add(self, source: BoxSource) -> None:
@@ -89,6 +89,7 @@ class BoxReader:
             self.notes.check_share(source.path, kind, lines, source.num_entries)
         class_ids = [self.classes.index(x) if x in self.classes else -1 for x in source.classes]
         ids = self._match(source)
+        whole = frozenset(i for i in class_ids if i >= 0)  # shared by all images
         counts = _Counts()
         for listed, image_id in ids:
             if source.lists_images:
@@ -105,8 +106,8 @@ class BoxReader:
                     self.notes.add(REPEATED, f"{source.path}: {name} in {path}")
                 else:
                     known.append(box)
-            whole = self.labeled_classes.setdefault(image_id, set())
-            whole.update(i for i in class_ids if i >= 0)
+            others = self.labeled_classes.get(image_id, whole)
+            self.labeled_classes[image_id] = whole if others == whole else whole | others
         self._report(source, counts)
 
     def _match(self, source: BoxSource) -> list[tuple[ListedImage, str]]:
