@@ -23,8 +23,8 @@ from ..data.datasets import register_datasets
 from ..engine.checkpoint import MultiTaskCheckpointer
 from ..engine.setup import resolve_config, take_classes
 from ..modeling import MultiTaskNet
+from ..runtime.zoo_files import Root, find_model
 from ..utils.errors import InputError, first_line
-from .files import Root, find_model
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 if not CONFIGS.is_dir():  # an installed package contains them, a checkout has them beside it

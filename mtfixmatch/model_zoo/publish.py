@@ -22,11 +22,11 @@ from ..data.datasets import DATASET_NAMES
 from ..engine.report import read_history, training_seconds, write_json
 from ..engine.setup import resolve_config
 from ..runtime.checkpoint_files import damage_of
+from ..runtime.zoo_files import INDEX_FILE, PublishedModel, find_model, is_address, read_index
 from ..tasks.config import build_tasks, task_kinds
 from ..utils.errors import InputError
 from ..utils.files import read_json, write_atomically
 from . import config_names, get_config, load_weights, read_weights
-from .files import INDEX_FILE, PublishedModel, find_model, is_address, read_index
 
 # The files of a finished training; the report is written last.
 RUN_FILES = (

@@ -25,7 +25,7 @@ from mtfixmatch import model_zoo
 from mtfixmatch.data.datasets.cityscapes import cityscapes_metadata
 from mtfixmatch.engine.report import training_seconds
 from mtfixmatch.engine.setup import resolve_config
-from mtfixmatch.model_zoo.files import ROOT_VARIABLE
+from mtfixmatch.runtime.zoo_files import ROOT_VARIABLE
 from mtfixmatch.model_zoo.publish import (
     DATA_KEYS,
     RUN_FILES,
