@@ -98,7 +98,7 @@ def get(
     if trained:
         load_weights(model, read_weights(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
         return model.eval()
-    MultiTaskCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    MultiTaskCheckpointer(model).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
     return model
 
 
