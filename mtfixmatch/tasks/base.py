@@ -280,9 +280,13 @@ class TaskHead(nn.Module, ABC):
 
     Attributes:
         in_features: names of the backbone features that the head reads.
+        class_layers: names of the last layers that depend on the classes. Their tensors are
+            (A * K, ...), A groups of one row for each of K classes; weights of other classes are
+            adapted there.
     """
 
     in_features: Sequence[str]
+    class_layers: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, features: dict[str, Tensor]) -> Outputs:

@@ -37,6 +37,7 @@ class DenseHead(TaskHead):
 
     config_node: ClassVar[str]
     loss_parts: ClassVar[tuple[str, ...]] = ("cls", "box")
+    class_layers = ("detector.head.cls_score",)
 
     @configurable
     def __init__(
