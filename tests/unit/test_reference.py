@@ -223,7 +223,7 @@ class PartialReference(Reference):
 def test_steps_on_labels_for_some_of_the_classes(street_root, tmp_path, method, on):
     with partial_dataset(street_root) as opts:
         cfg = config(street_root, tmp_path, method, on, "explicit", NORMALIZERS[0], *opts)
-        before, found = train(cfg)
+        before, found = train(cfg, steps=2)
     assert difference(found, repeat(cfg, before, PartialReference)) < TOLERANCE
     items = [item for batch in before.batches for item in batch]
     for task in ("detection", "segmentation"):
