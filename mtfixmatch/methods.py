@@ -59,7 +59,8 @@ class Supervised(nn.Module):
 
         Args:
             task: task of the pseudo-label.
-            labeled: whether the image is labeled for the task.
+            labeled: whether the image is labeled for the task; one with a partial label is not, and
+                its pseudo-label is restricted to what the label leaves.
             step: training step, from 0.
         """
         return False

@@ -10,8 +10,8 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from mtfixmatch.model_zoo.files import zoo_root
 from mtfixmatch.model_zoo.publish import publish, zoo_table
+from mtfixmatch.runtime.zoo_files import zoo_root
 from mtfixmatch.utils.errors import InputError
 
 

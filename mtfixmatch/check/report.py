@@ -81,14 +81,19 @@ def _statistics(splits: Sequence[Split], task: Task) -> str:
 
 
 def _classes(splits: Sequence[Split], task: Task) -> str:
-    counts = [split.statistics[task.name].counts for split in splits]
-    totals = [sum(x.values()) for x in counts]
-    rows: list[list] = [[name] for name in task.class_names]
-    for row in rows:
-        for number, total in zip([count[row[0]] for count in counts], totals, strict=True):
-            row += [number, f"{100 * number / max(total, 1):.2f}"]
-    rows.append(["all", *(x for total in totals for x in (total, ""))])
-    return _table(rows, ["class", *(text for split in splits for text in (split.name, "%"))])
+    """Return the class table; with the images of each class, where some are not for all classes."""
+    headers: list[str] = ["class"]
+    columns: list[list] = [[*task.class_names, "all"]]
+    for split in splits:
+        statistics = split.statistics[task.name]
+        numbers = [statistics.counts[name] for name in task.class_names]
+        total = sum(numbers)
+        headers += [split.name, "%"]
+        columns += [[*numbers, total], [*(f"{100 * n / max(total, 1):.2f}" for n in numbers), ""]]
+        if statistics.images:
+            headers.append("labeled images")
+            columns.append([*(statistics.images[name] for name in task.class_names), ""])
+    return _table(zip(*columns, strict=True), headers)
 
 
 def _figures(splits: Sequence[Split], task: Task) -> str:

@@ -20,6 +20,7 @@ from .findings import Findings
 
 SAMPLES = 8  # rows of the sheet, or more if there are more combinations of labels
 SHEET = "contact_sheet.png"
+MAX_NAMES = 4  # of classes in a caption
 
 
 def draw_sheet(cfg: CfgNode, records: Records, findings: Findings, path: str) -> None:
@@ -34,11 +35,22 @@ def draw_sheet(cfg: CfgNode, records: Records, findings: Findings, path: str) ->
         item = findings.attempt(mapper, record, Draw(index=0, step=step, position=0))
         if item is not None:
             items.append(item)
-            names = [task.name for task in findings.tasks if task.label_key in record]
+            names = [label_name(t, record) for t in findings.tasks if t.label_key in record]
             captions.append(f"{record['image_id']}: {', '.join(names) or 'no label'}")
     if items:
         snapshot = take_snapshot(items, findings.tasks, method.strong_augmentation)
         draw_samples(snapshot, findings.tasks, captions, path)
+
+
+def label_name(task: Task, record: Record) -> str:
+    """Return the name of a task, with the classes that the image is labeled for if not for all."""
+    classes = task.labeled_classes(record)
+    if classes is None:
+        return task.name
+    names = [task.class_names[i] for i in classes]
+    if len(names) > MAX_NAMES:
+        names = [f"{len(names)} of {len(task.class_names)} classes"]
+    return f"{task.name} ({', '.join(names)})"
 
 
 def take_snapshot(

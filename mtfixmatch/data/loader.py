@@ -1,6 +1,7 @@
 """The loaders: records, sampler and mapper make batches."""
 
 import gc
+import itertools
 import logging
 import multiprocessing
 import os
@@ -86,9 +87,11 @@ class TrainLoader:
 def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     """Return the training images, with labels hidden as TASKS.<NAME>.LABELS says.
 
-    InputError if there are no images, too many are broken, or a task has too few labels.
+    InputError if there are no images, too many are broken, a task has too few labels, or a record
+    has a value that cannot be used.
     """
     records = get_records(cfg.DATASETS.TRAIN)
+    check_partial_labels(records, tasks)
     _count_broken(cfg, records)
     records = hide_by_config(cfg, tasks, records)
     counts = count_labels(records, [task.label_key for task in tasks])
@@ -99,6 +102,9 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
                 f"dataset's files, TASKS.{task.name.upper()}.LABELS and MODEL.TASKS"
             )
     logger.info("Training labels: %s", counts)
+    partial = {t.name: sum(t.label_key in r and t.is_partial(r) for r in records) for t in tasks}
+    if any(partial.values()):
+        logger.info("Of these labels, partial: %s", partial)
     for task in tasks if cfg.DATALOADER.SAMPLING == "implicit" else ():
         batches = len(records) / (counts[task.label_key] * cfg.SOLVER.IMS_PER_BATCH)
         if batches > 1:
@@ -108,6 +114,12 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
                 *(batches, task.name),
             )
     return records
+
+
+def check_partial_labels(records: Sequence[dict], tasks: Sequence[Task]) -> None:
+    """Raise InputError for a record that does not say clearly what its label is for."""
+    for record, task in itertools.product(records, tasks):
+        task.is_partial(record)
 
 
 def hide_by_config(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict]) -> list[dict]:
@@ -198,8 +210,12 @@ def _start_worker(worker: int) -> None:
 
 
 def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
-    """Return the images of DATASETS.TEST with a label; InputError if a task has none there."""
+    """Return the images of DATASETS.TEST with a label.
+
+    InputError if a task has none there, or a record has a value that cannot be used.
+    """
     records = get_records(cfg.DATASETS.TEST)
+    check_partial_labels(records, tasks)
     for task in tasks:
         if not any(task.label_key in record for record in records):
             raise InputError(f"no image of {list(cfg.DATASETS.TEST)} is labeled for {task.name}")

@@ -80,7 +80,8 @@ class TrainMapper:
         Returns:
             "image": (3, H, W) uint8 RGB; "valid": (4,) box of the view that shows the image;
             "targets": task name -> target, None if the image is not labeled; "hidden_targets": the
-            same of labels hidden from training, at steps with diagnostics; "draw"; "file_name".
+            same of labels hidden from training, at steps with diagnostics; "partial": names of the
+            tasks with a partial label; "draw"; "file_name".
         """
         image = read_rgb(record)
         _, height, width = image.shape
@@ -88,6 +89,7 @@ class TrainMapper:
         pixels = image[None].float()
         view = geometry.warp(pixels, matrix[None], self.size, mode="bilinear", fill=self.fill)
         image_box = geometry.warp_boxes(torch.tensor([[0.0, 0.0, width, height]]), matrix)
+        labeled = [task for task in self.tasks if task.label_key in record]
         has_diagnostics = self.diagnostics_period and draw.step % self.diagnostics_period == 0
         hidden = record.get("hidden", {}) if has_diagnostics else {}
         return {
@@ -95,6 +97,7 @@ class TrainMapper:
             "valid": geometry.clip_boxes(image_box, self.size)[0],
             "targets": self._targets(record, record, matrix),
             "hidden_targets": self._targets(hidden, record, matrix),
+            "partial": [t.name for t in labeled if t.is_partial(record)],
             "draw": draw,
             "file_name": record["file_name"],
         }

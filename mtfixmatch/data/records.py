@@ -9,6 +9,15 @@ A record is a dict with the keys of Detectron2's dataset dicts:
     ignored                      optional: reason -> number of objects that are ignored or left out
     hidden                       optional: label key -> label that `partial_labels` hides
 
+A label may be partial: the teacher then labels the rest of the image.
+
+    labeled_classes              optional: sorted list of the class ids that the boxes are for; of
+                                 the other classes nothing is known. Absent = all classes
+    sem_seg_partial              optional: True = a pixel that the map ignores is not labeled yet.
+                                 Absent or False = it is to be ignored
+
+The keys of a task of another name begin with it: <task>_labeled_classes, <task>_sem_seg_partial.
+
 The readers of this package write two labels:
 
     annotations                  boxes: "bbox", "bbox_mode" XYXY_ABS, "category_id" and "iscrowd";

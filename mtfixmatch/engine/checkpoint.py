@@ -7,41 +7,20 @@ DetectionCheckpointer loads the teacher from either kind.
 import logging
 import os
 from typing import Any
-from urllib.parse import urlparse
 
-import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import PathHandler
 from torch import Tensor, nn
 
+from ..modeling import MultiTaskNet
 from ..runtime.checkpoint_files import LAST, damage_of, full_checkpoints, write_checkpoint
 from ..runtime.safe_load import read_pickle, read_tensors
 from ..utils.errors import InputError, first_line
 from ..utils.files import write_atomically
+from .fit_weights import compare_heads, fit_classes
+from .weights import find_weights, local_path
 
 logger = logging.getLogger(__name__)
-
-
-class TorchvisionHandler(PathHandler):
-    """Finds weights by torchvision's name, such as torchvision://ResNet50_Weights.IMAGENET1K_V2."""
-
-    PREFIX = "torchvision://"
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return [self.PREFIX]
-
-    def _get_local_path(self, path: str, **kwargs: Any) -> str:
-        try:
-            url = torchvision.models.get_weight(path.removeprefix(self.PREFIX)).url
-        except (ValueError, KeyError):
-            expected = "weights of torchvision, such as ResNet50_Weights.IMAGENET1K_V2"
-            raise InputError(f"MODEL.WEIGHTS {path} does not name {expected}") from None
-        return PathManager.get_local_path(url, **kwargs)
-
-
-PathManager.register_handler(TorchvisionHandler(), allow_override=True)
 
 
 class MultiTaskCheckpointer(DetectionCheckpointer):
@@ -60,34 +39,48 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
         """
         super().__init__(model, save_dir, **checkpointables)
         self.trust = trust
+        # Of the file that is loaded: its name, and whether it may have other classes or heads.
+        self._path, self._adapt = "", False
 
-    def load(self, path: str, *args, **kwargs) -> dict:
+    def load(self, path: str, *args, adapt: bool = False, **kwargs) -> dict:
         """Load a file, see base class.
 
+        Args:
+            path: what MODEL.WEIGHTS may name, see `find_weights`.
+            args: arguments of the base class.
+            adapt: accept a file with other classes, or without some heads, for a new training. What
+                it lacks keeps the values of the network, and a warning names it.
+            kwargs: arguments of the base class.
+
         Raises:
-            InputError: the file does not exist, is damaged, cannot be read, might run code, or has
-                weights of other shapes than the network.
+            InputError: the file does not exist, is damaged, cannot be read, might run code, has
+                weights of other shapes than the network; or, unless `adapt`, other classes or no
+                weights for a head.
         """
         if path:
-            damage = damage_of(_local(path))
+            path = find_weights(path)
+            damage = damage_of(local_path(path))
             if damage:
                 raise InputError(f"the checkpoint {path} is damaged: {damage}")
-        return self._load(path, *args, **kwargs)
+        return self._load(path, *args, adapt=adapt, **kwargs)
 
-    def _load(self, path: str, *args, **kwargs) -> dict:
+    def _load(self, path: str, *args, adapt: bool = False, **kwargs) -> dict:
+        self._path, self._adapt = path, adapt
         try:
             return super().load(path, *args, **kwargs)
         except RuntimeError as error:
             raise _unreadable(path, error) from None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """Resume from the newest complete checkpoint; without any, load the weights of a file.
+        """Resume from the newest complete checkpoint; without any, start from a file's weights.
+
+        That file may have other classes, or lack some heads, see `load`.
 
         Raises:
             InputError: all checkpoints are damaged, or an error of `load`.
         """
         if not (resume and self.has_checkpoint()):
-            return self.load(path, checkpointables=[])
+            return self.load(path, adapt=True, checkpointables=[])
         name, damage = comm.all_gather(self._newest() if comm.is_main_process() else ("", ""))[0]
         if not name:
             raise InputError(
@@ -149,31 +142,33 @@ class MultiTaskCheckpointer(DetectionCheckpointer):
         return read_tensors(f, trust=self.trust)
 
     def _load_model(self, checkpoint: dict):
+        try:
+            return self._fit_model(checkpoint)
+        except InputError as error:
+            raise InputError(f"the checkpoint {self._path}: {error}") from None
+
+    def _fit_model(self, checkpoint: dict):
+        net, sentences = self.model, []
+        if isinstance(net, MultiTaskNet):
+            weights, classes = checkpoint["model"], checkpoint.get("classes")
+            self._convert_ndarray_to_tensor(weights)
+            sentences += fit_classes(net, weights, classes, adapt=self._adapt)
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes:
             key, shape, expected = incompatible.incorrect_shapes[0]
             raise InputError(
-                f"the checkpoint's {key} is {tuple(shape)}, the network's {tuple(expected)}: it "
-                "is for other classes or another architecture"
+                f"its {key} is {tuple(shape)}, the network's {tuple(expected)}: it is for other "
+                "classes or another architecture"
             )
+        if isinstance(net, MultiTaskNet):
+            sentences += compare_heads(net, incompatible, adapt=self._adapt)
+        if sentences and comm.is_main_process():
+            logger.warning("The checkpoint %s: %s", self._path, "; ".join(sentences))
         return incompatible
 
 
 def _unreadable(path: str, error: Exception) -> InputError:
     return InputError(f"the checkpoint {path} cannot be read: {first_line(error)}")
-
-
-def _local(path: str) -> str:
-    """Return the local path of a file, downloaded if it is an address (detectron2://, https://)."""
-    try:
-        local = PathManager.get_local_path(urlparse(path)._replace(query="").geturl())
-    except OSError as error:
-        raise InputError(
-            f"the checkpoint {path} cannot be fetched: {error} (MODEL.WEIGHTS)"
-        ) from None
-    if not os.path.isfile(local):
-        raise InputError(f"the checkpoint {path} does not exist (MODEL.WEIGHTS)")
-    return local
 
 
 def _from_zoo(content: dict) -> dict:

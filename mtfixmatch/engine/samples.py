@@ -26,11 +26,13 @@ class SampleTarget:
     Attributes:
         target: label or pseudo-label, in the coordinates of the sample's image.
         is_pseudo: whether it is a pseudo-label and belongs to the unsupervised loss.
+        is_partial: whether it is a label that leaves a part to a pseudo-label.
         assigned: the target in the shape of the head's outputs, see `assign_targets`.
     """
 
     target: Target
     is_pseudo: bool
+    is_partial: bool = False
     assigned: Assigned | None = None
 
 
@@ -54,6 +56,15 @@ class Sample:
         """Whether the sample passes through the head of a task."""
         return self.in_all_heads or task.name in self.targets
 
+    def is_labeled(self, task: Task) -> bool:
+        """Whether it has a label for a task that leaves nothing to a pseudo-label."""
+        return task.name in self.targets and not self.targets[task.name].is_partial
+
+    def restrict(self, task: Task, pseudo: Target) -> Target:
+        """Restrict a pseudo-label of this image to what its label, if it has one, leaves."""
+        label = self.targets.get(task.name)
+        return pseudo if label is None else task.restrict_pseudo_label(pseudo, label.target)
+
 
 def stack_images(batch: Sequence[dict], device: torch.device) -> Tensor:
     """Return the weak views of a batch, (N, 3, H, W) RGB in [0, 1]."""
@@ -74,7 +85,7 @@ def weak_samples(batch: Sequence[dict], images: Tensor, seed: int) -> list[Sampl
             image=image,
             dropout_seed=_dropout_seed(seed, item["draw"], strong=False),
             targets={
-                name: SampleTarget(target, is_pseudo=False)
+                name: SampleTarget(target, is_pseudo=False, is_partial=name in item["partial"])
                 for name, target in item["targets"].items()
                 if target is not None
             },

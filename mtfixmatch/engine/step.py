@@ -184,8 +184,10 @@ class MultiTaskStep(SimpleTrainer):
                 size=(images.shape[2], images.shape[3]),
                 valid=torch.stack([batch[i]["valid"] for i in rows]),
             )
+            # A method that pseudo-labels labeled images too does so with partially labeled ones.
+            on_labeled = self.method.needs_pseudo_label(task, labeled=True, step=self.iter)
             for i, target in zip(rows, targets, strict=True):
-                labels[i][task.name] = target
+                labels[i][task.name] = target if on_labeled else weak[i].restrict(task, target)
         return labels
 
     def _tasks_to_pseudo_label(self, sample: Sample) -> list[Task]:
@@ -193,7 +195,7 @@ class MultiTaskStep(SimpleTrainer):
         return [
             task
             for task in self.tasks
-            if needs(task, labeled=task.name in sample.targets, step=self.iter)
+            if needs(task, labeled=sample.is_labeled(task), step=self.iter)
         ]
 
     def make_strong(

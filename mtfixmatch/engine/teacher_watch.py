@@ -84,27 +84,31 @@ class TeacherWatch(HookBase):
     def _watch_labels(self, task: Task, record: StepRecord) -> None:
         labels = [x.target for x in targets_of(record.weak, task)]
         pseudo = [x[task.name] for x in record.pseudo_labels if task.name in x]
-        class_counts = [*task.count_classes(pseudo), *task.count_classes(labels)]
-        counts = [*class_counts, len(pseudo), len(labels)]
-        window = self._counts.setdefault(task.name, [])
-        window.append(sum_over_ranks(counts, record.weak[0].image.device))
-        del window[: -self.MEASUREMENTS]
-        totals = np.sum(window, axis=0)
-        of_pseudo, of_labels = np.split(totals[:-2], 2)
-        # Images without labels say nothing about the classes.
-        if len(window) == self.MEASUREMENTS and of_labels.sum():
-            self._watch_classes(task, of_pseudo, of_labels)
+        counts = [x for ts in (pseudo, labels) for x in task.count_classes(ts)]
+        counts += [x for ts in (pseudo, labels) for x in task.count_images(ts)]
+        # Drop rows of another length, which are those of older checkpoints.
+        old = [row for row in self._counts.get(task.name, []) if len(row) == len(counts)]
+        new = sum_over_ranks(counts, record.weak[0].image.device)
+        window = self._counts[task.name] = [*old, new][-self.MEASUREMENTS :]
+        totals, images = np.split(np.sum(window, axis=0).reshape(4, -1), 2)
+        # Compare the classes that both are for. Images without labels say nothing about them.
+        pseudo_rates, label_rates = totals / np.maximum(images, 1) * images.all(axis=0)
+        if len(window) == self.MEASUREMENTS and totals[1].sum():
+            enough = totals[0].sum() >= self.MIN_COUNT
+            self._watch_classes(task, pseudo_rates, label_rates, enough=enough)
             if not task.fills_pixels:
-                boxes, true = [of_pseudo.sum(), of_labels.sum()] / np.maximum(totals[-2:], 1)
+                boxes, true = pseudo_rates.sum(), label_rates.sum()
                 text = f"it has {boxes:.3g} {task.unit} per image, a labeled image has {true:.3g}"
                 self._note(task, "number", boxes > self.RUNAWAY * true, self.MEASUREMENTS, text)
 
-    def _watch_classes(self, task: Task, pseudo: np.ndarray, labels: np.ndarray) -> None:
+    def _watch_classes(
+        self, task: Task, pseudo: np.ndarray, labels: np.ndarray, *, enough: bool
+    ) -> None:
         top = int(pseudo.argmax())
-        shares = pseudo[top] / max(pseudo.sum(), 1), labels[top] / labels.sum()
+        shares = pseudo[top] / (pseudo.sum() or 1), labels[top] / (labels.sum() or 1)
         text = "{:.1%} of its {} are {}, in the labels {:.1%}"
         text = text.format(shares[0], task.unit, task.class_names[top], shares[1])
-        one_class = pseudo.sum() >= self.MIN_COUNT and shares[0] > self.ONE_CLASS >= shares[1]
+        one_class = enough and shares[0] > self.ONE_CLASS >= shares[1]
         self._note(task, "one class", one_class, self.MEASUREMENTS, text)
 
     def _note(self, task: Task, symptom: str, present: bool, patience: int, text: str) -> None:

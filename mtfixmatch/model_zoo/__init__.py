@@ -23,8 +23,8 @@ from ..data.datasets import register_datasets
 from ..engine.checkpoint import MultiTaskCheckpointer
 from ..engine.setup import resolve_config, take_classes
 from ..modeling import MultiTaskNet
+from ..runtime.zoo_files import Root, find_model
 from ..utils.errors import InputError, first_line
-from .files import Root, find_model
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 if not CONFIGS.is_dir():  # an installed package contains them, a checkout has them beside it
@@ -98,7 +98,7 @@ def get(
     if trained:
         load_weights(model, read_weights(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
         return model.eval()
-    MultiTaskCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    MultiTaskCheckpointer(model).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
     return model
 
 

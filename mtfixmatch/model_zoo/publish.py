@@ -22,11 +22,11 @@ from ..data.datasets import DATASET_NAMES
 from ..engine.report import read_history, training_seconds, write_json
 from ..engine.setup import resolve_config
 from ..runtime.checkpoint_files import damage_of
+from ..runtime.zoo_files import INDEX_FILE, PublishedModel, find_model, is_address, read_index
 from ..tasks.config import build_tasks, task_kinds
 from ..utils.errors import InputError
 from ..utils.files import read_json, write_atomically
 from . import config_names, get_config, load_weights, read_weights
-from .files import INDEX_FILE, PublishedModel, find_model, is_address, read_index
 
 # The files of a finished training; the report is written last.
 RUN_FILES = (
@@ -45,10 +45,10 @@ NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
 def publish(run: Path, name: str, root: str) -> dict[str, Any]:
     """Add the best teacher of the training in the folder `run` to the zoo in the folder `root`.
 
-    This writes model_<name>_<start of the SHA-256>.pth with the weights alone and a .json beside it
-    with the facts, and adds both to the index. In the index a model of the same name is replaced;
-    its files stay. Without a name the model has that of `run`. The name of a config, with or
-    without ".yaml", makes these the trained weights of the config.
+    This writes model_<name>_<start of the SHA-256>.pth with the weights and class names alone and a
+    .json beside it with the facts, and adds both to the index. In the index a model of the same
+    name is replaced; its files stay. Without a name the model has that of `run`. The name of a
+    config, with or without ".yaml", makes these the trained weights of the config.
 
     Returns:
         The facts: "name"; "weights" (file), "sha256" and "size" in bytes; "metrics" (as in
@@ -111,7 +111,7 @@ def _add_to_zoo(
     index_file = os.path.join(root, INDEX_FILE)
     index = read_index(root) if os.path.exists(index_file) else {}
     buffer = io.BytesIO()
-    torch.save(weights, buffer)
+    torch.save({"model": weights, "classes": facts["classes"]}, buffer)
     content = buffer.getvalue()
     sha256 = hashlib.sha256(content).hexdigest()
     stem = f"model_{name.replace('/', '_')}_{sha256[:8]}"

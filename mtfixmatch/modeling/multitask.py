@@ -33,6 +33,7 @@ class MultiTaskNet(nn.Module):
         backbone: Backbone,
         heads: Mapping[str, TaskHead],
         result_keys: Mapping[str, str],
+        class_names: Mapping[str, Sequence[str]],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         channels_last: bool = False,
@@ -43,6 +44,7 @@ class MultiTaskNet(nn.Module):
             backbone: backbone with the features that the heads read.
             heads: task name -> head.
             result_keys: task name -> key of the task's output in an image's result.
+            class_names: task name -> names of its classes by id; empty for a kind without classes.
             pixel_mean: per channel, RGB, on the scale 0-255.
             pixel_std: per channel, likewise.
             channels_last: store weights and images as NHWC.
@@ -51,6 +53,7 @@ class MultiTaskNet(nn.Module):
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
         self.result_keys = dict(result_keys)
+        self.class_names = {task: list(names) for task, names in class_names.items()}
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -66,6 +69,7 @@ class MultiTaskNet(nn.Module):
             "backbone": backbone,
             "heads": {task.name: task.build_head(cfg, shapes) for task in tasks},
             "result_keys": {task.name: task.result_key for task in tasks},
+            "class_names": {task.name: task.class_names for task in tasks},
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "channels_last": cfg.MODEL.CHANNELS_LAST,

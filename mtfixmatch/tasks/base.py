@@ -6,7 +6,8 @@ outputs, losses, predictions. A task is a named instance of a kind: one network 
 segmentation tasks with different classes.
 
 A *target* is the label or pseudo-label of one image: boxes, a label map, or another type that only
-its kind of task knows. The target of an image that is not labeled for a task is `None`.
+its kind of task knows. The target of an image that is not labeled for a task is `None`. A *partial*
+label covers a part of the image or of the classes, and the teacher labels the rest.
 """
 
 from abc import ABC, abstractmethod
@@ -62,10 +63,12 @@ class Statistics:
         counts: class name -> number of objects or pixels, see `Task.unit`; empty for a kind without
             classes.
         figures: description with its unit -> value of another figure.
+        images: class name -> number of images labeled for it; empty if all are for all classes.
     """
 
     counts: dict[str, int]
     figures: dict[str, int | str] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -240,6 +243,31 @@ class Task(ABC):
             InputError: the label cannot be read or does not fit the image.
         """
 
+    def labeled_classes(self, record: dict) -> Sequence[int] | None:
+        """Return the ids of the classes that a record's label is for; None: all.
+
+        Raises:
+            InputError: the record has a value that cannot be used.
+        """
+        return None
+
+    def is_partial(self, record: dict) -> bool:
+        """Whether a record's label is partial, so that the image needs a pseudo-label as well.
+
+        Raises:
+            InputError: the record has a value that cannot be used.
+        """
+        return self.labeled_classes(record) is not None
+
+    def restrict_pseudo_label(self, pseudo: Target, label: Target) -> Target:
+        """Restrict the pseudo-label of an image to what its partial label leaves.
+
+        Args:
+            pseudo: pseudo-label of the weak view.
+            label: partial label of the same view.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def warp_target(
         self, target: Target, matrix: Tensor, size: Size, erased: Tensor | None = None
@@ -299,6 +327,10 @@ class Task(ABC):
         """Count the objects or pixels of each class, (K,); [] for a kind without classes."""
         return []
 
+    def count_images(self, targets: Sequence[Target]) -> list[int]:
+        """Count the images whose target is for each class, (K,)."""
+        return [len(targets)] * len(self.class_names)
+
     @abstractmethod
     def diagnose(
         self, pseudo: Sequence[Target], labels: Sequence[Target | None]
@@ -311,9 +343,13 @@ class TaskHead(nn.Module, ABC):
 
     Attributes:
         in_features: names of the backbone features that the head reads.
+        class_layers: names of the last layers that depend on the classes. Their tensors are
+            (A * K, ...), A groups of one row for each of K classes; weights of other classes are
+            adapted there.
     """
 
     in_features: Sequence[str]
+    class_layers: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, features: dict[str, Tensor]) -> Outputs:

@@ -203,6 +203,8 @@ class BoxReader:
         """Return the labels of all sources, under these keys of a record."""
         labels: dict[str, dict[str, Any]] = {}
         for image_id, annotations in self.annotations.items():
+            if not self.labeled_classes[image_id]:  # none of the classes of its files is trained
+                continue
             labels[image_id] = {label_key: annotations}
             if len(self.labeled_classes[image_id]) < len(self.classes):
                 labels[image_id][classes_key] = sorted(self.labeled_classes[image_id])

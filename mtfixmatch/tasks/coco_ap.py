@@ -3,9 +3,10 @@
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -18,7 +19,8 @@ class CocoApEvaluator(COCOEvaluator):
     """Evaluate mAP (AP@[.5:.95]) and Detectron2's figures on the images with boxes.
 
     The figures are those of `COCOEvaluator` for a dataset of these images alone. It reads its boxes
-    from a JSON file; here they stay in memory, and no side of a box is rounded.
+    from a JSON file; here they stay in memory, and no side of a box is rounded. An image that is
+    labeled for some of the classes counts for these alone, as in LVIS.
     """
 
     _predictions: list[dict]  # of this rank: {"image_id", "instances": detections of the image}
@@ -31,6 +33,7 @@ class CocoApEvaluator(COCOEvaluator):
         *,
         label_key: str = "annotations",
         result_key: str = "instances",
+        labeled_classes: Mapping[str, Sequence[int]] | None = None,
     ):
         """Take the ground truth from the records.
 
@@ -39,6 +42,7 @@ class CocoApEvaluator(COCOEvaluator):
             class_names: names of the K classes in the order of `category_id`.
             label_key: key of the annotations in a record.
             result_key: key of the instances in the model's result for an image.
+            labeled_classes: image id -> classes that it is labeled for; all if it is missing here.
         """
         # The base's constructor needs a registered dataset and a file; it sets these fields.
         self._logger = logging.getLogger(__name__)
@@ -56,6 +60,7 @@ class CocoApEvaluator(COCOEvaluator):
         self._coco_api.dataset = _coco_dataset(annotations, class_names)
         self._image_ids = {record["image_id"]: i for i, record in enumerate(labeled, start=1)}
         self._result_key = result_key
+        self._labeled_classes = dict(labeled_classes or {})
         self.reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -64,6 +69,9 @@ class CocoApEvaluator(COCOEvaluator):
             if image["image_id"] in self._image_ids:
                 image_id = self._image_ids[image["image_id"]]
                 instances = output[self._result_key].to("cpu")
+                if (classes := self._labeled_classes.get(image["image_id"])) is not None:
+                    labeled = torch.isin(instances.pred_classes, torch.tensor(classes))
+                    instances = instances[labeled]
                 # Widths and heights, which COCO's format has, would be rounded in float32.
                 instances.pred_boxes.tensor = instances.pred_boxes.tensor.double()
                 detections = instances_to_coco_json(instances, image_id)

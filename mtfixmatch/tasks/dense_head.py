@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..augmentation.geometry import Size
 from .base import Assigned, Outputs, TaskHead
+from .box_target import labeled_mask
 from .config import with_classes
 
 DETECTION_HEAD_REGISTRY = Registry("DETECTION_HEAD")
@@ -37,6 +38,7 @@ class DenseHead(TaskHead):
 
     config_node: ClassVar[str]
     loss_parts: ClassVar[tuple[str, ...]] = ("cls", "box")
+    class_layers = ("detector.head.cls_score",)
 
     @configurable
     def __init__(
@@ -119,8 +121,8 @@ class DenseHead(TaskHead):
 
         Returns:
             For each image and its R anchors: label (R,), a class, `num_classes` for background, or
-            IGNORED; matched box (R, 4); weight in the loss (R,). The count is the number of
-            positive anchors.
+            IGNORED; matched box (R, 4); weight in the loss (R,); and, if the image is labeled for
+            some of the classes, which ones (K,) bool. The count is the number of positive anchors.
         """
         anchors = self.anchors(size)
         device = anchors[0].device
@@ -148,7 +150,9 @@ class DenseHead(TaskHead):
             labels[(labels == self.num_classes) & (covered > 0.5)] = IGNORED
         if is_pseudo and not self.background_weight:
             labels[labels == self.num_classes] = IGNORED
-        return Assigned((labels, boxes, weights), self._is_positive(labels).sum())
+        labeled = labeled_mask(target)
+        subset = () if labeled is None else (labeled,)
+        return Assigned((labels, boxes, weights, *subset), self._is_positive(labels).sum())
 
     def _is_positive(self, labels: Tensor) -> Tensor:
         return (labels >= 0) & (labels != self.num_classes)
@@ -156,19 +160,32 @@ class DenseHead(TaskHead):
     def losses(
         self, outputs: Outputs, assigned: Sequence[Assigned], size: Size, weights: Tensor
     ) -> dict[str, Tensor]:
-        """Compute the focal loss of all but ignored anchors and the GIoU loss of positive ones."""
+        """Compute the focal loss of all but ignored anchors and the GIoU loss of positive ones.
+
+        The focal loss is over the classes that an image is labeled for.
+        """
         labels, boxes, anchor_weights = stack(assigned)
         weights = anchor_weights * weights[:, None]
         positive = self._is_positive(labels)
         anchors = Boxes.cat(self.anchors(size)).tensor.expand(*labels.shape, 4)
         return {
-            "cls": self._focal_loss(outputs[0], labels, weights),
+            "cls": self._focal_loss(outputs[0], labels, weights, self._labeled_classes(assigned)),
             "box": self._box_loss(
                 outputs[1][positive], anchors[positive], boxes[positive], weights[positive]
             ),
         }
 
-    def _focal_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def _labeled_classes(self, assigned: Sequence[Assigned]) -> Tensor | None:
+        """Return which classes N images are labeled for, (N, K) bool; None: all of them."""
+        masks = [x.tensors[3] if len(x.tensors) > 3 else None for x in assigned]
+        if all(mask is None for mask in masks):
+            return None
+        everything = assigned[0].tensors[0].new_ones(self.num_classes, dtype=torch.bool)
+        return torch.stack([everything if mask is None else mask for mask in masks])
+
+    def _focal_loss(
+        self, logits: Tensor, labels: Tensor, weights: Tensor, labeled: Tensor | None
+    ) -> Tensor:
         valid = labels >= 0
         one_hot = nn.functional.one_hot(labels[valid], self.num_classes + 1)[:, :-1]
         focal = sigmoid_focal_loss(
@@ -177,6 +194,8 @@ class DenseHead(TaskHead):
             alpha=self.detector.focal_loss_alpha,
             gamma=self.detector.focal_loss_gamma,
         )
+        if labeled is not None:
+            focal = focal * labeled[:, None].expand_as(logits)[valid]
         return (focal * weights[valid][:, None]).sum()
 
     def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, weights: Tensor) -> Tensor:
@@ -256,8 +275,8 @@ def detector_arguments(cfg: CfgNode, node: CfgNode, shapes: dict[str, ShapeSpec]
 
 
 def stack(assigned: Sequence[Assigned]) -> tuple[Tensor, ...]:
-    """Return the tensors of N images, each (N, ...)."""
-    columns = zip(*(x.tensors for x in assigned), strict=True)
+    """Return labels, boxes and weights of N images, each (N, ...)."""
+    columns = zip(*(x.tensors[:3] for x in assigned), strict=True)
     return tuple(torch.stack(cast(tuple[Tensor, ...], column)) for column in columns)
 
 

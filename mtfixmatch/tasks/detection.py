@@ -2,7 +2,8 @@
 
 A target is an `Instances` with `gt_boxes`, `gt_classes`, `gt_ignore` and, if a method weights its
 pseudo-boxes, `gt_weights`. An ignored box, such as a group of objects or an object mostly outside
-the view, makes no anchor positive, and anchors under it are not background.
+the view, makes no anchor positive, and anchors under it are not background. The target of an image
+that is labeled for some of the classes is a `PartialInstances`.
 """
 
 from collections import Counter
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
@@ -21,22 +22,22 @@ from ..augmentation import geometry
 from ..augmentation.geometry import Size
 from ..formats.boxes import BoxSource, open_boxes
 from ..formats.image_files import ImageFiles
-from ..utils.errors import check_choice
+from ..utils.errors import InputError, check_choice
 from . import retinanet  # noqa: F401  # registers its head, as fcos does
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
+from .box_figures import box_sizes, true_positives
 from .box_labels import UNANNOTATED, UNANNOTATED_KEY, BoxReader, class_list
+from .box_target import (
+    PartialInstances,
+    boxes_target,
+    keep_labeled,
+    labeled_mask,
+    make_target,
+)
 from .coco_ap import CocoApEvaluator
 from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead
 from .fcos import add_fcos_config
 from .own_labels import OWN_DATA, OwnFiles, OwnLabels
-
-# COCO's limits between small, medium and large boxes: areas in square pixels.
-SIZE_LIMITS = (32**2, 96**2)
-
-
-def boxes_target(size: Size, boxes: Tensor, classes: Tensor, ignore: Tensor) -> Instances:
-    """Return a target of R boxes (R, 4) with classes (R,) and ignore flags (R,)."""
-    return Instances(size, gt_boxes=Boxes(boxes), gt_classes=classes, gt_ignore=ignore)
 
 
 @TASK_REGISTRY.register()
@@ -45,12 +46,13 @@ class Detection(Task):
 
     default_name = "detection"
     label_field = "annotations"
+    labeled_field = "labeled_classes"  # key of a record's labeled classes
     metadata_field = "thing_classes"
     result_field = "instances"
     metric = "mAP"
     unit = "objects"
     tuning_keys = ("BACKGROUND_WEIGHT", "THRESHOLD", "UNSUPERVISED_WEIGHT")
-    target_types = (Instances, Boxes)
+    target_types = (Instances, PartialInstances, Boxes)
     normalizers = ("image", "batch", "running")
     own_key = "BOXES"
 
@@ -198,13 +200,39 @@ class Detection(Task):
         found = record[self.label_key]
         return found if self.ignore_groups else [a for a in found if not a.get("iscrowd", 0)]
 
+    def labeled_classes(self, record: dict) -> list[int] | None:
+        """See base class."""
+        key, number = self.key_of(self.labeled_field, self.name), len(self.class_names)
+        classes = record.get(key)
+        if classes is None:
+            return None
+        problem = f"the record of {record['file_name']}: {key} is {classes!r}"
+        is_list = isinstance(classes, list) and len(classes) > 0
+        if not is_list or any(c not in range(number) for c in classes):
+            expected = f"expected a list of class ids from 0 to {number - 1}"
+            raise InputError(f"{problem}, {expected}; without the key, it is labeled for all")
+        for a in record.get(self.label_key, ()):
+            if a["category_id"] not in classes:
+                what = f"but it has a box of class {a['category_id']}"
+                raise InputError(f"{problem}, {what}: add the class or leave out its boxes")
+        return classes if len(set(classes)) < number else None
+
     def load_target(self, record: dict) -> Instances:
         """See base class."""
         annotations = self.annotations(record)
         boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).view(-1, 4)
         classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.long)
         ignore = torch.tensor([bool(a.get("iscrowd", 0)) for a in annotations], dtype=torch.bool)
-        return boxes_target((record["height"], record["width"]), boxes, classes, ignore)
+        subset, labeled = self.labeled_classes(record), None
+        if subset is not None:
+            labeled = torch.tensor([i in subset for i in range(len(self.class_names))])
+        return boxes_target((record["height"], record["width"]), boxes, classes, ignore, labeled)
+
+    def restrict_pseudo_label(self, pseudo: Instances, label: PartialInstances) -> Instances:
+        """See base class: the boxes, ignored ones too, of the classes without a label."""
+        left = ~label.labeled.to(pseudo.gt_classes.device)
+        partial = PartialInstances(pseudo.image_size, left, **pseudo.get_fields())
+        return partial[left[pseudo.gt_classes]]
 
     def warp_target(
         self, target: Instances, matrix: Tensor, size: Size, erased: Tensor | None = None
@@ -218,7 +246,7 @@ class Detection(Task):
             "gt_boxes": Boxes(clipped),
             "gt_ignore": target.gt_ignore | (visible < self.min_visible),
         }
-        return Instances(size, **fields)[areas > 0]
+        return make_target(size, labeled_mask(target), **fields)[areas > 0]
 
     def least_score(self, threshold: Threshold) -> float:
         """See base class."""
@@ -246,8 +274,13 @@ class Detection(Task):
         """See base class."""
         labeled = [record for record in records if self.label_key in record]
         records = [record | {self.label_key: self.annotations(record)} for record in labeled]
+        subsets = {r["image_id"]: self.labeled_classes(r) for r in labeled}
         return CocoApEvaluator(
-            records, self.class_names, label_key=self.label_key, result_key=self.result_key
+            records,
+            self.class_names,
+            label_key=self.label_key,
+            result_key=self.result_key,
+            labeled_classes={image: x for image, x in subsets.items() if x is not None},
         )
 
     def statistics(self, records: Sequence[dict], scan: Scan) -> Statistics:
@@ -265,8 +298,19 @@ class Detection(Task):
             figures["objects per image: mean, most"] = f"{np.mean(numbers):.1f}, {max(numbers)}"
         return Statistics(
             counts={name: classes[i] for i, name in enumerate(self.class_names)},
-            figures=figures | _box_sizes([a["bbox"] for a in flat]),
+            figures=figures | box_sizes([a["bbox"] for a in flat]),
+            images=self._images_of_classes(records),
         )
+
+    def _images_of_classes(self, records: Sequence[dict]) -> dict[str, int]:
+        """Return class name -> images labeled for it; {} if all are for all classes."""
+        subsets = [self.labeled_classes(record) for record in records]
+        if all(subset is None for subset in subsets):
+            return {}
+        return {
+            name: sum(subset is None or i in subset for subset in subsets)
+            for i, name in enumerate(self.class_names)
+        }
 
     def result_target(self, result: dict, threshold: float) -> Instances:
         """See base class."""
@@ -298,14 +342,28 @@ class Detection(Task):
         classes = [c for t in targets for c in t.gt_classes[~t.gt_ignore].tolist()]
         return np.bincount(classes, minlength=len(self.class_names)).tolist()
 
+    def count_images(self, targets: Sequence[Instances]) -> list[int]:
+        """See base class."""
+        everything = torch.ones(len(self.class_names), dtype=torch.bool)
+        masks = [labeled_mask(target) for target in targets]
+        covered = [everything if mask is None else mask.cpu() for mask in masks]
+        return torch.stack([~everything, *covered]).sum(dim=0).tolist()
+
     def diagnose(
         self, pseudo: Sequence[Instances], labels: Sequence[Target | None]
     ) -> dict[str, float]:
-        """Count boxes per image; on labeled images, measure precision and recall at IoU .5."""
+        """Count boxes per image; on labeled images, measure precision and recall at IoU .5.
+
+        They are those of the classes that both label and pseudo-label are for.
+        """
         boxes = [p[~p.gt_ignore] for p in pseudo]
         figures = {"pseudo_boxes_per_image": sum(map(len, boxes)) / max(len(boxes), 1)}
-        pairs = [(p, y) for p, y in zip(boxes, labels, strict=True) if y is not None]
-        hits = sum(_true_positives(p, y) for p, y in pairs)
+        pairs = [
+            (keep_labeled(p, y), keep_labeled(y, p))
+            for p, y in zip(boxes, labels, strict=True)
+            if y is not None
+        ]
+        hits = sum(true_positives(p, y) for p, y in pairs)
         predicted = sum(len(p) for p, _ in pairs)
         labeled = sum(len(y[~y.gt_ignore]) for _, y in pairs)
         if predicted:
@@ -313,34 +371,3 @@ class Detection(Task):
         if labeled:
             figures["recall"] = hits / labeled
         return figures
-
-
-def _box_sizes(boxes: Sequence[Sequence[float]]) -> dict[str, int | str]:
-    """Return figures of the sizes of boxes [x0, y0, x1, y1], for `Statistics`."""
-    corners = np.array(boxes, dtype=float).reshape(-1, 4)
-    sides = corners[:, 2:] - corners[:, :2]
-    areas = sides.prod(axis=1)
-    counts = np.bincount(np.digitize(areas, SIZE_LIMITS), minlength=3)
-    figures: dict[str, int | str] = {
-        "small boxes (area below 32²)": int(counts[0]),
-        "medium boxes (below 96²)": int(counts[1]),
-        "large boxes": int(counts[2]),
-    }
-    if len(sides):
-        shown = [np.median(sides, axis=0), sides[areas.argmin()], sides[areas.argmax()]]
-        for name, (width, height) in zip(("median", "smallest", "largest"), shown, strict=True):
-            figures[f"{name} box, width x height"] = f"{width:.4g} x {height:.4g}"
-    return figures
-
-
-def _true_positives(pseudo: Instances, labels: Instances) -> int:
-    """Count the pseudo-boxes that match a box of their class at IoU >= .5, each box once."""
-    iou = pairwise_iou(pseudo.gt_boxes.to("cpu"), labels.gt_boxes)
-    same = pseudo.gt_classes.cpu()[:, None] == labels.gt_classes[None]
-    iou = torch.where(same & ~labels.gt_ignore[None], iou, iou.new_zeros(()))
-    hits = 0
-    while iou.numel() and iou.max() >= 0.5:
-        row, column = divmod(int(iou.argmax()), iou.shape[1])
-        iou[row], iou[:, column] = 0, 0
-        hits += 1
-    return hits

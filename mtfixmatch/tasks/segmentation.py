@@ -1,7 +1,8 @@
 """Semantic segmentation: label maps, pseudo-maps, mIoU (paper Sec. 3, 4).
 
 A target is a label map (H, W) uint8 with IGNORE_LABEL at ignored pixels; or soft labels (K, H, W)
-float from a method that makes them: the weight of each class, all 0 at ignored pixels.
+float from a method that makes them: the weight of each class, all 0 at ignored pixels. A map with
+`sem_seg_partial` in its record is partial: the teacher labels the pixels that it ignores.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
 from ..formats.image_files import ImageFiles
-from ..utils.errors import InputError
+from ..utils.errors import InputError, check_choice
 from ..utils.images import read_label_map
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
@@ -74,6 +75,7 @@ class Segmentation(Task):
     default_name = "segmentation"
     label_field = "sem_seg_file_name"
     lut_field = "sem_seg_lut"  # key of a record's look-up table, see `load_map`
+    partial_field = "sem_seg_partial"  # key of a record with a partial map
     metadata_field = "stuff_classes"
     result_field = "sem_seg"
     metric = "mIoU"
@@ -130,6 +132,18 @@ class Segmentation(Task):
         """Read the label map of a record for this task; see the function `load_map`."""
         return load_map(record, self.label_key, self.key_of(self.lut_field, self.name))
 
+    def is_partial(self, record: dict) -> bool:
+        """See base class."""
+        key = self.key_of(self.partial_field, self.name)
+        partial = record.get(key, False)
+        check_choice(f"the record of {record['file_name']}: {key}", partial, (False, True))
+        return bool(partial)
+
+    def restrict_pseudo_label(self, pseudo: Tensor, label: Tensor) -> Tensor:
+        """See base class: the pixels that the label ignores."""
+        known = (label != IGNORE_LABEL).to(pseudo.device)
+        return pseudo.masked_fill(known, 0.0 if pseudo.is_floating_point() else IGNORE_LABEL)
+
     def _lut(self, record: dict) -> np.ndarray:
         return np.frombuffer(record[self.key_of(self.lut_field, self.name)], dtype=np.uint8)
 
@@ -178,6 +192,8 @@ class Segmentation(Task):
                 pixels += counts
                 present.append(int(np.count_nonzero(counts[: len(self.class_names)])))
         figures: dict[str, int | str] = {"maps without a class": present.count(0)}
+        if partial := sum(self.is_partial(record) for record in records):
+            figures["partial maps"] = partial
         if present:
             figures["classes per map: mean, most"] = f"{np.mean(present):.1f}, {max(present)}"
             figures["ignored pixels, %"] = f"{100 * pixels[IGNORE_LABEL] / pixels.sum():.1f}"

@@ -21,6 +21,8 @@ from .dropout import use_image_dropout
 class SegmentationHead(TaskHead):
     """A semantic head, which outputs logits (N, K, H / stride, W / stride)."""
 
+    class_layers = ("head.predictor",)
+
     @configurable
     def __init__(self, *, head: Any, stride: int):
         """Wrap a head of Detectron2.

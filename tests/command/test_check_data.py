@@ -20,7 +20,8 @@ from mtfixmatch.check import files as check
 from mtfixmatch.check.dataset import check_data, count_ignored
 from mtfixmatch.check.findings import READERS, Findings, ReaderWarnings, Split, limit_lines
 from mtfixmatch.check.report import check_report
-from mtfixmatch.check.sheet import SAMPLES, pick_samples, take_snapshot
+from mtfixmatch.check.sheet import SAMPLES, label_name, pick_samples, take_snapshot
+from mtfixmatch.data.datasets import get_records
 from mtfixmatch.data.loader import train_records
 from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.data.samplers import Draw
@@ -29,6 +30,7 @@ from mtfixmatch.tasks import build_tasks
 from mtfixmatch.tasks.base import Statistics
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import CONFIGS, REPOSITORY, SMALL, tiny_config
+from tests.support.partial import partial_dataset
 
 COMMAND = REPOSITORY / "projects" / "check_data.py"
 RESNET18 = CONFIGS / "street" / "resnet18.yaml"
@@ -243,6 +245,23 @@ def test_a_task_without_classes_has_figures_alone():
     assert "## Depth: maps\n\n|" in report and "| class" not in report
     assert cells(report, "median depth, m") == ["7.5", ""]
     assert "never occurs" not in report
+
+
+def test_images_of_each_class_are_counted_where_labels_are_for_some_classes(street_root, tmp_path):
+    """Of 16 images, 6 are for all classes, 5 for the first two and 5 for the other six."""
+    with partial_dataset(street_root) as opts:
+        cfg = tiny_config(street_root, *opts, "DATALOADER.SAMPLING", "implicit")
+        found = check_data(cfg, str(tmp_path), decode_all=False)
+        assert found.errors == []
+        names = [label_name(found.tasks[0], r) for r in get_records(cfg.DATASETS.TRAIN)[:3]]
+    assert names == ["detection", "detection (person, rider)", "detection (6 of 8 classes)"]
+    report = check_report(found, [])
+    header = next(line for line in report.splitlines() if line.startswith("| class"))
+    columns = ["class", "training", "%", "labeled images", "validation", "%"]
+    assert [x.strip() for x in header.split("|")[1:-1]] == columns
+    boxes, maps = report.split("## Segmentation")
+    assert cells(boxes, "rider")[2] == cells(boxes, "truck")[2] == "11"
+    assert "labeled images |" not in maps and cells(maps, "partial maps") == ["16", ""]
 
 
 def test_the_ten_most_frequent_sizes_are_listed(data):

@@ -25,7 +25,6 @@ from mtfixmatch import model_zoo
 from mtfixmatch.data.datasets.cityscapes import cityscapes_metadata
 from mtfixmatch.engine.report import training_seconds
 from mtfixmatch.engine.setup import resolve_config
-from mtfixmatch.model_zoo.files import ROOT_VARIABLE
 from mtfixmatch.model_zoo.publish import (
     DATA_KEYS,
     RUN_FILES,
@@ -34,8 +33,9 @@ from mtfixmatch.model_zoo.publish import (
     training_command,
     zoo_table,
 )
+from mtfixmatch.runtime.zoo_files import ROOT_VARIABLE
 from mtfixmatch.utils.errors import InputError
-from tests.support.engine_helpers import build_trainer, run_config
+from tests.support.engine_helpers import build_trainer, copy_state, run_config, same_state
 from tests.support.helpers import CONFIGS, REPOSITORY
 
 NAME = "street/quickstart"
@@ -133,10 +133,11 @@ def test_the_file_has_its_hash_in_its_name_and_the_weights_inside(trained, zoo):
     digest = hashlib.sha256(content).hexdigest()
     assert facts["weights"] == f"model_street_quickstart_{digest[:8]}.pth"
     assert (facts["sha256"], facts["size"]) == (digest, len(content))
-    weights = torch.load(root / facts["weights"], weights_only=True)
-    wanted = torch.load(trained[0] / "model_best.pth", weights_only=True)["model"]
-    assert type(weights) is dict and weights.keys() == wanted.keys()
-    assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+    found = torch.load(root / facts["weights"], weights_only=True)
+    wanted = torch.load(trained[0] / "model_best.pth", weights_only=True)
+    assert found.keys() == {"model", "classes"} and type(found["model"]) is dict
+    assert same_state(found["model"], wanted["model"])
+    assert found["classes"] == wanted["classes"] == facts["classes"]
 
 
 def test_the_facts_are_those_of_the_training(trained, zoo):
@@ -193,6 +194,18 @@ def test_get_from_an_address_downloads_once(served, cache, expected):
     cached.write_bytes(b"damaged")
     assert same(tensors_of(model_zoo.get(NAME, trained=True, root=f"{address}/")), expected)
     assert requests.count(cached.name) == 2
+
+
+@pytest.mark.parametrize("where", ["folder", "address"])
+def test_a_training_starts_from_a_name(trained, served, tmp_path, monkeypatch, where):
+    root, address, _ = served
+    monkeypatch.setenv(ROOT_VARIABLE, str(root) if where == "folder" else address)
+    cfg = trained[1].clone()
+    cfg.merge_from_list(["MODEL.WEIGHTS", NAME, "OUTPUT_DIR", str(tmp_path / "out"), "SEED", 7])
+    trainer = build_trainer(cfg)
+    wanted = torch.load(trained[0] / "model_best.pth")["model"]
+    for net in (trainer._trainer.student, trainer.teacher):
+        assert same_state(copy_state(net), wanted)
 
 
 def damage(path, kind):

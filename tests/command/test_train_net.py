@@ -118,6 +118,13 @@ def test_eval_only_finds_the_same_figures(trained, street_root, tmp_path, name):
     assert flat(found) == pytest.approx(flat(read_json(output / "results.json")["teacher"]))
 
 
+def test_eval_only_takes_the_best_teacher_of_a_folder(trained, street_root, tmp_path):
+    output, _ = trained
+    call(arguments(street_root, tmp_path, "--eval-only", MODEL__WEIGHTS=output))
+    found = read_json(tmp_path / "eval" / "results.json")["teacher"]
+    assert flat(found) == pytest.approx(flat(read_json(output / "results_best.json")["teacher"]))
+
+
 def flat(results):
     """Numbers by path; a class that never occurs has none."""
     found = {}
@@ -227,6 +234,21 @@ def test_a_checkpoint_of_other_classes_is_named(trained, street_root, tmp_path):
         with pytest.raises(InputError, match="predictor.weight.* other classes") as caught:
             call(arguments(street_root, tmp_path / "out", *flags, MODEL__WEIGHTS=other))
         assert "\n" not in str(caught.value)
+
+
+def test_classes_in_another_order_start_a_training_with_a_warning(trained, street_root, tmp_path):
+    found = torch.load(trained[0] / "model_final.pth")
+    found["classes"]["detection"].reverse()
+    other = tmp_path / "other.pth"
+    torch.save(found, other)
+    changed = {"MODEL__WEIGHTS": other, "SOLVER__MAX_ITER": 1}
+    done = run(arguments(street_root, tmp_path / "out", **changed))
+    assert done.returncode == 0, done.stderr
+    assert "other classes in heads.detection.detector.head.cls_score (kept: " in done.stdout
+    expected = r"other\.pth: it has other classes of detection \(in another order\)"
+    with pytest.raises(InputError, match=expected) as caught:
+        call(arguments(street_root, tmp_path / "out", "--eval-only", **changed))
+    assert "\n" not in str(caught.value)
 
 
 def assert_one_line(done, *named):

@@ -286,6 +286,16 @@ def test_weights_that_do_not_fit_or_exist_are_input_errors(saved, street_root, t
         build_trainer(with_opts(cfg, "MODEL.WEIGHTS", str(path)))
 
 
+def test_a_training_starts_from_the_teacher_of_a_full_checkpoint(saved, tmp_path):
+    cfg, _, _ = saved
+    path = os.path.join(cfg.OUTPUT_DIR, "model_0000006.pth")
+    own = with_opts(cfg, "MODEL.WEIGHTS", path, "OUTPUT_DIR", str(tmp_path), "SEED", 5)
+    trainer, found = build_trainer(own), torch.load(path)
+    assert trainer.start_iter == 0
+    for net in (trainer._trainer.student, trainer.teacher):
+        assert same_state(copy_state(net), found["model"])
+
+
 def test_backbones_come_from_detectron2s_address(saved, tmp_path, monkeypatch):
     cfg, _, _ = saved
     stem = torch.rand(64, 3, 7, 7).numpy()

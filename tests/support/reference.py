@@ -36,6 +36,7 @@ class View(NamedTuple):
     image: Tensor  # (3, H, W)
     targets: dict[str, Any]  # task -> Boxes, or a map (H, W) of classes
     is_pseudo: bool
+    labeled: Tensor | None = None  # (K,) bool, the classes that its boxes are for; None: all
 
 
 def weak_view(item: dict) -> View:
@@ -47,7 +48,7 @@ def weak_view(item: dict) -> View:
         targets["detection"] = Boxes(*(x.numpy() for x in fields))
     if labels is not None:
         targets["segmentation"] = labels.numpy()
-    return View(item["image"] / 255, targets, is_pseudo=False)
+    return View(item["image"] / 255, targets, False, getattr(boxes, "labeled", None))
 
 
 def areas(corners: np.ndarray) -> np.ndarray:
@@ -207,7 +208,7 @@ class Reference:
                 targets["detection"] = warp_boxes(pseudo[i]["detection"], matrix, self.cfg)
             if "segmentation" in pseudo[i]:
                 targets["segmentation"] = warp_map(pseudo[i]["segmentation"], matrix, erased)
-            views.append(View(strong.images[n], targets, is_pseudo=True))
+            views.append(View(strong.images[n], targets, True, pseudo[i].get("labeled")))
         return views
 
     @torch.no_grad()

@@ -352,7 +352,7 @@ def test_torchvision_weights_load_completely(build, tmp_path, depth):
     torch.save(net.state_dict(), path)
     model = build("MODEL.RESNETS.DEPTH", depth).eval()
     heads = {k: v.clone() for k, v in model.heads.state_dict().items()}
-    MultiTaskCheckpointer(model).load(str(path))
+    MultiTaskCheckpointer(model).resume_or_load(str(path), resume=False)
     images = views(2)
     with torch.no_grad():
         x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
@@ -381,7 +381,8 @@ def test_torchvision_weights_by_name(build, tmp_path, monkeypatch, version):
 
     monkeypatch.setattr(HTTPURLHandler, "_get_local_path", fetch)
     model = build("MODEL.RESNETS.DEPTH", 50)
-    MultiTaskCheckpointer(model).load(f"torchvision://ResNet50_Weights.IMAGENET1K_{version}")
+    name = f"torchvision://ResNet50_Weights.IMAGENET1K_{version}"
+    MultiTaskCheckpointer(model).resume_or_load(name, resume=False)
     assert set(asked) == {weights.url}
     assert torch.equal(model.backbone.bottom_up.stem.conv1.weight, net.conv1.weight)
 
@@ -402,7 +403,7 @@ def test_detectron2_weights_load_completely(build, tmp_path):
     content = {"model": state, "__author__": "somebody", "matching_heuristics": True}
     path.write_bytes(pickle.dumps(content))
     assert "stem.conv1.norm.running_mean" in state
-    MultiTaskCheckpointer(model).load(str(path))
+    MultiTaskCheckpointer(model).resume_or_load(str(path), resume=False)
     loaded = model.backbone.bottom_up.state_dict()
     assert all(np.array_equal(loaded[name].numpy(), value) for name, value in state.items())
 

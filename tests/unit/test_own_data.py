@@ -279,6 +279,20 @@ def test_files_that_are_whole_for_their_own_classes(data):
     assert records[1]["annotations"][0]["category_id"] == 1
 
 
+def test_a_file_without_a_class_that_is_trained_labels_nothing(data):
+    birds = {
+        "images": [listed(1, "c.jpg")],
+        "categories": [{"id": 1, "name": "bird"}],
+        "annotations": [annotation(1, 1, [1, 1, 4, 4], 1)],
+    }
+    second = data.root / "birds.json"
+    second.write_text(json.dumps(birds))
+    files = {"BOXES": [str(data.boxes), str(second)]}
+    records = data.load(files=files, THING_CLASSES=["dog", "cat"])
+    assert [r["image_id"] for r in records if "annotations" in r] == ["a.jpg", "sub/b.png"]
+    assert f"{second}: 'bird' (1 boxes)" in data.note("not trained")
+
+
 def test_a_class_that_never_occurs_is_named(data):
     data.content["annotations"].pop()
     data.load()

@@ -17,7 +17,8 @@ from mtfixmatch.data.samplers import MixedBatchSampler, build_pools
 from mtfixmatch.methods import build_method
 from mtfixmatch.tasks import dense_head
 from tests.support.engine_helpers import build_trainer, losses_of, run_config, run_step
-from tests.support.reference import Reference
+from tests.support.partial import partial_dataset
+from tests.support.reference import IGNORED_PIXEL, Reference, View
 
 STEPS = 4
 # Boxes and the weights of images are float32: losses and gradients have errors of a few 1e-7.
@@ -93,7 +94,7 @@ def exact_warps(monkeypatch):
     monkeypatch.setattr(geometry, "warp", in_float64)
 
 
-def config(root, output, method, on, sampling, normalizers) -> CfgNode:
+def config(root, output, method, on, sampling, normalizers, *opts) -> CfgNode:
     boxes, maps = normalizers
     return run_config(
         root,
@@ -101,7 +102,7 @@ def config(root, output, method, on, sampling, normalizers) -> CfgNode:
         *OPTIONS,
         *("FIXMATCH.METHOD", method, "DATALOADER.SAMPLING", sampling),
         *("FIXMATCH.UNSUPERVISED_ON", on, "TASKS.DETECTION.NORMALIZER", boxes),
-        *("TASKS.SEGMENTATION.NORMALIZER", maps),
+        *("TASKS.SEGMENTATION.NORMALIZER", maps, *opts),
     )
 
 
@@ -155,10 +156,12 @@ def train(cfg: CfgNode, steps: int = STEPS) -> tuple[Training, Training]:
     return before, Training(student, teacher, augment, batches, losses)
 
 
-def repeat(cfg: CfgNode, before: Training) -> Training:
+def repeat(
+    cfg: CfgNode, before: Training, reference_class: type[Reference] = Reference
+) -> Training:
     """The same training by the reference."""
     student, teacher = copy.deepcopy(before.student), copy.deepcopy(before.teacher)
-    reference = Reference(cfg, student, teacher, before.augment)
+    reference = reference_class(cfg, student, teacher, before.augment)
     losses = [reference.step(step, batch) for step, batch in enumerate(before.batches)]
     return Training(student, teacher, before.augment, before.batches, losses)
 
@@ -188,6 +191,45 @@ def test_steps_are_those_of_the_text(street_root, tmp_path, method, on, sampling
     assert difference(found, expected) < TOLERANCE
     for name in found.losses[0]:
         assert max(losses[name] for losses in found.losses) > 0, name
+
+
+class PartialReference(Reference):
+    """The reference for boxes of some classes alone, and for maps that are not finished."""
+
+    def pseudo_labels(self, view: View, valid: torch.Tensor) -> dict[str, Any]:
+        """As of an image without them, then without what the labels say."""
+        node, labeled = self.cfg.FIXMATCH, view.labeled
+        if node.UNSUPERVISED_ON == "all" or node.METHOD == "Supervised":
+            return super().pseudo_labels(view, valid)
+        is_whole = "detection" in view.targets and labeled is None
+        whole = {"detection": view.targets["detection"]} if is_whole else {}
+        labels = super().pseudo_labels(view._replace(targets=whole), valid)
+        if labeled is not None:
+            boxes = labels["detection"].where(~labeled.numpy()[labels["detection"].classes])
+            labels |= {"detection": boxes, "labeled": ~labeled}
+        if "segmentation" in view.targets:
+            left = view.targets["segmentation"] == IGNORED_PIXEL
+            labels["segmentation"] = np.where(left, labels["segmentation"], IGNORED_PIXEL)
+        return labels
+
+    def sums(self, task: str, outputs: Sequence[torch.Tensor], view: View) -> tuple[Any, ...]:
+        """A class without labels has no loss, as one that is surely absent."""
+        if task == "detection" and view.labeled is not None:
+            outputs = [torch.where(view.labeled, outputs[0], -torch.inf), outputs[1]]
+        return super().sums(task, outputs, view)
+
+
+@pytest.mark.parametrize(("method", "on"), METHODS)
+def test_steps_on_labels_for_some_of_the_classes(street_root, tmp_path, method, on):
+    with partial_dataset(street_root) as opts:
+        cfg = config(street_root, tmp_path, method, on, "explicit", NORMALIZERS[0], *opts)
+        before, found = train(cfg, steps=2)
+    assert difference(found, repeat(cfg, before, PartialReference)) < TOLERANCE
+    items = [item for batch in before.batches for item in batch]
+    for task in ("detection", "segmentation"):
+        assert any(item["targets"][task] is not None and task in item["partial"] for item in items)
+    # The reference for whole labels differs.
+    assert difference(found, repeat(cfg, before)) > 5 * TOLERANCE
 
 
 # Other choices, and values that are close to those of the training.

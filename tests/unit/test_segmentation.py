@@ -334,6 +334,48 @@ def test_diagnosis_by_hand(task):
     assert task.diagnose(pseudo, [None, None]) == {"valid_pixels": 0.5}
 
 
+# A map that is not finished: the teacher labels what it ignores
+
+
+def test_a_pseudo_map_is_restricted_to_the_pixels_without_a_label(make_head, task):
+    x = IGNORE_LABEL
+    label, pseudo = label_map(0), label_map(1)
+    label[0, :3], pseudo[0, 2] = x, x  # three pixels without a label; of one nothing is known
+    found = task.restrict_pseudo_label(pseudo, label)
+    assert found[0].tolist() == [1, 1, x] + [x] * 9 and (found[1:] == x).all()
+    head = make_head()
+    assigned = head.assign([label, found], [False, True], SIZE)
+    assert [int(a.count) for a in assigned] == [93, 2]
+    losses = [head.losses(constant(0.5, -1.0, 2.0), [a], SIZE, ONE)["ce"] for a in assigned]
+    log_sum = math.log(math.exp(0.5) + math.exp(-1) + math.exp(2))
+    assert [float(loss) for loss in losses] == pytest.approx(
+        [93 * (log_sum - 0.5), 2 * (log_sum + 1)], rel=1e-5
+    )
+    # Nothing is known of what the teacher adds to the label itself.
+    assert task.diagnose([found], [label]) == {"valid_pixels": pytest.approx(2 / 96)}
+
+
+def test_soft_labels_are_restricted_too(task):
+    label = label_map(0)
+    label[0, 0] = IGNORE_LABEL
+    found = task.restrict_pseudo_label(soft_labels(0.25, 0.75, 0.0), label)
+    assert found[:, 0, 0].tolist() == [0.25, 0.75, 0.0] and found.sum() == 1
+
+
+def test_records_of_partial_maps(cfg, task):
+    record = {"file_name": "a.png"}
+    assert not task.is_partial(record) and not task.is_partial(record | {"sem_seg_partial": False})
+    assert task.is_partial(record | {"sem_seg_partial": True})
+    assert not task.is_partial(record | {"labeled_classes": [0]})  # those of the boxes
+    own = cfg.clone()
+    own.TASKS.DRIVABLE = own.TASKS.SEGMENTATION.clone()
+    drivable = Segmentation(own, "drivable")
+    assert drivable.is_partial(record | {"drivable_sem_seg_partial": True})
+    assert not drivable.is_partial(record | {"sem_seg_partial": True})
+    with pytest.raises(InputError, match=r"record of a\.png: sem_seg_partial is 'yes': it must"):
+        task.is_partial(record | {"sem_seg_partial": "yes"})
+
+
 def test_results_as_targets_for_pictures(task):
     found = task.result_target(logits_of([[3, 1], [0, 2]]), 0.5)
     assert found.dtype == torch.uint8 and found.tolist() == [[3, 1], [0, 2]]

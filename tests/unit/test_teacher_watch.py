@@ -29,6 +29,9 @@ class Fake:
     def count_classes(self, targets):
         return [sum(target.count(c) for target in targets) for c in range(3)]
 
+    def count_images(self, targets):
+        return [len(targets)] * 3
+
 
 def losses(supervised, unsupervised):
     return {k: supervised for k in KEYS} | {f"{k}_unsup": unsupervised for k in KEYS}
@@ -148,9 +151,43 @@ def test_a_number_that_runs_away_is_warned_of_once():
     assert watch(fine, lambda s: record([[0, 1] * 4], [[0, 1]]), steps=60, task=flat) == []
 
 
+class PartialFake(Fake):
+    """A task whose targets are a list of classes, and the classes that it is for."""
+
+    def count_classes(self, targets):
+        return super().count_classes([objects for objects, _ in targets])
+
+    def count_images(self, targets):
+        return [sum(c in covered for _, covered in targets) for c in range(3)]
+
+
+def test_only_classes_that_labels_and_pseudo_labels_are_for_are_compared():
+    """Of 61 images, 60 are labeled for people, and one for cars; the teacher labels the rest."""
+    labels = [([1, 1], [1])] * 60 + [([0, 0], [0])]
+
+    def warnings(cars, riders=()):
+        pseudo = [(cars, [0, 2])] * 60 + [([1, 1, *riders], [1, 2])]
+        return watch(fine, lambda step: record(pseudo, labels), steps=60, task=PartialFake())
+
+    # 120 of the 122 pseudo-boxes are cars, and 120 of the labels people: two per image for them.
+    assert warnings([0, 0]) == []
+    # No label says how many riders there are.
+    assert warnings([0, 0], [2] * 600) == []
+    ((_, text),) = warnings([0] * 11)
+    assert "it has 13 objects per image, a labeled image has 4" in text
+
+
+def test_measurements_of_an_older_checkpoint_are_dropped():
+    hook = TeacherWatch()
+    old = [[5.0, 0.0, 0.0, 2.0, 2.0, 1.0, 2.0, 2.0]] * 10  # with the numbers of all images
+    hook.load_state_dict({"streaks": {}, "counts": {"detection": old}, "healthy": ""})
+    hook._watch_labels(Fake(), record(CARS, MIXED))
+    assert hook._counts["detection"] == [[5, 0, 0, 2, 2, 1, 2, 2, 2, 2, 2, 2]]
+
+
 def test_a_task_without_classes_is_left_alone():
     plain = Fake()
-    plain.count_classes = lambda targets: []
+    plain.count_classes = plain.count_images = lambda targets: []
     assert watch(fine, lambda step: record(CARS, MIXED), steps=60, task=plain) == []
 
 
