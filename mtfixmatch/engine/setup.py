@@ -9,7 +9,6 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..config import add_mtfixmatch_config
 from ..data.datasets import DATASET_NAMES, check_class_lists, get_records, register_datasets
@@ -17,6 +16,7 @@ from ..methods import build_method
 from ..modeling.timm_backbone import resolve_backbone
 from ..tasks.config import build_tasks, complete_task_config, set_classes, task_kinds
 from ..utils.errors import InputError, check_choice
+from ..utils.log import start_log
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def load_config(config_file: str, opts: list[str], *, resume: bool = False) -> C
     Raises:
         InputError: a file is missing, a key is unknown, or a value is wrong.
     """
-    setup_logger(name="mtfixmatch")
+    start_log()
     cfg = resolve_config(config_file, opts)
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg.OUTPUT_DIR if resume else "")
