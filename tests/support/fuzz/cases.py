@@ -24,7 +24,12 @@ from tests.support.fuzz.labels import EDITS
 
 # By layout: the kind of each file that is mutated.
 KINDS = {
-    "coco_style": {"images/a.png": "png", "images/b.jpg": "jpeg", "maps/c.png": "map"},
+    "coco_style": {
+        "images/a.png": "png",
+        "images/b.jpg": "jpeg",
+        "images/c.tif": "tiff",
+        "maps/c.png": "map",
+    },
     "bdd100k": {
         "images/100k/train/b.jpg": "jpeg",
         "labels/sem_seg/masks/train/a.png": "map",
