@@ -5,6 +5,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 from .modeling.vit_backbone import add_vit_config
 from .tasks.config import add_task_config
+from .utils.images import RANGE_16BIT
 
 
 def add_mtfixmatch_config(cfg: CN) -> None:
@@ -14,6 +15,9 @@ def add_mtfixmatch_config(cfg: CN) -> None:
     # does not resize with 0.
     cfg.INPUT.FORMAT = "RGB"
     cfg.INPUT.MIN_SIZE_TEST = 0
+    # Values of 16-bit images that become 0 and 255: the range is divided into 256 equal parts, and
+    # other values are clipped. (0, 65535) keeps the high byte; (0, 4095) is for cameras of 12 bits.
+    cfg.INPUT.RANGE_16BIT = RANGE_16BIT
     # The losses of the paper (Sec. 3), the only ones that the heads have.
     cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = "giou"
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"

@@ -8,7 +8,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from ..data.datasets import get_records, reader_notes
-from ..data.loader import eval_records, train_pools, train_records
+from ..data.loader import eval_records, read_records, train_pools, train_records
 from ..data.partial_labels import count_labels
 from ..data.records import Record, Records
 from ..engine.label_sets import LABEL_SETS, draw_label_sets, label_sets
@@ -36,8 +36,8 @@ def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
     tasks = build_tasks(cfg)
     findings = Findings(tasks)
     scan = FileScan(os.path.join(folder, "cache"), cfg.DATALOADER.NUM_WORKERS)
-    train = findings.attempt(train_records, cfg, tasks) or get_records(cfg.DATASETS.TRAIN)
-    val = get_records(cfg.DATASETS.TEST)
+    train = findings.attempt(train_records, cfg, tasks) or read_records(cfg, cfg.DATASETS.TRAIN)
+    val = read_records(cfg, cfg.DATASETS.TEST)
     labeled = findings.attempt(eval_records, cfg, tasks) or val
     findings.attempt(choose_records, labeled, cfg.TEST.PICTURE_FILES, cfg.TEST.PICTURES)
     drawn = _find_pools(cfg, train, findings)

@@ -6,6 +6,8 @@ A record is a dict with the keys of Detectron2's dataset dicts:
     image_id                     name of the image, unique in the training set
     height, width                size of the image in pixels, after its EXIF rotation
     <label key of a task>        label; absent = the image is not labeled for the task
+    range_16bit                  optional: the two values of a 16-bit image that become 0 and 255;
+                                 absent = those of INPUT.RANGE_16BIT
     ignored                      optional: reason -> number of objects that are ignored or left out
     hidden                       optional: label key -> label that `partial_labels` hides
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from operator import attrgetter
 
 import torch
@@ -16,6 +17,7 @@ from ..methods import build_method
 from ..modeling.timm_backbone import resolve_backbone
 from ..tasks.config import build_tasks, complete_task_config, set_classes, task_kinds
 from ..utils.errors import InputError, check_choice
+from ..utils.images import RANGE_16BIT
 from ..utils.log import start_log
 
 logger = logging.getLogger(__name__)
@@ -136,15 +138,22 @@ def _check_numbers(cfg: CfgNode) -> None:
     at_least_one = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS")
     low, high = cfg.INPUT.SCALE_RANGE
     sides = cfg.INPUT.TRAIN_SIZE
+    whole = "two whole numbers, 0 <= low < high <= 65535"
     checks = {
         **{key: (attrgetter(key)(cfg) >= 1, "at least 1") for key in at_least_one},
         "INPUT.TRAIN_SIZE": (all(x > 0 and x % 32 == 0 for x in sides), "multiples of 32"),
+        "INPUT.RANGE_16BIT": (_is_16bit_range(cfg.INPUT.RANGE_16BIT), whole),
         "INPUT.SCALE_RANGE": (0 < low <= high, "0 < least <= greatest"),
         "DATALOADER.MAX_BROKEN": (0 <= cfg.DATALOADER.MAX_BROKEN <= 1, "a share, 0-1"),
     }
     for key, (is_valid, requirement) in checks.items():
         if not is_valid:
             raise InputError(f"{key} is {attrgetter(key)(cfg)}: it must be {requirement}")
+
+
+def _is_16bit_range(values: Sequence) -> bool:
+    is_pair = len(values) == 2 and all(isinstance(x, int) for x in values)
+    return is_pair and 0 <= values[0] < values[1] <= RANGE_16BIT[1]
 
 
 def _draw_seed(folder: str) -> int:

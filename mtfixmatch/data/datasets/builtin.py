@@ -76,7 +76,8 @@ def own_data(cfg: CfgNode) -> OwnData:
     """Return the user's own data that a config describes, for the tasks of MODEL.TASKS."""
     kinds = task_kinds(cfg)
     classes = {name: list(cfg.TASKS[name.upper()].CLASSES) for name in kinds}
-    return OwnData(cfg.DATASETS.COCO_STYLE.clone(), kinds, classes)
+    range_16bit = tuple(cfg.INPUT.RANGE_16BIT)
+    return OwnData(cfg.DATASETS.COCO_STYLE.clone(), kinds, classes, range_16bit)
 
 
 def _load_own_data(own: OwnData, split: str, name: str, scan: FileScanner) -> list[Record]:

@@ -14,8 +14,9 @@ from ...tasks.base import Task
 from ...tasks.config import own_key
 from ...tasks.own_labels import OWN_DATA, OwnFiles, OwnLabels
 from ...utils.errors import InputError
-from ...utils.images import read_image_size
+from ...utils.images import RANGE_16BIT, read_image_header
 from ..records import Record, make_record
+from .pixel_notes import note_pixels
 from .scan import FileScanner
 
 logger = logging.getLogger(__name__)
@@ -34,11 +35,13 @@ class OwnData:
         node: the node DATASETS.COCO_STYLE.
         kinds: task name -> kind of the tasks that are trained; only their labels are read.
         classes: task name -> names of the classes, where the config of the task has them.
+        range_16bit: INPUT.RANGE_16BIT.
     """
 
     node: CfgNode
     kinds: Mapping[str, type[Task]]
     classes: Mapping[str, Sequence[str]]
+    range_16bit: tuple[int, int] = RANGE_16BIT
 
     def load(self, split: str, scan: FileScanner) -> list[Record]:
         """Return the records of a split, TRAIN or VAL, sorted by image id.
@@ -84,8 +87,9 @@ class OwnData:
             raise InputError(f"{key} is empty: name the folders of the images")
         paths, names = find_images(sources, key, scan.notes)
         source = os.path.commonpath([expand(x) for x in sources]) if len(sources) == 1 else key
-        sizes = scan(paths.values(), read_image_size, name="coco_style_sizes", source=source)
-        by_id = {x: sizes[path] for x, path in paths.items() if path in sizes}
+        headers = scan(paths.values(), read_image_header, name="coco_style_headers", source=source)
+        note_pixels(headers, self.range_16bit, scan, source)
+        by_id = {x: headers[path][:2] for x, path in paths.items() if path in headers}
         unread = scan.notes.lines.get(f"{UNREAD} in {key}", ())
         shown = ", ".join(sources)
         return ImageFiles(paths=paths, sizes=by_id, names=names, sources=shown, unread=unread)

@@ -24,7 +24,12 @@ from tests.support.fuzz.labels import EDITS
 
 # By layout: the kind of each file that is mutated.
 KINDS = {
-    "coco_style": {"images/a.png": "png", "images/b.jpg": "jpeg", "maps/c.png": "map"},
+    "coco_style": {
+        "images/a.png": "png",
+        "images/b.jpg": "jpeg",
+        "images/c.tif": "tiff",
+        "maps/c.png": "map",
+    },
     "bdd100k": {
         "images/100k/train/b.jpg": "jpeg",
         "labels/sem_seg/masks/train/a.png": "map",
@@ -78,7 +83,8 @@ def complaint(case: Case, seed: int, folder: Path) -> str:
     source = tree_of(case.layout)[case.path]
     name = Path(case.path).name[0]
     mutant = case.mutate(Source(case.kind, name, source), np.random.default_rng(seed))
-    if mutant.outcome == ERROR and case.layout == "coco_style" and case.kind != "json":
+    one_entry = case.kind != "json" or case.mutate.__name__ == "json_long_number"
+    if mutant.outcome == ERROR and case.layout == "coco_style" and one_entry:
         mutant.outcome = NOTED
     root = folder / "case"
     shutil.rmtree(root, ignore_errors=True)

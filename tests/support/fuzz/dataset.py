@@ -72,8 +72,8 @@ def coco_tree() -> Tree:
     categories = {"person": 3, "car": 7}
     tree, images, annotations = {}, [], []
     for number, (name, objects) in enumerate(OBJECTS.items(), start=1):
-        file_name = f"{name}.{'jpg' if name == 'b' else 'png'}"
-        kind = "JPEG" if name == "b" else "PNG"
+        kind, suffix = {"a": ("PNG", "png"), "b": ("JPEG", "jpg"), "c": ("TIFF", "tif")}[name]
+        file_name = f"{name}.{suffix}"
         tree[f"images/{file_name}"] = encoded(picture_of(name), kind)
         tree[f"maps/{name}.png"] = encoded(map_of(name), "PNG")
         images.append({"id": number, "file_name": file_name, "height": HEIGHT, "width": WIDTH})
