@@ -1,16 +1,23 @@
 """Boxes as label files list them, before they are matched with images.
 
 A format is a module of this package with a function from a file or folder to a `BoxSource`. Adding
-one means one more file, and one more line in `_format_of`.
+one means one more file, and one more line in `open_boxes`.
 """
 
+import glob
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ..utils.errors import InputError
+from ..utils.json_values import is_number
 from .image_files import expand
+
+EXPECTED = (
+    "a COCO instances JSON, the data.yaml of YOLO, or a folder of YOLO's .txt, Pascal VOC's .xml "
+    "or labelme's .json"
+)
 
 
 class Scan(Protocol):
@@ -38,13 +45,17 @@ class ListedImage(NamedTuple):
     Attributes:
         name: path of the image as the source writes it.
         size: [height, width] in pixels that the source says; None: it does not.
-        boxes: [class index, iscrowd, x0, y0, x1, y1, what to call it in a message] of each box,
-            ends exclusive; empty: none; None: the source says that the image is not labeled.
+        boxes: [class index, iscrowd, x0, y0, x1, y1, name or number for messages] of each box, ends
+            exclusive; empty: none; None: the source says that the image is not labeled.
+        file: its label file, for messages; "": the source is one file.
+        other_name: another name, in case that no image has the first; "": none.
     """
 
     name: str
     size: list[int] | None
     boxes: list[list] | None
+    file: str = ""
+    other_name: str = ""
 
 
 @dataclass
@@ -59,8 +70,13 @@ class BoxSource:
             and an image without one is not listed.
         by_stem: whether the names of images lack their suffix.
         relative: whether boxes are in shares of the image's width and height, not in pixels.
-        faults: kind -> a line for each entry that was left out, see `Notes`.
-        num_entries: number of its entries, left out or not.
+        of_all_classes: whether an image is labeled for all classes that are trained, because the
+            files have no list of classes; False: for `classes`.
+        entry: word in front of the number of a box, for messages.
+        faults: kind -> a line for each entry that is faulty and left out, see `Notes`.
+        num_entries: number of its entries, faulty or not.
+        left_out: kind -> a line for each thing that is sound and left out all the same.
+        broken: names of images whose label file cannot be read.
     """
 
     path: str
@@ -69,15 +85,28 @@ class BoxSource:
     lists_images: bool = True
     by_stem: bool = False
     relative: bool = False
+    of_all_classes: bool = False
+    entry: str = ""
     faults: dict[str, list[str]] = field(default_factory=dict)
     num_entries: int = 0
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+
+
+def pixel_size(height: Any, width: Any) -> list[int] | None:
+    """Return [height, width], None if one of them is absent or no number of pixels."""
+    sides = [height, width]
+    if all(is_number(x) and x > 0 and x == int(x) for x in sides):
+        return [int(x) for x in sides]
+    return None
 
 
 def open_boxes(path: str, scan: Scan, key: str, names: Sequence[str] = ()) -> BoxSource:
     """Read the boxes in a file or folder, whose format is guessed.
 
     Args:
-        path: a COCO instances JSON.
+        path: a COCO instances JSON; the data.yaml of YOLO; or label files, one for each image, of
+            YOLO, Pascal VOC or labelme: a folder, a glob, or a text file with their paths.
         scan: function that reads files.
         key: config key of the path, for messages.
         names: classes in the config, for a format whose files have numbers alone.
@@ -85,18 +114,20 @@ def open_boxes(path: str, scan: Scan, key: str, names: Sequence[str] = ()) -> Bo
     Raises:
         InputError: there is no such file, or it has no format that can be read.
     """
+    from . import coco, label_files, labelme, voc, yolo  # the formats import this module
+
     path = expand(path)
-    if not os.path.exists(path):
+    if not os.path.exists(path) and not glob.has_magic(path):
         raise InputError(f"{key}: there is no file or folder {path!r}")
-    return _format_of(path, key)(path, scan)
-
-
-def _format_of(path: str, key: str) -> Callable[[str, Scan], BoxSource]:
-    from . import coco  # the formats import this module
-
-    if os.path.isfile(path) and path.lower().endswith(".json"):
-        return coco.open_coco
-    raise InputError(f"{key}: {path} has no known format: expected {EXPECTED}")
-
-
-EXPECTED = "a COCO instances JSON"
+    suffix = os.path.splitext(path)[1].lower()
+    if os.path.isfile(path):
+        if suffix == ".json":
+            return coco.open_coco(path, scan)
+        if suffix in (".yaml", ".yml"):
+            return yolo.open_data_yaml(path, scan, key)
+        if suffix not in label_files.SUFFIXES:
+            raise InputError(f"{key}: {path} has no known format: expected {EXPECTED}")
+    suffix, files = label_files.find_label_files(path, key)
+    if suffix == ".txt":
+        return yolo.open_yolo(path, files, scan, key, names)
+    return (voc.open_voc if suffix == ".xml" else labelme.open_labelme)(path, files, scan)

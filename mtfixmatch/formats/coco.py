@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from ..utils.errors import InputError, first_line
 from ..utils.files import reading
 from ..utils.json_values import is_number, shown_json
-from .boxes import BoxSource, ListedImage, Scan
+from .boxes import BoxSource, ListedImage, Scan, pixel_size
 
 SECTIONS = ("categories", "images", "annotations")
 
@@ -140,7 +140,7 @@ class _Reader:
             elif len(files[key]) > 1:
                 self.fault(REPEATED_IDS, f"image id {x.id} is that of {x.file_name!r} and others")
             else:
-                images[key] = (x.file_name, _size(x))
+                images[key] = (x.file_name, pixel_size(x.height, x.width))
         return images
 
     def annotations(self) -> dict[Any, list[list]]:
@@ -218,14 +218,6 @@ def id_key(value: Any) -> Any:
 def _order(key: Any) -> tuple[bool, Any]:
     """Sort numbers by value, then strings."""
     return isinstance(key, str), key
-
-
-def _size(image: _Image) -> list[int] | None:
-    """Return [height, width], None if one of them is absent or no number of pixels."""
-    sides = [image.height, image.width]
-    if all(is_number(x) and x > 0 and x == int(x) for x in sides):
-        return [int(x) for x in sides]
-    return None
 
 
 def _box(annotation: _Annotation) -> list[float] | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..utils.errors import InputError
 from ..utils.files import reading
 from ..utils.notes import Notes
+from .data_yaml import YAML_SUFFIXES, split_images
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Files beside images that are no images: labels, and what tools leave there.
@@ -59,18 +60,29 @@ def find_files(
 def _find(
     source: str, suffixes: Sequence[str], key: str, notes: Notes, seen: set[str]
 ) -> list[FoundFile]:
-    files: list[FoundFile] = []
-    for place in _places(source, key):
-        base = _fixed_part(source) if place != source else place
-        walked = _walk(place, seen) if os.path.isdir(place) else [place]
-        folder = base if os.path.isdir(base) else os.path.dirname(base)
-        files += [FoundFile(x, _relative(x, folder)) for x in walked]
+    files = files_of(source, key, seen)
     unread = [x.path for x in files if not x.name.lower().endswith((*suffixes, *OTHER_SUFFIXES))]
     notes.add(f"{UNREAD} in {key}", unread)
     kept = [x for x in files if x.name.lower().endswith(tuple(suffixes))]
     if not kept:
         raise InputError(f"{key}: no file in {source} ends in {', '.join(suffixes)}")
     return kept
+
+
+def files_of(source: str, key: str, seen: set[str] | None = None) -> list[FoundFile]:
+    """Return all files of a source, see `find_files`; real folders in `seen` are passed over.
+
+    Raises:
+        InputError: the source does not exist.
+    """
+    seen = set() if seen is None else seen
+    files: list[FoundFile] = []
+    for place in _places(source, key):
+        base = _fixed_part(source) if place != source else place
+        walked = _walk(place, seen) if os.path.isdir(place) else [place]
+        folder = base if os.path.isdir(base) else os.path.dirname(base)
+        files += [FoundFile(x, _relative(x, folder)) for x in walked]
+    return files
 
 
 def _relative(path: str, folder: str) -> str:
@@ -291,15 +303,23 @@ class ImageFiles:
         return f" (the nearest is {close[0]!r})" if close else ""
 
 
+def image_sources(sources: Sequence[str], key: str) -> list[str]:
+    """Return sources of images, for the data.yaml of YOLO the entries of the split in `key`."""
+    found = [
+        split_images(expand(x), key) if x.lower().endswith(YAML_SUFFIXES) else [x] for x in sources
+    ]
+    return [x for part in found for x in part]
+
+
 def find_images(
     sources: Sequence[str], key: str, notes: Notes
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return image id -> file and image id -> name in its folder, of all images in the sources.
 
-    With one source an id is the name. With several, whose names may repeat, it is the path below
-    the folder that all of them share.
+    A source is one of `find_files`, or the data.yaml of YOLO. With one source an id is the name.
+    With several, whose names may repeat, it is the path below the folder that all of them share.
     """
-    found = find_files(sources, IMAGE_SUFFIXES, key, notes)
+    found = find_files(image_sources(sources, key), IMAGE_SUFFIXES, key, notes)
     files = [x for part in found for x in part]
     if len(found) == 1:
         return {x.name: x.path for x in files}, {x.name: x.name for x in files}

@@ -160,8 +160,9 @@ class Detection(Task):
             # Names of the box classes in the order of their ids, a selection of those in the
             # training files; empty: all of them.
             "THING_CLASSES": [],
-            # What an image is that the files list without a box: "empty", labeled without objects;
-            # "unlabeled"; or "auto", what its format means by it, with a warning if it is many.
+            # What an image is that a file lists without a box, or that has no file in a format with
+            # one for each image: "empty", labeled without objects; "unlabeled"; or "auto", the
+            # former empty and the latter unlabeled, with a warning if it is many.
             "UNANNOTATED": "auto",
         }
 

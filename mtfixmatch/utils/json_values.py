@@ -1,4 +1,4 @@
-"""Check and show the values in a JSON file."""
+"""Check and show the values in label files."""
 
 import json
 from typing import Any
@@ -12,6 +12,17 @@ def is_number(value: Any) -> bool:
     A number beyond any image size is as wrong as infinity, which JSON can write in many ways.
     """
     return type(value) in (int, float) and -MAX_NUMBER < value < MAX_NUMBER
+
+
+def parse_number(text: str) -> float | None:
+    """Return the finite number below MAX_NUMBER that a text is; None if it is none."""
+    if "_" in text or not text.isascii():  # Python reads 1_0 as 10, and digits of other scripts
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if is_number(value) else None
 
 
 def shown_json(value: Any) -> str:

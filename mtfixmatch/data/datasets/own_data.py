@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ...formats.image_files import UNREAD, ImageFiles, expand, find_images
+from ...formats.image_files import UNREAD, ImageFiles, expand, find_images, image_sources
 from ...tasks.base import Task
 from ...tasks.config import own_key
 from ...tasks.own_labels import OWN_DATA, OwnFiles, OwnLabels
@@ -82,7 +82,7 @@ class OwnData:
 
     def _images(self, split: str, scan: FileScanner) -> ImageFiles:
         key = f"{OWN_DATA}.{split}.IMAGES"
-        sources = paths_of(self.node[split].IMAGES)
+        sources = image_sources(paths_of(self.node[split].IMAGES), key)
         if not sources:
             raise InputError(f"{key} is empty: name the folders of the images")
         paths, names = find_images(sources, key, scan.notes)
@@ -132,7 +132,8 @@ class OwnData:
         if files.keys().isdisjoint(_real(others)):
             return set(images.paths)
         held_out = _real(images.paths if split == VAL else others)
-        if not all(x.lower().endswith(".txt") for x in paths_of(self.node.VAL.IMAGES)):
+        validation = image_sources(paths_of(self.node.VAL.IMAGES), VAL)
+        if not all(x.lower().endswith(".txt") for x in validation):
             held_out = self._listed_by_validation(quiet)
         return {
             image_id for file, image_id in files.items() if (file in held_out) == (split == VAL)
