@@ -112,7 +112,7 @@ def _listed_paths(source: str, key: str) -> list[str]:
         lines = [line.strip().replace("\\", "/") for line in file]
     folder = os.path.dirname(source)
     paths = [expand(line) for line in lines if line]
-    paths = [x if os.path.isfile(x) else os.path.join(folder, x) for x in paths]
+    paths = [os.path.normpath(x if os.path.isfile(x) else os.path.join(folder, x)) for x in paths]
     for path in paths:
         if not os.path.isfile(path):
             raise InputError(f"{key}: {source} lists {path}, which does not exist")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mtfixmatch.data.datasets import scan
 from mtfixmatch.data.datasets.cityscapes import THING_LABELS, mask_extents
 from mtfixmatch.data.datasets.own_data import TRAIN
 from mtfixmatch.data.datasets.scan import FileScanner
@@ -40,7 +41,8 @@ def scenes(tmp_path_factory):
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("name", WRITERS)
-def test_what_is_written_is_read(name, workers, scenes, tmp_path):
+def test_what_is_written_is_read(name, workers, scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(scan, "MIN_FILES_FOR_PROCESSES", 2)
     folder, images = scenes
     boxes = WRITERS[name](tmp_path, images, CLASSES, (HEIGHT, WIDTH))
     files = {"IMAGES": str(folder), "BOXES": boxes}
