@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from ..utils.errors import InputError, first_line
 from ..utils.files import reading
-from ..utils.json_values import is_number, shown_json
+from ..utils.json_values import is_number, shown_json, shown_text
 from .boxes import BoxSource, ListedImage, Scan, pixel_size
 
 SECTIONS = ("categories", "images", "annotations")
@@ -109,7 +109,7 @@ class _Reader:
             try:
                 entries.append(decoder.decode(raw))
             except ValueError:  # msgspec's errors, and a number with too many digits
-                shown = bytes(raw)[:80].decode(errors="replace")
+                shown = shown_text(bytes(raw))
                 self.fault(BAD_ENTRIES, f"{section!r} entry {shown} is no object of COCO's form")
         return entries
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from ..utils.errors import InputError
-from ..utils.json_values import is_number, shown_json
+from ..utils.json_values import is_number, shown_json, shown_text
 from .boxes import BoxSource, Scan, pixel_size
 from .coco import decode_json, id_key
 from .image_files import FoundFile
@@ -64,7 +64,7 @@ def labelme_boxes(path: str) -> dict[str, Any]:
         shape = _decode(raw)
         box = _read_shape(label, number, shape) if shape else None
         if shape is None:
-            label.fault(number, f"is {bytes(raw)[:80].decode(errors='replace')}, no object")
+            label.fault(number, f"is {shown_text(bytes(raw))}, no object of labelme's form")
         if shape is None or box is None:
             continue
         group = id_key(shape.group_id)

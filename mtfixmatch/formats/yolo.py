@@ -147,32 +147,33 @@ def _read_rows(path: str, *, has_keypoints: bool) -> dict[str, Any]:
             continue
         label.num_entries += 1
         values = [parse_number(x) for x in text.split()]
-        if has_keypoints:
-            values = values[:5]
-        elif len(values) >= 6 and len(values) % 2 == 0:
+        numbers = [x for x in values if x is not None]
+        if len(numbers) >= 6 and len(numbers) % 2 == 0 and not has_keypoints:
             label.left_out[MORE] = [path]
-            values.pop()
-        box = None if None in values else _box(values[1:])  # type: ignore[arg-type]
-        category = values[0]
-        if box is None or category is None or category < 0 or category != int(category):
-            label.fault(number, f"is {text.strip()[:80]!r}, {EXPECTED}{_hint(values)}")
+        box = _box(numbers, has_keypoints) if len(numbers) == len(values) else None
+        if box is None:
+            label.fault(number, f"is {text.strip()[:80]!r}, {EXPECTED}{_hint(numbers)}")
         else:
-            label.boxes.append([int(category), 0, *box, number])
+            label.boxes.append([*box, number])
     return vars(label)
 
 
-def _box(numbers: Sequence[float]) -> list[float] | None:
-    """Return x0, y0, x1, y1 of a box or a polygon, None if it has a wrong form."""
-    if len(numbers) < 4 or not all(-TOLERANCE <= x <= 1 + TOLERANCE for x in numbers):
+def _box(numbers: Sequence[float], has_keypoints: bool) -> list | None:
+    """Return class id, iscrowd, x0, y0, x1, y1 of a row, None if it has a wrong form."""
+    category, *shape = numbers
+    shape = shape[:4] if has_keypoints else shape[: len(shape) // 2 * 2]
+    is_class = category >= 0 and category == int(category)
+    if not is_class or len(shape) < 4 or not all(-TOLERANCE <= x <= 1 + TOLERANCE for x in shape):
         return None
-    if len(numbers) == 4:
-        x, y, width, height = numbers
-        return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-    xs, ys = numbers[::2], numbers[1::2]
-    return [min(xs), min(ys), max(xs), max(ys)]
+    if len(shape) == 4:
+        x, y, width, height = shape
+        corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    else:
+        xs, ys = shape[::2], shape[1::2]
+        corners = [min(xs), min(ys), max(xs), max(ys)]
+    return [int(category), 0, *corners]
 
 
-def _hint(values: Sequence[float | None]) -> str:
+def _hint(numbers: Sequence[float]) -> str:
     """Return a question if the numbers of a row are far above 1."""
-    is_large = len(values) > 4 and any(x is not None and x > 2 for x in values[1:])
-    return " (are these pixels?)" if is_large else ""
+    return " (are these pixels?)" if len(numbers) > 4 and max(numbers[1:]) > 2 else ""

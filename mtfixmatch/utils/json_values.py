@@ -29,3 +29,8 @@ def shown_json(value: Any) -> str:
     """Return a value as JSON text, cut off after 80 characters."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def shown_text(content: bytes) -> str:
+    """Return the start of a text as one line."""
+    return " ".join(bytes(content[:200]).decode(errors="replace").split())[:80]

@@ -140,6 +140,13 @@ def test_a_faulty_shape_is_left_out_and_named(data, entry, expected):
     assert f"{data.labels / 'a.json'}: shape 2 " in note and expected in note
 
 
+def test_a_number_that_is_too_large(data):
+    text = content(shape(), shape(points=[[1, 2], [3, 123]]))
+    data.write("labels/a.json", json.dumps(json.loads(text), indent=1).replace("123", "9e999"))
+    assert data.boxes() == [(0, 0, *PIXELS)]
+    assert 'a.json: shape 2 is { "label": "car",' in data.note("entries without a usable box")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

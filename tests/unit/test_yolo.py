@@ -81,6 +81,7 @@ def test_a_further_column_is_not_read_and_that_is_said(data, row):
         ("1.5 0.5 0.5 0.2 0.4", "'1.5 0.5 0.5 0.2 0.4'"),
         ("car 0.5 0.5 0.2 0.4", "'car 0.5 0.5 0.2 0.4'"),
         ("2 0.5 0.5 0.2 0.4", "has class 2, which has no name in"),
+        ("1 0.5 0.5 0.2 0.4 high", "'1 0.5 0.5 0.2 0.4 high'"),
         ("# a comment", "'# a comment'"),
     ],
 )
