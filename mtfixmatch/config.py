@@ -54,8 +54,8 @@ def _add_dataset_config(cfg: CN) -> None:
     # keys that say how its labels are read: see `own_config` in its file.
     data.COCO_STYLE = CN(new_allowed=True)
     for split in ("TRAIN", "VAL"):
-        # Folders of images, globs, or text files with paths: one, or a list. Each task adds a key
-        # with its label files: BOXES, MAPS.
+        # Folders of images, globs, text files with paths, or the data.yaml of YOLO: one, or a list.
+        # Each task adds a key with its label files: BOXES, MAPS.
         data.COCO_STYLE[split] = CN({"IMAGES": None}, new_allowed=True)
 
 
