@@ -20,6 +20,7 @@ MAX_PEEKED = 20  # JSON files that are searched for shapes
 # Kinds of faults and notes.
 BAD_ENTRIES = "entries without a usable box, left out"
 NO_NAME = "boxes of a class id without a name, left out"
+SAME_NAME = "class ids of the same name, taken as one class"
 FAULTY = "images of which each entry is faulty, not labeled"
 
 
@@ -117,10 +118,14 @@ def read_label_files(
     labels = [(x, LabelFile(**results[x.path])) for x in files if x.path in results]
     used = {box[0] for _, label in labels for box in label.boxes} if names is None else ()
     known = {x: x for x in sorted(used)} if names is None else names
-    classes = list(dict.fromkeys(known.values()))
+    every = list(known.values())
+    classes = list(dict.fromkeys(every))
     ids = {key: classes.index(name) for key, name in known.items()}
     source = BoxSource(path, classes, [], lists_images=False, by_stem=True)
     source.of_all_classes = names is None
+    items = enumerate(known.items())
+    merged = [f"{names_in}: {key} ({name!r})" for i, (key, name) in items if name in every[:i]]
+    source.left_out = {SAME_NAME: merged} if merged else {}
     for file, label in labels:
         source.entry = f"{label.entry} "
         _add(source, file.name, label, _set_classes(label, ids, names_in))

@@ -165,6 +165,7 @@ def test_a_name_of_two_ids_is_one_class(data):
     data.write("labels/classes.txt", "car\ncar\nperson")
     data.write("labels/a.txt", f"{BOX}0 0.5 0.5 0.2 0.2\n")
     assert [box[0] for box in data.boxes(THING_CLASSES=["person", "car"])] == [1, 1]
+    assert data.note("of the same name").endswith(f"1 ({data.labels / 'classes.txt'}: 1 ('car'))")
 
 
 @pytest.mark.parametrize(
