@@ -24,9 +24,8 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..augmentation.geometry import Size
-from ..formats.image_files import ImageFiles
 from ..utils.errors import check_choice
-from .own_labels import OwnFiles, OwnLabels
+from .own_labels import OwnLabelsReader
 
 Target = Any
 # Predictions for N images before any threshold, indexed by image: boxes with scores, logits, ...
@@ -71,7 +70,7 @@ class Statistics:
     images: dict[str, int] = field(default_factory=dict)
 
 
-class Task(ABC):
+class Task(OwnLabelsReader, ABC):
     """A task without its network.
 
     Attributes:
@@ -87,8 +86,6 @@ class Task(ABC):
         target_types: classes of its targets, which the file of a step must be allowed to hold.
         normalizers: choices of TASKS.<NAME>.NORMALIZER, the default first.
         loss_parts: names of the loss terms.
-        own_key: key below DATASETS.COCO_STYLE.TRAIN and VAL of the files with its labels; "": the
-            reader of the user's own data has none for this kind.
     """
 
     default_name: ClassVar[str]
@@ -102,7 +99,6 @@ class Task(ABC):
     target_types: ClassVar[tuple[type, ...]] = ()
     normalizers: ClassVar[tuple[str, ...]] = ("image", "batch")
     loss_parts: tuple[str, ...]
-    own_key: ClassVar[str] = ""
 
     @configurable
     def __init__(
@@ -189,32 +185,6 @@ class Task(ABC):
     def key_of(cls, field: str, name: str) -> str:
         """Return the key of a field in records, metadata or results for the task `name`."""
         return field if name == cls.default_name else f"{name}_{field}"
-
-    @classmethod
-    def own_config(cls) -> dict[str, Any]:
-        """Return the keys in DATASETS.COCO_STYLE that say how its label files are read."""
-        return {}
-
-    @classmethod
-    def own_classes(cls, files: OwnFiles) -> list[str]:
-        """Return the classes in the label files of the training split; [] if they say none."""
-        return []
-
-    @classmethod
-    def read_own_labels(
-        cls, files: OwnFiles, images: ImageFiles, classes: Sequence[str]
-    ) -> OwnLabels:
-        """Read the labels of a split in the user's own files.
-
-        Args:
-            files: the files and how they are read.
-            images: the images of the split.
-            classes: names of the classes, empty for a kind without classes.
-
-        Raises:
-            InputError: the files have no form that can be read, or too many faults.
-        """
-        raise NotImplementedError
 
     @property
     def label_key(self) -> str:

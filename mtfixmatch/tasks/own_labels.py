@@ -1,10 +1,11 @@
 """What a kind of task reads from a user's label files (DATASETS.COCO_STYLE)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ..formats.boxes import Scan
+from ..formats.image_files import ImageFiles
 from ..utils.notes import Notes
 
 OWN_DATA = "DATASETS.COCO_STYLE"
@@ -49,3 +50,40 @@ class OwnLabels:
     listed: set[str] = field(default_factory=set)
     absent: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+
+
+class OwnLabelsReader:
+    """The part of a kind of task that reads labels from a user's files.
+
+    Attributes:
+        own_key: key below DATASETS.COCO_STYLE.TRAIN and VAL of the files with its labels; "": the
+            kind reads none.
+    """
+
+    own_key: ClassVar[str] = ""
+
+    @classmethod
+    def own_config(cls) -> dict[str, Any]:
+        """Return the keys in DATASETS.COCO_STYLE that say how its label files are read."""
+        return {}
+
+    @classmethod
+    def own_classes(cls, files: OwnFiles) -> list[str]:
+        """Return the classes in the label files of the training split; [] if they say none."""
+        return []
+
+    @classmethod
+    def read_own_labels(
+        cls, files: OwnFiles, images: ImageFiles, classes: Sequence[str]
+    ) -> OwnLabels:
+        """Read the labels of a split in the user's own files.
+
+        Args:
+            files: the files and how they are read.
+            images: the images of the split.
+            classes: names of the classes, empty for a kind without classes.
+
+        Raises:
+            InputError: the files have no form that can be read, or too many faults.
+        """
+        raise NotImplementedError

@@ -503,6 +503,14 @@ def test_a_shared_folder_without_a_list_of_validation_is_an_error(data):
             own.load(split, FileScanner())
 
 
+def test_a_folder_of_maps_for_validation_alone_lists_its_images(data):
+    save(data.root / "val_maps/d.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    own = one_folder(data, ["c.jpg"], BOXES=None, MAPS=str(data.root / "val_maps"))
+    assert [r["image_id"] for r in own.load(VAL, FileScanner())] == ["d.jpg"]
+    train = own.load(TRAIN, FileScanner())
+    assert [r["image_id"] for r in train] == ["a.jpg", "c.jpg", "sub/b.png"]
+
+
 def test_validation_by_a_text_file_of_paths(data):
     path = data.root / "val.txt"
     path.write_text("images/d.jpg")

@@ -140,10 +140,19 @@ class OwnData:
         }
 
     def _listed_by_validation(self, scan: FileScanner) -> dict[str, str]:
-        """Return the real files of the images that the label files of validation list."""
+        """Return the real files of the images that the label files of validation list.
+
+        Files of one image each list their images, unless training has the same ones.
+        """
         images = self._images(VAL, scan)
         labels = self._labels(VAL, images, scan)
         listed = {x for own in labels.values() for x in own.listed}
+        train, val = (
+            {name: self._files(name, split, scan).paths for name in labels}
+            for split in (TRAIN, VAL)
+        )
+        apart = [own.labels for name, own in labels.items() if train[name] != val[name]]
+        listed = listed or {image_id for labels in apart for image_id in labels}
         if not listed:
             raise InputError(
                 f"{OWN_DATA}: TRAIN and VAL have the same images, and no label file of VAL lists "
