@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ...tasks.base import palette
+from ...tasks.config import task_kinds
 from ...utils.labels import IGNORE_LABEL
 from ..records import Record
 from . import catalog
@@ -34,12 +35,15 @@ DATASET_NAMES += [f"coco_style_{split}" for split in SPLITS]
 def register_datasets(cfg: CfgNode) -> None:
     """Register all datasets with the folders of a config; their files are read on demand.
 
-    Datasets of the same names are replaced, so that a process can use several configs in turn.
+    Of the datasets in LAYOUTS, only the labels of the tasks in MODEL.TASKS are read. Datasets of
+    the same names are replaced, so that a process can use several configs in turn.
     """
     root = cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")
+    kinds = task_kinds(cfg).items()
+    labels = frozenset(kind.key_of(kind.label_field, name) for name, kind in kinds)
     for folder, (splits, read, metadata) in LAYOUTS.items():
         for split in splits:
-            load = partial(read, root=os.path.join(root, folder), split=split)
+            load = partial(read, root=os.path.join(root, folder), split=split, labels=labels)
             _register(cfg, f"{folder}_{split}", load, metadata())
     coco_style = cfg.DATASETS.COCO_STYLE.clone()
     coco_metadata = {"ignore_label": IGNORE_LABEL} | _classes("stuff", coco_style.SEM_SEG_CLASSES)
