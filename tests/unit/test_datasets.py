@@ -25,7 +25,10 @@ def make_cfg(root, **coco_style):
     own = {"THING_CLASSES": [], "SEM_SEG_CLASSES": [], "IGNORE_LABEL": 255}
     own |= {"TRAIN": dict(files), "VAL": dict(files)} | coco_style
     data = {"ROOT": str(root), "CACHE_DIR": str(root / "cache"), "COCO_STYLE": own}
-    tasks = {"DETECTION": {"KIND": "Detection"}, "SEGMENTATION": {"KIND": "Segmentation"}}
+    tasks = {
+        "DETECTION": {"KIND": "Detection", "CLASSES": []},
+        "SEGMENTATION": {"KIND": "Segmentation"},
+    }
     return CfgNode(
         {
             "DATASETS": data,

@@ -45,7 +45,7 @@ def register_datasets(cfg: CfgNode) -> None:
         for split in splits:
             load = partial(read, root=os.path.join(root, folder), split=split, labels=labels)
             _register(cfg, f"{folder}_{split}", load, metadata())
-    coco_style = cfg.DATASETS.COCO_STYLE.clone()
+    coco_style = _own_data(cfg)
     coco_metadata = {"ignore_label": IGNORE_LABEL} | _classes("stuff", coco_style.SEM_SEG_CLASSES)
     # Without a list in the config, the classes are known when the JSON has been read.
     if coco_style.THING_CLASSES:
@@ -53,6 +53,13 @@ def register_datasets(cfg: CfgNode) -> None:
     for split in SPLITS:
         name = f"coco_style_{split}"
         _register(cfg, name, partial(_load_coco_style, coco_style, split, name), coco_metadata)
+
+
+def _own_data(cfg: CfgNode) -> CfgNode:
+    """Return a copy of DATASETS.COCO_STYLE, with the box classes of the config or of a run."""
+    node = cfg.DATASETS.COCO_STYLE.clone()
+    node.THING_CLASSES = node.THING_CLASSES or cfg.TASKS.DETECTION.CLASSES
+    return node
 
 
 def _register(
