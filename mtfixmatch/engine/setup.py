@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from operator import attrgetter
+from typing import Any
 
 import torch
 import yaml
@@ -22,20 +23,25 @@ from .stored_classes import stored_classes
 
 logger = logging.getLogger(__name__)
 
-# Keys of Detectron2 without effect, because this project has its own mapper, samplers, evaluation
-# and heads.
+# Keys of Detectron2, or nodes with keys, without effect, because this project has its own mapper,
+# samplers, evaluation and heads.
 UNREAD_KEYS = (
     *("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "INPUT.MAX_SIZE_TRAIN"),
-    *("INPUT.RANDOM_FLIP", "INPUT.CROP.ENABLED", "INPUT.MAX_SIZE_TEST", "INPUT.MASK_FORMAT"),
+    *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),  # images are evaluated at their own size
+    *("INPUT.RANDOM_FLIP", "INPUT.CROP", "INPUT.MASK_FORMAT", "VIS_PERIOD"),
     *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "DATALOADER.ASPECT_RATIO_GROUPING"),
     *("DATALOADER.SAMPLER_TRAIN", "DATALOADER.REPEAT_THRESHOLD", "DATALOADER.REPEAT_SQRT"),
     *("DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
     *("MODEL.RESNETS.RES4_DILATION", "MODEL.RESNETS.RES5_DILATION"),  # see ENCODER_STRIDE
-    *("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"),
+    *("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS", "MODEL.FPN.IN_FEATURES"),
+    *("MODEL.ROI_HEADS", "MODEL.ROI_BOX_HEAD", "MODEL.ROI_BOX_CASCADE_HEAD"),
+    *("MODEL.ROI_MASK_HEAD", "MODEL.ROI_KEYPOINT_HEAD", "MODEL.PANOPTIC_FPN"),
+    *("MODEL.PROPOSAL_GENERATOR", "MODEL.RPN"),
     *("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", "SOLVER.REFERENCE_WORLD_SIZE", "TEST.AUG"),
     *("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT"),
     *("TEST.EXPECTED_RESULTS", "TEST.PRECISE_BN", "TEST.KEYPOINT_OKS_SIGMAS"),
 )
+STEP_KEYS = ("SOLVER.STEPS", "SOLVER.GAMMA", "SOLVER.NUM_DECAYS")  # of schedulers with steps
 CHOICES = {
     "FIXMATCH.STRONG.FILL": ("mean", "black"),
     "FIXMATCH.STRONG.IGNORE_ERASED": ("always", "geometric", "never"),
@@ -100,9 +106,26 @@ def warn_of_unread_keys(cfg: CfgNode) -> None:
     """Warn of keys of Detectron2 that the config changes but that have no effect."""
     defaults = get_cfg()
     add_mtfixmatch_config(defaults)
-    changed = [key for key in UNREAD_KEYS if attrgetter(key)(cfg) != attrgetter(key)(defaults)]
+    keys = [*UNREAD_KEYS, *([] if "Step" in cfg.SOLVER.LR_SCHEDULER_NAME else STEP_KEYS)]
+    heads = {kind.head_node(cfg, name) for name, kind in task_kinds(cfg).items()}
+    for name, node in cfg.MODEL.items():  # 0: from the data
+        if name not in heads and isinstance(node, CfgNode) and node.get("NUM_CLASSES"):
+            keys.append(f"MODEL.{name}.NUM_CLASSES")
+    changed = [
+        name
+        for key in keys
+        for name in _changed_keys(key, attrgetter(key)(cfg), attrgetter(key)(defaults))
+    ]
     if changed:
-        logger.warning("These keys of Detectron2 have no effect: %s", ", ".join(changed))
+        shown = ", ".join(dict.fromkeys(changed))
+        logger.warning("These keys of Detectron2 have no effect: %s", shown)
+
+
+def _changed_keys(key: str, value: Any, default: Any) -> list[str]:
+    """Return the key if its value is not the default, or those of a node."""
+    if not isinstance(value, CfgNode):
+        return [key] if value != default else []
+    return [x for k in value for x in _changed_keys(f"{key}.{k}", value[k], default[k])]
 
 
 def _merge(merge, source, name: str) -> None:
