@@ -25,7 +25,18 @@ def make_cfg(root, **coco_style):
     own = {"THING_CLASSES": [], "SEM_SEG_CLASSES": [], "IGNORE_LABEL": 255}
     own |= {"TRAIN": dict(files), "VAL": dict(files)} | coco_style
     data = {"ROOT": str(root), "CACHE_DIR": str(root / "cache"), "COCO_STYLE": own}
-    return CfgNode({"DATASETS": data, "DATALOADER": {"NUM_WORKERS": 0, "SKIP_BROKEN": False}})
+    tasks = {
+        "DETECTION": {"KIND": "Detection", "CLASSES": []},
+        "SEGMENTATION": {"KIND": "Segmentation"},
+    }
+    return CfgNode(
+        {
+            "DATASETS": data,
+            "DATALOADER": {"NUM_WORKERS": 0, "SKIP_BROKEN": False},
+            "MODEL": {"TASKS": ["detection", "segmentation"]},
+            "TASKS": tasks,
+        }
+    )
 
 
 def save(path):
@@ -67,6 +78,22 @@ def test_registering_again_replaces(tmp_path):
     register_datasets(make_cfg(tmp_path))
     assert [record["image_id"] for record in get_records(["street_train"])] == ["town_1"]
     assert os.listdir(tmp_path / "cache")
+
+
+def test_the_labels_of_other_tasks_are_not_read(street_root, tmp_path):
+    """Neither those of a task that is left out, nor the boxes of the default name for another."""
+    for tasks, keys in (
+        (["detection"], {"annotations"}),
+        (["segmentation"], {"sem_seg_file_name", "sem_seg_lut"}),
+        (["cars"], set()),
+    ):
+        cfg = make_cfg(tmp_path)
+        cfg.DATASETS.ROOT, cfg.MODEL.TASKS = str(street_root), tasks
+        cfg.TASKS.CARS = CfgNode({"KIND": "Detection"})
+        register_datasets(cfg)
+        labels = {"annotations", "sem_seg_file_name", "sem_seg_lut"}
+        records = get_records(["street_train"])
+        assert all(labels & record.keys() == keys for record in records) and len(records) == 16
 
 
 def test_root_and_cache_have_defaults(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ...tasks.base import palette
+from ...tasks.config import task_kinds
 from ...utils.labels import IGNORE_LABEL
 from ..records import Record
 from . import catalog
@@ -34,14 +35,17 @@ DATASET_NAMES += [f"coco_style_{split}" for split in SPLITS]
 def register_datasets(cfg: CfgNode) -> None:
     """Register all datasets with the folders of a config; their files are read on demand.
 
-    Datasets of the same names are replaced, so that a process can use several configs in turn.
+    Of the datasets in LAYOUTS, only the labels of the tasks in MODEL.TASKS are read. Datasets of
+    the same names are replaced, so that a process can use several configs in turn.
     """
     root = cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")
+    kinds = task_kinds(cfg).items()
+    labels = frozenset(kind.key_of(kind.label_field, name) for name, kind in kinds)
     for folder, (splits, read, metadata) in LAYOUTS.items():
         for split in splits:
-            load = partial(read, root=os.path.join(root, folder), split=split)
+            load = partial(read, root=os.path.join(root, folder), split=split, labels=labels)
             _register(cfg, f"{folder}_{split}", load, metadata())
-    coco_style = cfg.DATASETS.COCO_STYLE.clone()
+    coco_style = _own_data(cfg)
     coco_metadata = {"ignore_label": IGNORE_LABEL} | _classes("stuff", coco_style.SEM_SEG_CLASSES)
     # Without a list in the config, the classes are known when the JSON has been read.
     if coco_style.THING_CLASSES:
@@ -49,6 +53,13 @@ def register_datasets(cfg: CfgNode) -> None:
     for split in SPLITS:
         name = f"coco_style_{split}"
         _register(cfg, name, partial(_load_coco_style, coco_style, split, name), coco_metadata)
+
+
+def _own_data(cfg: CfgNode) -> CfgNode:
+    """Return a copy of DATASETS.COCO_STYLE, with the box classes of the config or of a run."""
+    node = cfg.DATASETS.COCO_STYLE.clone()
+    node.THING_CLASSES = node.THING_CLASSES or cfg.TASKS.DETECTION.CLASSES
+    return node
 
 
 def _register(
