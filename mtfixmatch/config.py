@@ -11,8 +11,8 @@ from .utils.images import RANGE_16BIT
 def add_mtfixmatch_config(cfg: CN) -> None:
     """Add the keys of this package, of DeepLab and of every kind of task to `cfg`."""
     add_deeplab_config(cfg)
-    # Images are RGB and evaluated at their own size: Detectron2's predictor reads these keys, and
-    # does not resize with 0.
+    # Images are RGB and evaluated at their own size. Detectron2's predictor reads these keys, and
+    # does not resize with 0; an evaluation does not read MIN_SIZE_TEST.
     cfg.INPUT.FORMAT = "RGB"
     cfg.INPUT.MIN_SIZE_TEST = 0
     # Values of 16-bit images that become 0 and 255: the range is divided into 256 equal parts, and

@@ -27,7 +27,7 @@ from mtfixmatch.utils.log import log_to
 
 
 def main(args):
-    cfg = load_config(args.config_file, args.opts, resume=args.resume)
+    cfg = load_config(args.config_file, args.opts, resume=args.resume, eval_only=args.eval_only)
     if args.eval_only:  # in a folder of its own, so that the files of a run stay unchanged
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
         cfg.freeze()

@@ -41,10 +41,10 @@ def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
     labeled = findings.attempt(eval_records, cfg, tasks) or val
     findings.attempt(choose_records, labeled, cfg.TEST.PICTURE_FILES, cfg.TEST.PICTURES)
     drawn = _find_pools(cfg, train, findings)
-    for name, datasets, records, counted in (
-        ("training", cfg.DATASETS.TRAIN, train, drawn),
-        ("validation", cfg.DATASETS.TEST, val, val),
-    ):
+    splits = [("training", cfg.DATASETS.TRAIN, train, drawn)]
+    if cfg.DATASETS.TEST:
+        splits.append(("validation", cfg.DATASETS.TEST, val, val))
+    for name, datasets, records, counted in splits:
         split_scan = partial(scan, name=name)
         findings.splits.append(_describe(name, list(datasets), records, counted, tasks, split_scan))
         for dataset in datasets:
@@ -54,7 +54,7 @@ def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
     findings.num_decoded = _decode_images([*train, *val], scan, decode_all)
     _compare_splits(train, val, scan, findings)
     keys = {task.name: task.label_key for task in tasks}
-    panels = [label_sets("training", train, keys), label_sets("validation", val, keys)]
+    panels = [label_sets(name, records, keys) for name, _, records, _ in splits]
     draw_label_sets(panels, os.path.join(folder, LABEL_SETS))
     draw_sheet(cfg, drawn, findings, os.path.join(folder, SHEET))
     broken = dict.fromkeys(scan.errors)  # several scans may fail for the same file

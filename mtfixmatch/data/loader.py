@@ -219,16 +219,38 @@ def _start_worker(worker: int) -> None:
 
 
 def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
-    """Return the images of DATASETS.TEST with a label.
+    """Return the images of DATASETS.TEST with a label, and warn of the tasks that have none.
 
-    InputError if a task has none there, or a record has a value that cannot be used.
+    Raises:
+        InputError: DATASETS.TEST is not empty, but has no label of any task, or a record has a
+            value that cannot be used.
     """
-    records = read_records(cfg, cfg.DATASETS.TEST)
+    names = list(cfg.DATASETS.TEST)
+    if not names:
+        _warn("DATASETS.TEST is empty: nothing is evaluated, and there is no model_best.pth")
+        return []
+    records = read_records(cfg, names)
     check_partial_labels(records, tasks)
-    for task in tasks:
-        if not any(task.label_key in record for record in records):
-            raise InputError(f"no image of {list(cfg.DATASETS.TEST)} is labeled for {task.name}")
-    return [r for r in records if any(task.label_key in r for task in tasks)]
+    evaluated = labeled_tasks(tasks, records)
+    if not evaluated:
+        expected = ", ".join(task.name for task in tasks)
+        raise InputError(
+            f"no image of {names} is labeled for {expected}: check the dataset's files and "
+            "MODEL.TASKS, or let DATASETS.TEST be empty"
+        )
+    if missing := [task.name for task in tasks if task not in evaluated]:
+        _warn(f"no image of {names} is labeled for {', '.join(missing)}, which is not evaluated")
+    return [r for r in records if any(task.label_key in r for task in evaluated)]
+
+
+def labeled_tasks(tasks: Sequence[Task], records: Sequence[dict]) -> list[Task]:
+    """Return the tasks that one of the records or more is labeled for."""
+    return [task for task in tasks if any(task.label_key in record for record in records)]
+
+
+def _warn(text: str) -> None:
+    if comm.is_main_process():
+        logger.warning(text)
 
 
 def build_eval_loader(cfg: CfgNode, records: Sequence[dict]) -> WatchedLoader:

@@ -39,6 +39,8 @@ from ..utils.labels import INVALID_LABEL
 Record = dict[str, Any]
 Records = Sequence[Record]
 
+BOX_KEY, MAP_KEY = LABEL_KEYS = ("annotations", "sem_seg_file_name")
+
 # Boxes of real datasets reach over the border of the image by up to a pixel.
 MAX_OVERSHOOT = 1.0
 

@@ -56,7 +56,7 @@ def evaluate(
         model: a MultiTaskNet; its mode is restored.
         loader: loader of whole images, split over the ranks.
         records: records of all images; a task is evaluated on those labeled for it.
-        tasks: tasks to evaluate.
+        tasks: tasks to evaluate, each with a label in the records.
         callbacks: hooks around batches, see Detectron2's `inference_on_dataset`.
 
     Returns:
@@ -162,6 +162,33 @@ def flat_results(results: Mapping, prefix: str) -> dict[str, float]:
     return {key: value for key, value in means.items() if not math.isnan(value)}
 
 
+def mean_name(results: Mapping, tasks: Sequence[Task]) -> str:
+    """Name the geometric mean, with the tasks that it is over unless these are all."""
+    evaluated = evaluated_tasks(results, tasks)
+    names = ", ".join(task.name for task in evaluated)
+    return "geometric mean" + (f" of {names} alone" if len(evaluated) < len(tasks) else "")
+
+
+def evaluated_tasks(results: Mapping, tasks: Sequence[Task]) -> list[Task]:
+    """Return the tasks that have results: those with a label in DATASETS.TEST."""
+    return [task for task in tasks if task.name in results]
+
+
+def class_notes(results: Mapping, tasks: Sequence[Task]) -> list[str]:
+    """Return a line for each metric that is a mean over fewer classes than its task has."""
+    evaluated = evaluated_tasks(results, tasks)
+    notes = []
+    for task, metric in zip(evaluated, metric_names(evaluated), strict=True):
+        per_class = results[task.name].get("per_class", {})
+        absent = [name for name, value in per_class.items() if math.isnan(value)]
+        if absent:
+            count = f"{len(per_class) - len(absent)} of {len(per_class)} classes"
+            verb = "occurs" if len(absent) == 1 else "occur"
+            where = f"{', '.join(absent)} never {verb} in DATASETS.TEST"
+            notes.append(f"{metric} is a mean over {count}: {where}")
+    return notes
+
+
 def per_class_table(results: Mapping, task: Task) -> str:
     """Return a table of one task's metric: of each class, if it has classes, and the mean."""
     metrics = results[task.name]
@@ -188,12 +215,14 @@ def metric_names(tasks: Sequence[Task]) -> list[str]:
 
 
 def log_results(results: Mapping, tasks: Sequence[Task], network: str) -> None:
-    """Log the results of the student or the teacher, of each task and class."""
-    values = [results[task.name][task.metric] for task in tasks]
-    table = dict(zip(metric_names(tasks), values, strict=True))
-    table["geometric mean"] = results["geometric_mean"]
-    logger.info("Evaluation of the %s:\n%s", network, create_small_table(table))
-    for task in tasks:
+    """Log the results of the student or the teacher, of each evaluated task and class."""
+    evaluated = evaluated_tasks(results, tasks)
+    values = [results[task.name][task.metric] for task in evaluated]
+    table = dict(zip(metric_names(evaluated), values, strict=True))
+    table[mean_name(results, tasks)] = results["geometric_mean"]
+    text = "\n".join([create_small_table(table), *class_notes(results, tasks)])
+    logger.info("Evaluation of the %s:\n%s", network, text)
+    for task in evaluated:
         logger.info("%s of the %s:\n%s", task.name, network, per_class_table(results, task))
         if figures := results[task.name].get("detectron2"):
             print_csv_format({f"{network}/{task.name}": figures})

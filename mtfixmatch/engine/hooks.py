@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from ..data.broken import BrokenFiles
 from ..runtime.checkpoint_files import remove_old
 from .checkpoint import export_model
-from .evaluation import flat_results
+from .evaluation import flat_results, mean_name
 from .report import write_json
 from .step import StepRecord
 from .teacher_watch import TeacherWatch
@@ -45,8 +45,9 @@ def _checkpoint_info(trainer) -> dict[str, Any]:
 class TeacherEvalHook(HookBase):
     """Evaluate, and write the best teacher as model_best.pth and the last one as model_final.pth.
 
-    The best teacher has the highest geometric mean of the tasks' metrics (paper Sec. 4); its
-    results are in results_best.json. Full checkpoints store its value, for a resumed run.
+    The best teacher has the highest geometric mean of the metrics (paper Sec. 4) of the tasks that
+    are evaluated; its results are in results_best.json. Full checkpoints store its value, for a
+    resumed run. With an empty DATASETS.TEST, the last teacher is all that is written.
     """
 
     def __init__(self, period: int):
@@ -60,24 +61,25 @@ class TeacherEvalHook(HookBase):
         trainer = self.trainer
         if not _is_due(trainer, self.period):
             return
-        results = trainer.evaluate()
-        comm.synchronize()
-        if not comm.is_main_process():
-            return
-        for network, values in results.items():
-            trainer.storage.put_scalars(**flat_results(values, network), smoothing_hint=False)
-        self._keep_best(results)
-        if _is_last(trainer):
+        if trainer.cfg.DATASETS.TEST:
+            results = trainer.evaluate()
+            comm.synchronize()
+            if comm.is_main_process():
+                self._keep_best(results)
+        if _is_last(trainer) and comm.is_main_process():
             self._export("model_final.pth")
 
     def _keep_best(self, results: Mapping[str, Mapping]) -> None:
+        for network, values in results.items():
+            self.trainer.storage.put_scalars(**flat_results(values, network), smoothing_hint=False)
         value = float(results["teacher"]["geometric_mean"])
         if value > self.best:
             self.best, self.best_iteration = value, self.trainer.iter
             self._export("model_best.pth")
             path = os.path.join(self.trainer.cfg.OUTPUT_DIR, "results_best.json")
             write_json({**results, "iteration": self.trainer.iter}, path)
-        logger.info("Best geometric mean: %.4f at step %d", self.best, self.best_iteration + 1)
+        name = mean_name(results["teacher"], self.trainer.tasks)
+        logger.info("Best %s: %.4f at step %d", name, self.best, self.best_iteration + 1)
         self.trainer.storage.put_scalar("best_geometric_mean", self.best, smoothing_hint=False)
 
     def _export(self, name: str) -> None:

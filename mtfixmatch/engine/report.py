@@ -14,7 +14,15 @@ from tabulate import tabulate
 from ..data.partial_labels import count_labels
 from ..tasks import Task
 from ..utils.files import write_atomically
-from .evaluation import DETECTRON2, detectron2_table, metric_names, per_class_table
+from .evaluation import (
+    DETECTRON2,
+    class_notes,
+    detectron2_table,
+    evaluated_tasks,
+    mean_name,
+    metric_names,
+    per_class_table,
+)
 from .label_sets import LABEL_SETS, draw_label_sets, label_sets
 from .step import loss_name
 
@@ -52,21 +60,22 @@ def write_report(
     """Write results.json, report.md, its pictures curves.png and labels.png into OUTPUT_DIR.
 
     `records` are those of the training images, `results` {"teacher": ..., "student": ...} of the
-    last evaluation; `broken` tells for each file left out of the training what is wrong with it.
-    The report also shows the pictures that are there already.
+    last evaluation, {} without one; `broken` tells for each file left out of the training what is
+    wrong with it. The report also shows the pictures that are there already.
     """
     folder = cfg.OUTPUT_DIR
-    write_json(results, os.path.join(folder, "results.json"))
+    if results:
+        write_json(results, os.path.join(folder, "results.json"))
     history = read_history(os.path.join(folder, "metrics.json"))
     draw_curves(history, tasks, os.path.join(folder, "curves.png"))
     labels = label_sets("training", records, {task.name: task.label_key for task in tasks})
     draw_label_sets([labels], os.path.join(folder, LABEL_SETS))
     parts = [
         "# Report",
-        "## Results\n\n" + _results_table(results, tasks),
+        "## Results\n\n" + _results(results, tasks),
         f"## Labels\n\n{_label_table(tasks, records)}\n\n![labeled images]({LABEL_SETS})",
         *(["## Broken files\n\n" + _broken_list(broken)] if broken else []),
-        *(_task_tables(results["teacher"], task) for task in tasks),
+        *_task_tables(results.get("teacher", {}), tasks),
         "## Curves\n\n![curves](curves.png)",
         *_pictures(folder),
         "## Configuration\n\n" + _config_table(cfg),
@@ -74,20 +83,32 @@ def write_report(
     write_atomically(os.path.join(folder, "report.md"), "\n\n".join(parts) + "\n")
 
 
-def _results_table(results: Mapping[str, Mapping], tasks: Sequence[Task]) -> str:
+def _results(results: Mapping[str, Mapping], tasks: Sequence[Task]) -> str:
+    """Return the table of the metrics, and what they are not over."""
+    if not results:
+        return "DATASETS.TEST is empty: there was no evaluation."
+    teacher = results["teacher"]
+    evaluated = evaluated_tasks(teacher, tasks)
     rows = [
-        [network, *(figures[t.name][t.metric] for t in tasks), figures["geometric_mean"]]
+        [network, *(figures[t.name][t.metric] for t in evaluated), figures["geometric_mean"]]
         for network, figures in results.items()
     ]
-    headers = ["", *metric_names(tasks), "geometric mean"]
-    return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f")
+    headers = ["", *metric_names(evaluated), mean_name(teacher, tasks)]
+    table = tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f")
+    notes = [note for figures in results.values() for note in class_notes(figures, tasks)]
+    missing = [task.name for task in tasks if task not in evaluated]
+    if missing:
+        notes.append(f"No image of DATASETS.TEST is labeled for {', '.join(missing)}")
+    return "\n\n".join([table, *(f"{note}." for note in dict.fromkeys(notes))])
 
 
-def _task_tables(results: Mapping, task: Task) -> str:
-    tables = [f"## {task.name.capitalize()}", per_class_table(results, task)]
-    if table := detectron2_table(results, task):
-        tables += ["Detectron2's figures, in percent:", table]
-    return "\n\n".join(tables)
+def _task_tables(results: Mapping, tasks: Sequence[Task]) -> list[str]:
+    tables = []
+    for task in evaluated_tasks(results, tasks):
+        tables += [f"## {task.name.capitalize()}", per_class_table(results, task)]
+        if table := detectron2_table(results, task):
+            tables += ["Detectron2's figures, in percent:", table]
+    return tables
 
 
 def _label_table(tasks: Sequence[Task], records: Sequence[dict]) -> str:

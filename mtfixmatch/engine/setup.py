@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from operator import attrgetter
+from typing import Any
 
 import torch
 import yaml
@@ -19,23 +20,29 @@ from ..tasks.config import build_tasks, complete_task_config, set_classes, task_
 from ..utils.errors import InputError, check_choice
 from ..utils.images import RANGE_16BIT
 from ..utils.log import start_log
+from .stored_classes import stored_classes
 
 logger = logging.getLogger(__name__)
 
-# Keys of Detectron2 without effect, because this project has its own mapper, samplers, evaluation
-# and heads.
+# Keys of Detectron2, or nodes with keys, without effect, because this project has its own mapper,
+# samplers, evaluation and heads.
 UNREAD_KEYS = (
     *("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "INPUT.MAX_SIZE_TRAIN"),
-    *("INPUT.RANDOM_FLIP", "INPUT.CROP.ENABLED", "INPUT.MAX_SIZE_TEST", "INPUT.MASK_FORMAT"),
+    *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),  # images are evaluated at their own size
+    *("INPUT.RANDOM_FLIP", "INPUT.CROP", "INPUT.MASK_FORMAT", "VIS_PERIOD"),
     *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "DATALOADER.ASPECT_RATIO_GROUPING"),
     *("DATALOADER.SAMPLER_TRAIN", "DATALOADER.REPEAT_THRESHOLD", "DATALOADER.REPEAT_SQRT"),
     *("DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
     *("MODEL.RESNETS.RES4_DILATION", "MODEL.RESNETS.RES5_DILATION"),  # see ENCODER_STRIDE
-    *("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"),
+    *("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS", "MODEL.FPN.IN_FEATURES"),
+    *("MODEL.ROI_HEADS", "MODEL.ROI_BOX_HEAD", "MODEL.ROI_BOX_CASCADE_HEAD"),
+    *("MODEL.ROI_MASK_HEAD", "MODEL.ROI_KEYPOINT_HEAD", "MODEL.PANOPTIC_FPN"),
+    *("MODEL.PROPOSAL_GENERATOR", "MODEL.RPN"),
     *("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", "SOLVER.REFERENCE_WORLD_SIZE", "TEST.AUG"),
     *("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT"),
     *("TEST.EXPECTED_RESULTS", "TEST.PRECISE_BN", "TEST.KEYPOINT_OKS_SIGMAS"),
 )
+STEP_KEYS = ("SOLVER.STEPS", "SOLVER.GAMMA", "SOLVER.NUM_DECAYS")  # of schedulers with steps
 CHOICES = {
     "FIXMATCH.STRONG.FILL": ("mean", "black"),
     "FIXMATCH.STRONG.IGNORE_ERASED": ("always", "geometric", "never"),
@@ -50,22 +57,26 @@ CHOICES = {
 }
 
 
-def load_config(config_file: str, opts: list[str], *, resume: bool = False) -> CfgNode:
+def load_config(
+    config_file: str, opts: list[str], *, resume: bool = False, eval_only: bool = False
+) -> CfgNode:
     """Load the config of a run and fill in what data and machine decide.
 
     Args:
         config_file: path of the config file; "": the defaults.
         opts: `KEY VALUE` pairs of the command line.
         resume: with SEED -1, use the seed that the run in OUTPUT_DIR has drawn.
+        eval_only: read no training data; see `prepare_config`.
 
     Raises:
         InputError: a file is missing, a key is unknown, or a value is wrong.
     """
     start_log()
     cfg = resolve_config(config_file, opts)
+    check_datasets(cfg, ["TEST"] if eval_only else ["TRAIN"])
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(cfg.OUTPUT_DIR if resume else "")
-    prepare_config(cfg)
+    prepare_config(cfg, eval_only=eval_only)
     return cfg
 
 
@@ -106,9 +117,26 @@ def warn_of_unread_keys(cfg: CfgNode) -> None:
     """Warn of keys of Detectron2 that the config changes but that have no effect."""
     defaults = get_cfg()
     add_mtfixmatch_config(defaults)
-    changed = [key for key in UNREAD_KEYS if attrgetter(key)(cfg) != attrgetter(key)(defaults)]
+    keys = [*UNREAD_KEYS, *([] if "Step" in cfg.SOLVER.LR_SCHEDULER_NAME else STEP_KEYS)]
+    heads = {kind.head_node(cfg, name) for name, kind in task_kinds(cfg).items()}
+    for name, node in cfg.MODEL.items():  # 0: from the data
+        if name not in heads and isinstance(node, CfgNode) and node.get("NUM_CLASSES"):
+            keys.append(f"MODEL.{name}.NUM_CLASSES")
+    changed = [
+        name
+        for key in keys
+        for name in _changed_keys(key, attrgetter(key)(cfg), attrgetter(key)(defaults))
+    ]
     if changed:
-        logger.warning("These keys of Detectron2 have no effect: %s", ", ".join(changed))
+        shown = ", ".join(dict.fromkeys(changed))
+        logger.warning("These keys of Detectron2 have no effect: %s", shown)
+
+
+def _changed_keys(key: str, value: Any, default: Any) -> list[str]:
+    """Return the key if its value is not the default, or those of a node."""
+    if not isinstance(value, CfgNode):
+        return [key] if value != default else []
+    return [x for k in value for x in _changed_keys(f"{key}.{k}", value[k], default[k])]
 
 
 def _merge(merge, source, name: str) -> None:
@@ -125,13 +153,18 @@ def _merge(merge, source, name: str) -> None:
 def check_config(cfg: CfgNode) -> None:
     """Raise InputError if a value cannot work."""
     build_tasks(cfg)
-    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
-        if not attrgetter(key)(cfg):
-            raise InputError(f"{key} is empty: it must name one or more of {DATASET_NAMES}")
     for key, choices in CHOICES.items():
         check_choice(key, attrgetter(key)(cfg), choices)
     _check_numbers(cfg)
     build_method(cfg)
+
+
+def check_datasets(cfg: CfgNode, needed: Sequence[str]) -> None:
+    """Raise InputError if one of the `needed` keys of DATASETS names no dataset."""
+    for key in needed:
+        if not cfg.DATASETS[key]:
+            expected = f"it must name one or more of {DATASET_NAMES}"
+            raise InputError(f"DATASETS.{key} is empty: {expected}")
 
 
 def _check_numbers(cfg: CfgNode) -> None:
@@ -170,19 +203,60 @@ def _draw_seed(folder: str) -> int:
     return comm.shared_random_seed() % 2**31 if seed < 0 else seed
 
 
-def prepare_config(cfg: CfgNode) -> None:
-    """Fill in what data and machine decide: the classes and the device."""
-    register_datasets(cfg)
+def prepare_config(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Fill in what data and machine decide: the classes and the device.
+
+    An evaluation (`eval_only`) reads DATASETS.TEST alone. Where neither TASKS.<NAME>.CLASSES nor
+    the dataset lists the classes, they are those stored with MODEL.WEIGHTS, or else those that the
+    files of the dataset have.
+    """
+    register_datasets(_without_training_data(cfg) if eval_only else cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but there is no GPU: using the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    if names:
-        get_records(names)  # read all datasets now, so that broken files stop the run here
-        kinds = task_kinds(cfg).items()
-        keys = [kind.key_of(kind.metadata_field, x) for x, kind in kinds if kind.metadata_field]
-        check_class_lists(names, keys)
-        take_classes(cfg, names[0])
+    names = [*([] if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
+    unknown = _take_stored_classes(cfg, names[0]) if eval_only else []
+    get_records(names)  # read all datasets now, so that broken files stop the run here
+    check_class_lists(names, _class_keys(cfg).values())
+    take_classes(cfg, names[0])
+    for name in unknown:
+        logger.warning(
+            "Neither TASKS.%s.CLASSES nor MODEL.WEIGHTS names the classes of %s: they are taken "
+            "from %s, in the order there: %s",
+            *(name.upper(), name, names[0], cfg.TASKS[name.upper()].CLASSES),
+        )
+
+
+def _class_keys(cfg: CfgNode) -> dict[str, str]:
+    """Return task name -> key of its classes in the metadata of a dataset, if it has classes."""
+    kinds = task_kinds(cfg).items()
+    return {x: kind.key_of(kind.metadata_field, x) for x, kind in kinds if kind.metadata_field}
+
+
+def _without_training_data(cfg: CfgNode) -> CfgNode:
+    """Return a copy of a config whose datasets need no file of the training."""
+    cfg = cfg.clone()
+    cfg.DATASETS.TRAIN = ()
+    own = cfg.DATASETS.COCO_STYLE.TRAIN
+    for key in own:
+        own[key] = ""
+    return cfg
+
+
+def _take_stored_classes(cfg: CfgNode, dataset: str) -> list[str]:
+    """Take classes that are not listed from MODEL.WEIGHTS; return the tasks that it has none of."""
+    metadata = MetadataCatalog.get(dataset)
+    unlisted = [
+        name
+        for name, key in _class_keys(cfg).items()
+        if not (cfg.TASKS[name.upper()].CLASSES or metadata.get(key))
+    ]
+    stored = stored_classes(cfg.MODEL.WEIGHTS) if unlisted and cfg.MODEL.WEIGHTS else {}
+    for name in unlisted:
+        cfg.TASKS[name.upper()].CLASSES = stored.get(name, [])
+    if stored:
+        register_datasets(_without_training_data(cfg))  # whose readers take their order
+    return [name for name in unlisted if name not in stored]
 
 
 def take_classes(cfg: CfgNode, dataset: str) -> None:
@@ -192,17 +266,15 @@ def take_classes(cfg: CfgNode, dataset: str) -> None:
         InputError: the dataset has no classes for a task, or others than the config.
     """
     metadata = MetadataCatalog.get(dataset)
-    for name, kind in task_kinds(cfg).items():
-        if not kind.metadata_field:
-            continue
-        key = kind.key_of(kind.metadata_field, name)
+    for name, key in _class_keys(cfg).items():
         classes = metadata.get(key, []) or cfg.TASKS[name.upper()].CLASSES
         if not classes:
             raise InputError(
                 f"{dataset} has no classes for {name}: add labels, or remove {name} from "
                 "MODEL.TASKS"
             )
-        set_classes(cfg, name, classes, metadata.get(key.replace("classes", "colors"), []))
+        colors = metadata.get(key.replace("classes", "colors"), [])
+        set_classes(cfg, name, classes, colors, dataset=dataset)
 
 
 def choose_precision(cfg: CfgNode) -> torch.dtype:

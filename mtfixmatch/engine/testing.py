@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from ..data.datasets import get_records
-from ..data.loader import build_eval_loader, eval_records
+from ..data.loader import build_eval_loader, eval_records, labeled_tasks
 from ..data.records import Record
 from ..modeling import MultiTaskNet
 from ..runtime.rank_watch import RankWatch
@@ -17,6 +17,7 @@ from ..utils.errors import InputError
 from .checkpoint import MultiTaskCheckpointer
 from .evaluation import evaluate, evaluate_losses, log_results
 from .report import write_json
+from .setup import check_datasets
 
 
 def test(
@@ -27,15 +28,19 @@ def test(
     name: str,
     ranks: RankWatch,
 ) -> dict:
-    """Evaluate a model on DATASETS.TEST, see `evaluate`, and log the results under a name."""
+    """Evaluate a model on DATASETS.TEST, see `evaluate`, and log the results under a name.
+
+    A task without a label in the `records` is not evaluated.
+    """
     loader = build_eval_loader(cfg, records)
-    results = evaluate(model, loader, records, tasks, ranks.callbacks())
+    evaluated = labeled_tasks(tasks, records)
+    results = evaluate(model, loader, records, evaluated, ranks.callbacks())
     losses = {}
     if cfg.TEST.EVAL_LOSSES:
         # A network of one task is evaluated on the images labeled for it; the mean is over all.
         num_images = len(get_records(cfg.DATASETS.TEST))
         loader = build_eval_loader(cfg, records)
-        losses = evaluate_losses(model, loader, records, tasks, num_images)
+        losses = evaluate_losses(model, loader, records, evaluated, num_images)
     if results:
         for task, values in losses.items():
             results[task] |= values
@@ -47,8 +52,9 @@ def evaluate_checkpoint(cfg: CfgNode) -> dict:
     """Evaluate MODEL.WEIGHTS (`--eval-only`) and write results.json into OUTPUT_DIR.
 
     Raises:
-        InputError: MODEL.WEIGHTS is empty or cannot be loaded.
+        InputError: MODEL.WEIGHTS is empty or cannot be loaded, or DATASETS.TEST is empty.
     """
+    check_datasets(cfg, ["TEST"])
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")
     tasks = build_tasks(cfg)

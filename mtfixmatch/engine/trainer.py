@@ -167,7 +167,9 @@ class MultiTaskTrainer(DefaultTrainer):
         if self.start_iter < self.max_iter:
             with self._stop_request.listening(), self._ranks.running():
                 TrainerBase.train(self, self.start_iter, self.max_iter)
-        if comm.is_main_process() and self.results:
+        if not self.cfg.DATASETS.TEST:
+            self.results = {}  # a resumed run may have some from before
+        if comm.is_main_process() and (self.results or not self.cfg.DATASETS.TEST):
             broken = self._broken.messages
             write_report(self.cfg, self.tasks, self.records, self.results, broken)
         return self.results
@@ -209,6 +211,9 @@ class MultiTaskTrainer(DefaultTrainer):
             if self.checkpointer.has_checkpoint():
                 logger.warning("%s: its checkpoints are replaced (no --resume)", folder)
             start_anew(folder)
+            best = os.path.join(folder, "model_best.pth")
+            if not self.cfg.DATASETS.TEST and os.path.exists(best):
+                logger.warning("%s is of an earlier training (DATASETS.TEST is empty)", best)
         else:  # a killed run may have left one checkpoint too many
             remove_old(folder, self.cfg.SOLVER.CHECKPOINTS_TO_KEEP, self._watch.healthy)
         self._write_manifest()

@@ -57,8 +57,8 @@ def publish(run: Path, name: str, root: str) -> dict[str, Any]:
         of `training_command`.
 
     Raises:
-        InputError: the training is not finished, its files do not belong together, the name cannot
-            be that of a file, or the zoo cannot be written.
+        InputError: the training is not finished or has no evaluation, its files do not belong
+            together, the name cannot be that of a file, or the zoo cannot be written.
     """
     name = (name or run.resolve().name).removesuffix(".yaml")
     if not NAME.fullmatch(name):
@@ -67,7 +67,8 @@ def publish(run: Path, name: str, root: str) -> dict[str, Any]:
         raise InputError(f"--output {root}: models can be written to a local folder only")
     for file in RUN_FILES:
         if not (run / file).is_file():
-            raise InputError(f"{run / file} is missing: RUN must be a finished training's folder")
+            expected = "RUN must be the folder of a finished training with an evaluation"
+            raise InputError(f"{run / file} is missing: {expected}")
     cfg = resolve_config(str(run / "config.yaml"), [])
     facts = _facts_of(run, cfg)
     checkpoint = str(run / "model_best.pth")

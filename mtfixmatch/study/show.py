@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from ..engine.setup import resolve_config
+from ..engine.setup import check_datasets, resolve_config
 from ..utils.errors import InputError
 from .plan import Run, Study
 from .state import state_of
@@ -27,11 +27,15 @@ def show_plan(study: Study, runs: Sequence[Run]) -> None:
 
 
 def check_configs(study: Study, runs: Sequence[Run]) -> list[CfgNode]:
-    """Resolve the config of every run without data; raise InputError with a wrong one's run."""
+    """Resolve the config of every run without data; raise InputError with a wrong one's run.
+
+    A study compares results, so a run without DATASETS.TEST is wrong.
+    """
     configs = []
     for run in runs:
         try:
             configs.append(resolve_config(str(study.config), run.overrides))
+            check_datasets(configs[-1], ["TRAIN", "TEST"])
         except InputError as error:
             raise InputError(f"{run.name}: {error}") from None
     return configs

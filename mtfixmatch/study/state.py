@@ -34,6 +34,8 @@ def state_of(run: Run) -> State:
         return State("done")
     if status["error"]:
         return State("failed", status["error"])
+    if run.read(DONE_FILE) is not None:
+        return State("failed", f"it ended without {BEST_FILE}: no evaluation has a geometric mean")
     if status["job"]:
         return State("submitted", f"to {status['job']}")
     return State("missing" if run.read(CHECKPOINT_FILE) is None else "unfinished")

@@ -97,8 +97,15 @@ def in_features(cfg: CfgNode) -> set[str]:
     return {feature for node in nodes for feature in cfg.MODEL[node].IN_FEATURES}
 
 
-def set_classes(cfg: CfgNode, name: str, class_names: Sequence[str], colors: Sequence = ()) -> None:
-    """Write the classes of a task into its config.
+def set_classes(
+    cfg: CfgNode,
+    name: str,
+    class_names: Sequence[str],
+    colors: Sequence = (),
+    *,
+    dataset: str = "the data",
+) -> None:
+    """Write the classes of a task, which a dataset has, into its config.
 
     Raises:
         InputError: the config has other classes, or another number of them.
@@ -107,13 +114,13 @@ def set_classes(cfg: CfgNode, name: str, class_names: Sequence[str], colors: Seq
     if node.CLASSES and list(node.CLASSES) != list(class_names):
         raise InputError(
             f"TASKS.{name.upper()}.CLASSES is {list(node.CLASSES)}, but "
-            f"{list(cfg.DATASETS.TRAIN)} has {list(class_names)} (an empty list takes them)"
+            f"{dataset} has {list(class_names)} (an empty list takes them)"
         )
     head = task_kinds(cfg)[name].head_node(cfg, name)
     if cfg.MODEL[head].NUM_CLASSES not in (0, len(class_names)):
         raise InputError(
             f"MODEL.{head}.NUM_CLASSES is {cfg.MODEL[head].NUM_CLASSES}, but "
-            f"{list(cfg.DATASETS.TRAIN)} has {len(class_names)} classes for {name} (0 takes them)"
+            f"{dataset} has {len(class_names)} classes for {name} (0 takes them)"
         )
     node.CLASSES = list(class_names)
     node.COLORS = node.COLORS or [list(map(int, color)) for color in colors]

@@ -264,6 +264,32 @@ def test_images_of_each_class_are_counted_where_labels_are_for_some_classes(stre
     assert "labeled images |" not in maps and cells(maps, "partial maps") == ["16", ""]
 
 
+def test_training_data_alone(data):
+    found = data.check("DATASETS.TEST", ())
+    assert (found.errors, found.num_decoded) == ([], 4)
+    assert [split.name for split in found.splits] == ["training"]
+    report = check_report(found, [])
+    assert cells(report, "images") == ["4"] and cells(report, "sky") == ["4000", "44.44"]
+    assert "validation" not in report
+    assert (data.root / "out" / "labels.png").is_file()
+
+
+def test_validation_with_labels_for_one_task(data):
+    with ReaderWarnings() as reader_warnings:
+        found = data.check("DATASETS.COCO_STYLE.VAL.MAPS", "")
+    assert found.errors == []
+    assert found.splits[1].labels == {"annotations": 2, "sem_seg_file_name": 0, "all": 0, "none": 0}
+    assert reader_warnings.messages == [
+        "no image of ['coco_style_val'] is labeled for segmentation, which is not evaluated"
+    ]
+
+
+def test_validation_without_a_label_is_an_error(data):
+    none = ("DATASETS.COCO_STYLE.VAL.MAPS", "", "DATASETS.COCO_STYLE.VAL.BOXES", "")
+    (error,) = data.check(*none).errors
+    assert error.startswith("no image of ['coco_style_val'] is labeled for detection, segmentation")
+
+
 def test_the_ten_most_frequent_sizes_are_listed(data):
     for i in range(12):
         save(data.root / "images" / "train" / f"more{i}.png", noise(i + 50, (64, 64 + 8 * i)))

@@ -13,6 +13,7 @@ import torch
 from detectron2.engine import default_argument_parser
 from PIL import Image
 
+from mtfixmatch.street import generate as street
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import CONFIGS, REPOSITORY, SMALL
 
@@ -165,6 +166,57 @@ def test_an_evaluation_leaves_the_files_of_the_run_alone(trained, street_root, t
     after = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
     assert after == before
     assert "SEED: 3" in (tmp_path / "run" / "eval" / "config.yaml").read_text()
+
+
+def test_eval_only_needs_the_test_data_alone(trained, street_root, tmp_path):
+    output, _ = trained
+    unread = shutil.ignore_patterns("train", "cache")
+    shutil.copytree(street_root, tmp_path / "data", ignore=unread)
+    args = arguments(tmp_path / "data", tmp_path, MODEL__WEIGHTS=output / "model_final.pth")
+    with pytest.raises(InputError, match="leftImg8bit/train"):
+        call(args)
+    done = run([*args[:2], "--eval-only", *args[2:]])
+    assert done.returncode == 0, done.stderr
+    found = read_json(tmp_path / "eval" / "results.json")["teacher"]
+    assert flat(found) == pytest.approx(flat(read_json(output / "results.json")["teacher"]))
+
+
+def test_eval_only_without_test_data_ends_with_one_line(trained, street_root, tmp_path):
+    weights = trained[0] / "model_final.pth"
+    args = arguments(street_root, tmp_path, "--eval-only", MODEL__WEIGHTS=weights)
+    assert_one_line(run([*args, "DATASETS.TEST", "()"]), "DATASETS.TEST is empty")
+
+
+def test_a_training_without_test_data(street_root, tmp_path):
+    """The files of an evaluation are missing, the others are there; that is said once."""
+    done = run(arguments(street_root, tmp_path, DATASETS__TEST="()"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("DATASETS.TEST is empty") == 1
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"model_final.pth", "model_0000003.pth", "curves.png", "pseudo_labels.png"} <= names
+    absent = {"model_best.pth", "results.json", "results_best.json", "predictions.png"}
+    assert not absent & names
+    report = (tmp_path / "report.md").read_text()
+    assert "## Results\n\nDATASETS.TEST is empty: there was no evaluation.\n" in report
+    assert "## Labels" in report and "## Curves" in report and "## Detection" not in report
+    assert "teacher/" not in (tmp_path / "metrics.json").read_text()
+
+
+def test_boxes_of_bdd100k_alone(tmp_path):
+    """A download of the 100K part and its boxes."""
+    root = tmp_path / "data" / "street_bdd100k"
+    scenes = {"num_train": 20, "num_val": 3, "size": (128, 64), "seed": 1}
+    street.generate(root, **scenes, layout="bdd100k")
+    shutil.rmtree(root / "images" / "10k")
+    shutil.rmtree(root / "labels" / "sem_seg")
+    names = {"DATASETS__TRAIN": "('street_bdd100k_train',)"}
+    names |= {"DATASETS__TEST": "('street_bdd100k_val',)", "MODEL__TASKS": "['detection']"}
+    done = run(arguments(tmp_path / "data", tmp_path / "out", **names))
+    assert done.returncode == 0, done.stderr
+    results = read_json(tmp_path / "out" / "results.json")["teacher"]
+    assert results.keys() == {"detection", "geometric_mean"}
+    counts = read_json(tmp_path / "out" / "label_subsets.json")
+    assert (counts["num_images"], counts["labels"]["detection"]["count"]) == (15, 6)
 
 
 def test_resume_goes_on(trained, street_root, tmp_path):

@@ -269,6 +269,38 @@ def test_a_run_that_is_complete_resumes_to_nothing(saved):
     assert before == after
 
 
+def test_a_run_resumed_without_test_data_has_no_results(saved, tmp_path):
+    """Those in its checkpoint are of another step; what the evaluations wrote stays."""
+    cfg, _, _ = saved
+    shutil.copytree(cfg.OUTPUT_DIR, tmp_path / "out")
+    opts = ("OUTPUT_DIR", str(tmp_path / "out"), "DATASETS.TEST", (), "SOLVER.MAX_ITER", 9)
+    best = (tmp_path / "out" / "model_best.pth").read_bytes()
+    assert build_trainer(with_opts(cfg, *opts), resume=True).train() == {}
+    assert torch.load(tmp_path / "out" / "model_final.pth")["iteration"] == 8
+    assert (tmp_path / "out" / "model_best.pth").read_bytes() == best
+    assert "DATASETS.TEST is empty" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_best_teacher_is_chosen_by_the_tasks_with_labels(street_root, tmp_path):
+    """No test image has boxes: the mIoU alone counts."""
+    cfg = run_config(street_root, tmp_path, "SOLVER.MAX_ITER", 3, "TEST.EVAL_PERIOD", 1)
+    trainer = build_trainer(cfg)
+    for record in (records := [dict(record) for record in trainer.eval_records]):
+        del record["annotations"]
+    trainer.eval_records = records
+    evaluate, figures = trainer.evaluate, []
+    trainer.evaluate = lambda: figures.append(evaluate()) or figures[-1]
+    trainer.train()
+    values = [x["teacher"]["segmentation"]["mIoU"] for x in figures]
+    assert [x["teacher"].keys() for x in figures] == [{"segmentation", "geometric_mean"}] * 3
+    best = torch.load(tmp_path / "model_best.pth")
+    assert best["iteration"] == values.index(max(values))
+    assert best["classes"].keys() == {"detection", "segmentation"}
+    report = (tmp_path / "report.md").read_text()
+    assert "geometric mean of segmentation alone |" in report and "\n## Detection" not in report
+    assert "No image of DATASETS.TEST is labeled for detection." in report
+
+
 def test_weights_that_do_not_fit_or_exist_are_input_errors(saved, street_root, tmp_path):
     cfg, _, _ = saved
     missing = with_opts(cfg, "MODEL.WEIGHTS", str(tmp_path / "none.pth"))
@@ -509,3 +541,5 @@ def test_real_photographs(tmp_path):
 def test_evaluation_without_weights_is_refused(street_root):
     with pytest.raises(InputError, match="MODEL.WEIGHTS is empty"):
         evaluate_checkpoint(tiny_config(street_root, "MODEL.WEIGHTS", ""))
+    with pytest.raises(InputError, match="DATASETS.TEST is empty"):
+        evaluate_checkpoint(tiny_config(street_root, "DATASETS.TEST", ()))

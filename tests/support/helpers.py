@@ -36,18 +36,18 @@ SMALL: dict[str, Any] = {
 }
 
 
-def tiny_config(root: str | Path, *opts: Any, resume: bool = False) -> CfgNode:
+def tiny_config(root: str | Path, *opts: Any, **flags: bool) -> CfgNode:
     """The small ResNet on the data below `root`, small enough for a test.
 
     Args:
         root: the fixture `street_root`.
         opts: `KEY, VALUE` pairs that come last.
-        resume: as --resume.
+        flags: `resume` and `eval_only` of `load_config`.
     """
     places = {"DATASETS.ROOT": str(root), "DATASETS.CACHE_DIR": str(Path(root) / "cache")}
     given = [x for pair in (SMALL | places).items() for x in pair]
     config = str(CONFIGS / "street" / "resnet18.yaml")
-    return load_config(config, [*given, *opts], resume=resume)
+    return load_config(config, [*given, *opts], **flags)
 
 
 def message_of(read: Callable[[str], Any], path: str) -> str:

@@ -67,13 +67,13 @@ def root(tmp_path):
     return root
 
 
-def load(root, split="train", **options):
-    return load_bdd100k(root=str(root), split=split, scan=FileScanner(**options))
+def load(root, split="train", labels=tuple(KEYS), **options):
+    return load_bdd100k(root=str(root), split=split, scan=FileScanner(**options), labels=labels)
 
 
-def message_of(root, split="train"):
+def message_of(root, split="train", labels=tuple(KEYS)):
     with pytest.raises(InputError) as error:
-        load(root, split)
+        load(root, split, labels)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -330,7 +330,6 @@ def truncate(root):
     ("change", "expected"),
     [
         (delete("images/100k/train"), "the images of the 100K part in images/100k/train and bdd1"),
-        (delete("images/100k/val"), "the images of the 100K part in images/100k/val and bdd100k/"),
         (delete("images/10k"), "images/10k/train and bdd100k/images/10k/train and seg/images/trai"),
         (delete("labels/det_20"), "the boxes in labels/det_20/det_train.json and bdd100k/labels/"),
         (delete("labels/sem_seg"), "the maps in labels/sem_seg/masks/train and bdd100k/labels/se"),
@@ -381,3 +380,85 @@ def test_a_colour_map_is_refused(root):
     path = root / "labels/sem_seg/masks/train/c.png"
     save(path, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     assert message_of(root).startswith(f"{path}: expected an 8-bit single-channel")
+
+
+# One of the two parts alone
+
+
+PART_OF_BOXES = ("images/100k", "labels/det_20")
+PART_OF_MAPS = ("images/10k", "labels/sem_seg")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("key", "absent", "ids"),
+    [
+        ("annotations", PART_OF_MAPS, {"train": "abcd", "val": "ef"}),
+        ("sem_seg_file_name", PART_OF_BOXES, {"train": "bceg", "val": "h"}),
+    ],
+)
+def test_one_label_needs_its_part_alone(root, split, key, absent, ids):
+    expected = {x["image_id"]: x for x in without_paths(load(root, split))}
+    delete(*absent)(root)
+    found = load(root, split, [key])
+    assert [r["image_id"] for r in found] == list(ids[split])
+    (other,) = set(KEYS) - {key}
+    assert not any(other in record for record in found)
+    for record in without_paths(found):
+        if record["image_id"] in expected:
+            assert record.get(key) == expected[record["image_id"]].get(key)
+
+
+def test_without_the_100k_part_no_image_with_a_map_is_held_out(root, caplog):
+    delete(*PART_OF_BOXES)(root)
+    assert all(KEYS[1] in record for record in load(root, labels=KEYS[1:]))
+    assert caplog.messages[0].endswith("number of train images found/expected: maps 4/7000")
+
+
+def test_images_of_the_other_part_are_unlabeled(root, caplog):
+    """Also with one label, an image that is held out for validation stays out of the training."""
+    boxes = labels_of(load(root, labels=KEYS[:1]))
+    assert boxes == {x: [x in "ab", False] for x in "abcdg"}
+    maps = labels_of(load(root, labels=KEYS[1:]))
+    assert maps == {x: [False, x in "bcg"] for x in "abcdg"}
+    assert labels_of(load(root, "val", KEYS[:1])) == {x: [x in "ef", False] for x in "efh"}
+    assert [x.split("expected: ")[1] for x in caplog.messages] == [
+        "boxes 2/69853",
+        "maps 3/6546",
+        "boxes 2/10000",
+    ]
+
+
+def test_files_of_the_other_label_are_not_opened(root):
+    truncate(root)
+    assert labels_of(load(root, labels=KEYS[1:]))["c"] == [False, True]
+    save_frames(root, FRAMES["train"])
+    save_map(root / "labels/sem_seg/masks/train/c.png", ids=[99])
+    assert labels_of(load(root, labels=KEYS[:1]))["a"] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("key", "absent", "expected"),
+    [
+        (KEYS[0], "images/100k", "looked for the images of the 100K part in images/100k/train"),
+        (KEYS[0], "labels/det_20", "looked for the boxes in labels/det_20/det_train.json"),
+        (KEYS[1], "images/10k", "looked for the images of the 10K part in images/10k/train"),
+        (KEYS[1], "labels/sem_seg", "looked for the maps in labels/sem_seg/masks/train"),
+    ],
+)
+def test_a_part_that_is_needed_is_missed(root, key, absent, expected):
+    delete(absent)(root)
+    assert message_of(root, labels=[key]).startswith(f"{root}: {expected}")
+
+
+def test_an_empty_folder_of_the_other_part_is_as_none(root):
+    empty("images/10k/train")(root)
+    assert [r["image_id"] for r in load(root, labels=KEYS[:1])] == list("abcd")
+
+
+def test_training_without_the_images_for_validation_says_what_it_trains_on(root, caplog):
+    delete("images/100k/val")(root)
+    assert [r["image_id"] for r in load(root)] == list("abcdeg")
+    expected = "no images of the 100K part for validation, so those in the 10K part are trained on"
+    assert expected in caplog.messages[0]
+    assert caplog.messages[1].endswith("boxes 2/69853, maps 4/7000, both 1/2972, neither 1/143")

@@ -76,8 +76,9 @@ def tree(tmp_path):
     return root
 
 
-def load(root, **options):
-    return load_cityscapes(root=str(root), split="train", scan=FileScanner(**options))
+def load(root, labels=("annotations", "sem_seg_file_name"), **options):
+    scan = FileScanner(**options)
+    return load_cityscapes(root=str(root), split="train", scan=scan, labels=labels)
 
 
 def test_records(tree):
@@ -226,3 +227,21 @@ def test_a_split_without_images_is_named(tree):
     (tree / "leftImg8bit/val/ulm").mkdir(parents=True)
     with pytest.raises(InputError, match=r"there is no image leftImg8bit/val/\*/\*_leftImg8bit"):
         load_cityscapes(root=str(tree), split="val", scan=FileScanner())
+
+
+@pytest.mark.parametrize(
+    ("key", "unread"),
+    [("annotations", "labelIds"), ("sem_seg_file_name", "instanceIds")],
+)
+def test_one_label_needs_its_maps_alone(tree, key, unread, caplog):
+    """Files of the other kind may be absent or broken; there is no warning about them."""
+    name = "gtFine/train/ulm/ulm_000001_000019_gtFine_"
+    expected = [record.get(key) for record in load(tree)]
+    (tree / f"{name}{unread}.png").write_bytes(b"broken")
+    for path in tree.glob(f"gtFine/train/bonn/*{unread}.png"):
+        path.unlink()
+    caplog.clear()
+    found = load(tree, labels=[key])
+    assert [record.get(key) for record in found] == expected
+    assert not any("sem_seg_lut" in r for r in found if key == "annotations")
+    assert unread not in caplog.text

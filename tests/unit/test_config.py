@@ -10,7 +10,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 from mtfixmatch.config import add_mtfixmatch_config
 from mtfixmatch.data.loader import build_train_loader, train_records
 from mtfixmatch.engine import load_config
-from mtfixmatch.engine.setup import choose_precision
+from mtfixmatch.engine.setup import choose_precision, resolve_config
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.tasks.base import TASK_REGISTRY
 from mtfixmatch.utils.errors import InputError
@@ -192,7 +192,6 @@ BAD = [
     ("DATALOADER.MAX_BROKEN", 1.5, "DATALOADER.MAX_BROKEN is 1.5"),
     ("DATASETS.TRAIN", ("town_train",), "there is no dataset 'town_train'"),
     ("DATASETS.TRAIN", (), "DATASETS.TRAIN is empty"),
-    ("DATASETS.TEST", (), "DATASETS.TEST is empty"),
     ("DATASETS.ROOT", "nowhere", "nowhere"),
     ("FIXMATCH.METHODS", "FixMatch", "FIXMATCH.METHODS"),
     ("TASKS.DEPTH.LABELS", 3, "TASKS.DEPTH.LABELS"),
@@ -207,6 +206,14 @@ def test_bad_values_are_named(street_root, key, value, said):
     with pytest.raises(InputError) as error:
         tiny_config(street_root, key, value)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_training_needs_no_test_data_and_an_evaluation_no_training_data(street_root):
+    assert tiny_config(street_root, "DATASETS.TEST", ()).DATASETS.TEST == ()
+    cfg = tiny_config(street_root, "DATASETS.TRAIN", (), eval_only=True)
+    assert [len(cfg.TASKS[x].CLASSES) for x in ("DETECTION", "SEGMENTATION")] == [8, 19]
+    with pytest.raises(InputError, match=r"DATASETS\.TEST is empty: it must name"):
+        tiny_config(street_root, "DATASETS.TEST", (), eval_only=True)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +263,33 @@ def test_keys_of_detectron2_without_effect_are_named_in_one_warning(
     given = ("INPUT.MIN_SIZE_TRAIN", (640,), "TEST.AUG.ENABLED", True, "SEED", 5)
     tiny_config(street_root, *given)
     (warning,) = {r.getMessage() for r in caplog.records if "no effect" in r.getMessage()}
-    assert warning == "These keys of Detectron2 have no effect: INPUT.MIN_SIZE_TRAIN, TEST.AUG"
+    names = "INPUT.MIN_SIZE_TRAIN, TEST.AUG.ENABLED"
+    assert warning == f"These keys of Detectron2 have no effect: {names}"
+
+
+@pytest.mark.parametrize(
+    ("opts", "named"),
+    [
+        (
+            ["INPUT.MIN_SIZE_TEST", 640, "INPUT.MAX_SIZE_TEST", 800],
+            "INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST",
+        ),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", 3], "MODEL.ROI_HEADS.NUM_CLASSES"),
+        (["SOLVER.STEPS", (5, 7), "SOLVER.GAMMA", 0.5], "SOLVER.STEPS, SOLVER.GAMMA"),
+        (["SOLVER.STEPS", (5, 7), "SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"], ""),
+        (["MODEL.RETINANET.NUM_CLASSES", 8], ""),
+        (
+            ["MODEL.RETINANET.NUM_CLASSES", 3, "TASKS.DETECTION.HEAD", "FCOSHead"],
+            "MODEL.RETINANET.NUM_CLASSES",
+        ),
+        (["VIS_PERIOD", 100, "INPUT.CROP.SIZE", [0.5, 0.5]], "INPUT.CROP.SIZE, VIS_PERIOD"),
+    ],
+)
+def test_keys_that_only_other_parts_of_detectron2_read(caplog, monkeypatch, opts, named):
+    monkeypatch.setattr(logging.getLogger("mtfixmatch"), "propagate", True)
+    resolve_config(str(CONFIGS / "street" / "resnet18.yaml"), opts)
+    warnings = {x.split("effect: ")[1] for x in caplog.messages if "no effect" in x}
+    assert warnings == ({named} if named else set())
 
 
 def test_a_missing_config_file_is_named():

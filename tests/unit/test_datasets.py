@@ -3,7 +3,7 @@ import os
 
 import numpy as np
 import pytest
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
@@ -18,6 +18,7 @@ from mtfixmatch.data.datasets import (
     register_datasets,
 )
 from mtfixmatch.street.generate import MARK
+from mtfixmatch.tasks.config import complete_task_config
 from mtfixmatch.utils.errors import InputError
 
 
@@ -73,6 +74,23 @@ def test_registering_again_replaces(tmp_path):
     register_datasets(make_cfg(tmp_path))
     assert [record["image_id"] for record in get_records(["street_train"])] == ["town_1"]
     assert os.listdir(tmp_path / "cache")
+
+
+def test_the_labels_of_other_tasks_are_not_read(street_root, tmp_path):
+    """Neither those of a task that is left out, nor the boxes of the default name for another."""
+    for tasks, keys in (
+        (["detection"], {"annotations"}),
+        (["segmentation"], {"sem_seg_file_name", "sem_seg_lut"}),
+        (["cars"], set()),
+    ):
+        cfg = make_cfg(tmp_path)
+        cfg.DATASETS.ROOT, cfg.MODEL.TASKS = str(street_root), tasks
+        cfg.TASKS.CARS = CfgNode({"KIND": "Detection"})
+        complete_task_config(cfg)
+        register_datasets(cfg)
+        labels = {"annotations", "sem_seg_file_name", "sem_seg_lut"}
+        records = get_records(["street_train"])
+        assert all(labels & record.keys() == keys for record in records) and len(records) == 16
 
 
 def test_root_and_cache_have_defaults(tmp_path, monkeypatch):

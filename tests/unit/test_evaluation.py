@@ -1,3 +1,4 @@
+import logging
 import math
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -11,22 +12,26 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
 
-from mtfixmatch.data.loader import build_eval_loader, eval_records
+from mtfixmatch.data import loader as loader_module
+from mtfixmatch.data.loader import build_eval_loader, eval_records, labeled_tasks
 from mtfixmatch.data.mapper import EvalMapper
 from mtfixmatch.engine import evaluation
 from mtfixmatch.engine.evaluation import (
     _image_losses,
+    class_notes,
     detectron2_table,
     evaluate,
     evaluate_losses,
     flat_results,
     geometric_mean,
     log_results,
+    mean_name,
     per_class_table,
 )
-from mtfixmatch.engine.report import _draw_axis
+from mtfixmatch.engine.report import _draw_axis, _results, _task_tables
 from mtfixmatch.engine.testing import test as evaluate_on_test
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import tiny_config
 
 NAN = float("nan")
@@ -167,6 +172,107 @@ def test_logged_figures(caplog):
         assert text in caplog.text
 
 
+# Labels for some of the tasks or classes
+
+
+def test_a_mean_over_fewer_classes_is_never_without_a_note():
+    tasks = stub_tasks()
+    results = {
+        "boxes": {"mAP": 0.25, "per_class": {"a": 0.1, "b": NAN, "c": 0.4, "d": NAN}},
+        "maps": {"mIoU": 0.6, "per_class": {"x": 0.6, "y": NAN}},
+    }
+    assert class_notes(results, tasks) == [
+        "mAP is a mean over 2 of 4 classes: b, d never occur in DATASETS.TEST",
+        "mIoU is a mean over 1 of 2 classes: y never occurs in DATASETS.TEST",
+    ]
+    assert class_notes({"boxes": {"mAP": 0.5}}, tasks[:1]) == []  # a kind without classes
+    assert class_notes({"maps": {"mIoU": 0.0, "per_class": {"x": 0.0}}}, tasks) == []
+
+
+def test_notes_of_two_tasks_with_one_metric_name_the_task():
+    tasks = [stub_task(name, "mIoU", 0.5, {"x": 0.5, "y": NAN}) for name in ("road", "lane")]
+    found = class_notes(evaluate(Echo(), LOADER, [], tasks), tasks)
+    assert [note.split(" is ")[0] for note in found] == ["road mIoU", "lane mIoU"]
+
+
+def test_the_geometric_mean_is_named_by_what_it_is_over(caplog):
+    tasks = stub_tasks()
+    found = evaluate(Echo(), LOADER, [], tasks[:1])
+    assert found.keys() == {"boxes", "geometric_mean"}
+    assert found["geometric_mean"] == pytest.approx(0.25)
+    assert mean_name(found, tasks) == "geometric mean of boxes alone"
+    assert mean_name(found, tasks[:1]) == "geometric mean"  # the network has no other task
+    with caplog.at_level("INFO", "mtfixmatch.engine.evaluation"):
+        log_results(found, tasks, "teacher")
+    assert "geometric mean of boxes alone" in caplog.text and "maps of the" not in caplog.text
+    assert "mAP is a mean over 2 of 3 classes: c never occurs in DATASETS.TEST" in caplog.text
+
+
+def test_the_report_says_what_is_not_evaluated():
+    tasks = stub_tasks()
+    teacher = evaluate(Echo(), LOADER, [], tasks[:1])
+    text = _results({"teacher": teacher, "student": teacher}, tasks)
+    assert "geometric mean of boxes alone |" in text and "mIoU" not in text
+    assert text.endswith(
+        "mAP is a mean over 2 of 3 classes: c never occurs in DATASETS.TEST.\n\n"
+        "No image of DATASETS.TEST is labeled for maps."
+    )
+    assert _task_tables(teacher, tasks)[0] == "## Boxes" and len(_task_tables(teacher, tasks)) == 2
+    assert _results({}, tasks) == "DATASETS.TEST is empty: there was no evaluation."
+    assert _task_tables({}, tasks) == []
+
+
+def labeled_by(**keys):
+    names = {"is_partial": lambda record: False}
+    return [SimpleNamespace(name=name, label_key=key, **names) for name, key in keys.items()]
+
+
+def records_with(*labels):
+    return [{"image_id": str(i), **dict.fromkeys(keys)} for i, keys in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("records", "evaluated", "kept"),
+    [
+        (records_with(["a"], [], ["a", "b"], ["b"]), ["first", "second"], "023"),
+        (records_with(["a"], [], ["other"]), ["first"], "0"),
+    ],
+)
+def test_tasks_without_a_label_in_validation_are_left_out(
+    monkeypatch, caplog, records, evaluated, kept
+):
+    tasks = labeled_by(first="a", second="b")
+    cfg = SimpleNamespace(
+        DATASETS=SimpleNamespace(TEST=("own_val",)),
+        INPUT=SimpleNamespace(RANGE_16BIT=(0, 65535)),
+    )
+    monkeypatch.setattr(loader_module, "get_records", lambda names: records)
+    monkeypatch.setattr(logging.getLogger("mtfixmatch"), "propagate", True)
+    assert "".join(record["image_id"] for record in eval_records(cfg, tasks)) == kept
+    assert [task.name for task in labeled_tasks(tasks, records)] == evaluated
+    text = "no image of ['own_val'] is labeled for second, which is not evaluated"
+    assert set(caplog.messages) == (set() if len(evaluated) == 2 else {text})
+
+
+def test_validation_without_any_label_is_an_error(monkeypatch):
+    tasks = labeled_by(boxes="boxes", maps="maps")
+    cfg = SimpleNamespace(
+        DATASETS=SimpleNamespace(TEST=("own_val",)),
+        INPUT=SimpleNamespace(RANGE_16BIT=(0, 65535)),
+    )
+    for records in (records_with(["depth"]), []):
+        monkeypatch.setattr(loader_module, "get_records", lambda names, found=records: found)
+        with pytest.raises(InputError, match=r"no image of \['own_val'\] is .* for boxes, maps: "):
+            eval_records(cfg, tasks)
+
+
+def test_no_validation_is_said(monkeypatch, caplog):
+    cfg = SimpleNamespace(DATASETS=SimpleNamespace(TEST=()))
+    monkeypatch.setattr(logging.getLogger("mtfixmatch"), "propagate", True)
+    assert eval_records(cfg, []) == []
+    assert "DATASETS.TEST is empty: nothing is evaluated" in caplog.text
+
+
 class Oracle(nn.Module):
     """Answers with the labels, as Detectron2's results."""
 
@@ -226,6 +332,26 @@ def test_a_task_is_measured_on_its_labeled_images(cfg):
     oracle = Oracle(records, tasks)
     found = evaluate(oracle, build_eval_loader(cfg, partly), partly, tasks)
     assert found["geometric_mean"] == pytest.approx(1)
+
+
+def test_only_the_labeled_tasks_are_measured_with_their_losses(street_root):
+    """The figures of the maps are those of an evaluation that knows no boxes at all."""
+    cfg = tiny_config(street_root, "TEST.EVAL_LOSSES", True)
+    tasks = build_tasks(cfg)
+    records = [dict(record) for record in eval_records(cfg, tasks)]
+    for record in records:
+        del record["annotations"]
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    ranks = SimpleNamespace(callbacks=lambda: {})
+    found = evaluate_on_test(cfg, model, tasks, records, "teacher", ranks)
+    assert found.keys() == {"segmentation", "geometric_mean"}
+    assert found["geometric_mean"] == pytest.approx(found["segmentation"]["mIoU"])
+    losses = {key: found["segmentation"].pop(key) for key in ("losses", "image_losses")}
+    loader = build_eval_loader(cfg, records)
+    expected = flat_results(evaluate(model, loader, records, tasks[1:]), "teacher")
+    assert flat_results(found, "teacher") == pytest.approx(expected)
+    assert losses == evaluate_losses(model, loader, records, tasks[1:], 6)["segmentation"]
 
 
 def test_an_untrained_network_is_measured(cfg):

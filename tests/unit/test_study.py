@@ -256,6 +256,20 @@ def test_states_of_a_run(study):
         pending(study.runs)
 
 
+def test_a_run_that_ended_without_results_has_failed(study):
+    run = study.runs[0]
+    finish(run)
+    (run.folder / "results_best.json").unlink()
+    reason = "it ended without results_best.json: no evaluation has a geometric mean"
+    assert state_of(run) == State("failed", reason)
+
+
+def test_a_study_needs_test_data():
+    study = load_study(PROJECTS / "street", opts=["DATASETS.TEST", "()"])
+    with pytest.raises(InputError, match=rf"{study.runs[0].name}: DATASETS.TEST is empty"):
+        check_configs(study, study.runs[:1])
+
+
 def test_a_submitted_run_is_not_submitted_again(study):
     run = study.runs[0]
     write_status(run, None, job="gpu")

@@ -7,6 +7,7 @@ both parts. `bdd100k_files` says where the files are.
 import gc
 import logging
 import os
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +15,17 @@ from typing import Any
 from ...utils.images import read_image_size
 from ...utils.labels import IGNORE_LABEL, INVALID_LABEL
 from ..partial_labels import count_labels
-from ..records import Record, add_labels, add_map, clip_box, make_annotation, make_record
+from ..records import (
+    BOX_KEY,
+    LABEL_KEYS,
+    MAP_KEY,
+    Record,
+    add_labels,
+    add_map,
+    clip_box,
+    make_annotation,
+    make_record,
+)
 from .bdd100k_files import SplitFiles, check_images, find_files
 from .bdd100k_json import CLASSES, read_frames
 from .cityscapes import STUFF_LABELS, cityscapes_metadata
@@ -27,10 +38,12 @@ logger = logging.getLogger(__name__)
 LUT = bytes([*range(19), *[INVALID_LABEL] * (IGNORE_LABEL - 19), IGNORE_LABEL])
 # Numbers of images in the paper (Sec. 4.3), under the keys of `count_labels`.
 OFFICIAL = {
-    "train": {"annotations": 69_853, "sem_seg_file_name": 6_546, "all": 2_972, "none": 143},
-    "val": {"annotations": 10_000, "sem_seg_file_name": 1_000, "all": 0, "none": 0},
+    "train": {BOX_KEY: 69_853, MAP_KEY: 6_546, "all": 2_972, "none": 143},
+    "val": {BOX_KEY: 10_000, MAP_KEY: 1_000, "all": 0, "none": 0},
 }
-COUNTED = {"annotations": "boxes", "sem_seg_file_name": "maps", "all": "both", "none": "neither"}
+# Number of training images with maps without the 100K part, whose validation images are excluded.
+OFFICIAL_MAPS_ALONE = 7_000
+COUNTED = {BOX_KEY: "boxes", MAP_KEY: "maps", "all": "both", "none": "neither"}
 
 ROUNDING = 1e-3  # pixels that the decimals in the file may cost
 DEGENERATE = "degenerate box"  # less than a pixel wide or high
@@ -44,43 +57,65 @@ def bdd100k_metadata() -> dict[str, Any]:
     return cityscapes_metadata() | things
 
 
-def load_bdd100k(*, root: str, split: str, scan: FileScanner) -> list[Record]:
+def load_bdd100k(
+    *, root: str, split: str, scan: FileScanner, labels: Collection[str] = LABEL_KEYS
+) -> list[Record]:
     """Return the records of a split, "train" or "val", its parts merged, sorted by image id.
 
-    An image in both parts is one record with both labels; its file is that of the 100K part. The
-    10K part for training loses the images that the 100K part holds for validation.
+    Only the `labels` are read and needed, with the images of their part; images of the other part
+    are unlabeled if they are there. An image in both parts is one record with both labels; its file
+    is that of the 100K part. The 10K part for training loses the images that the 100K part holds
+    for validation.
 
     An image is not labeled for boxes without a frame in the JSON (137 of the official 70,000), nor
     if the "labels" of its frame are null or absent (10 more). As in BDD100K's own tools, boxes with
     the attribute "crowd" or one of the categories UNCERTAIN are ignored. InputError if files are
     missing, misplaced or of the wrong form.
     """
-    files = find_files(root, split)
+    files = find_files(root, split, labels)
     images = dict(sorted((files.small | files.large).items()))
     sizes = scan(images.values(), read_image_size, name=f"bdd100k_{split}_sizes", source=root)
     records = {x: make_record(path, x, sizes[path]) for x, path in images.items() if path in sizes}
-    maps = {x: path for x, path in files.maps.items() if x in files.small and x in records}
-    scans = scan(maps.values(), scan_label_map, name=f"bdd100k_{split}_maps", source=root)
-    expected = "no class of BDD100K, expected 0 to 18, or 255 for none"
-    add_labels(records, maps, scans, partial(add_map, lut=LUT, expected=expected))
-    name, strict = f"bdd100k_{split}_boxes", replace(scan, broken=None)
-    collecting = gc.isenabled()
-    gc.disable()  # collecting garbage would take longer than making a million boxes
-    try:
-        frames = strict([files.boxes], read_frames, name=name, source=root)
-        _read_boxes(records, files, frames.pop(files.boxes))
-    finally:
-        if collecting:
-            gc.enable()
-    counts = count_labels(records.values(), ["annotations", "sem_seg_file_name"])
-    if counts != OFFICIAL[split] and not is_generated(root):
-        shown = [f"{COUNTED[key]} {counts[key]}/{n}" for key, n in OFFICIAL[split].items()]
-        text = "%s: not the official BDD100K, number of %s images found/expected: %s"
-        logger.warning(text, root, split, ", ".join(shown))
+    if MAP_KEY in labels:
+        maps = {x: path for x, path in files.maps.items() if x in files.small and x in records}
+        scans = scan(maps.values(), scan_label_map, name=f"bdd100k_{split}_maps", source=root)
+        expected = "no class of BDD100K, expected 0 to 18, or 255 for none"
+        add_labels(records, maps, scans, partial(add_map, lut=LUT, expected=expected))
+    if BOX_KEY in labels:
+        name, strict = f"bdd100k_{split}_boxes", replace(scan, broken=None)
+        _read_boxes(records, files, partial(strict, name=name, source=root))
+    if not is_generated(root):
+        keys = [key for key in LABEL_KEYS if key in labels]
+        counts = count_labels(records.values(), keys)
+        # With one kind of label, the others depend on which part is there.
+        shown = keys if len(keys) == 1 else list(counts)
+        _compare_counts({key: counts[key] for key in shown}, files, root, split)
     return list(records.values())
 
 
-def _read_boxes(records: dict[str, Record], files: SplitFiles, frames: list[list]) -> None:
+def _compare_counts(counts: dict[str, int], files: SplitFiles, root: str, split: str) -> None:
+    """Warn of numbers of images, under the keys of `count_labels`, that are not the official."""
+    alone = split == "train" and not files.held_out
+    official = OFFICIAL[split] | ({MAP_KEY: OFFICIAL_MAPS_ALONE} if alone else {})
+    if any(counts[key] != official[key] for key in counts):
+        shown = [f"{COUNTED[key]} {counts[key]}/{official[key]}" for key in counts]
+        text = "%s: not the official BDD100K, number of %s images found/expected: %s"
+        logger.warning(text, root, split, ", ".join(shown))
+
+
+def _read_boxes(
+    records: dict[str, Record], files: SplitFiles, scan: Callable[..., dict[str, Any]]
+) -> None:
+    collecting = gc.isenabled()
+    gc.disable()  # collecting garbage would take longer than making a million boxes
+    try:
+        _add_frames(records, files, scan([files.boxes], read_frames).pop(files.boxes))
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _add_frames(records: dict[str, Record], files: SplitFiles, frames: list[list]) -> None:
     check_images([os.path.splitext(frame[0])[0] for frame in frames], files.large, files.boxes)
     while frames:  # free the frames on the way: they take as much memory as the annotations
         name, boxes, ignored = frames.pop()
@@ -91,7 +126,7 @@ def _read_boxes(records: dict[str, Record], files: SplitFiles, frames: list[list
 
 def _add_boxes(record: Record, boxes: list[list], ignored: dict[str, int], frame: str) -> None:
     """Add the boxes of a frame as `read_frames` returns them."""
-    record["annotations"] = []
+    record[BOX_KEY] = []
     for category, iscrowd, x0, y0, *last in boxes:
         # The file gives the first and the last pixel.
         x1, y1 = last[0] + 1.0, last[1] + 1.0
@@ -100,6 +135,6 @@ def _add_boxes(record: Record, boxes: list[list], ignored: dict[str, int], frame
         if min(box[2] - box[0], box[3] - box[1]) < 1 - ROUNDING:
             ignored[DEGENERATE] = ignored.get(DEGENERATE, 0) + 1
         else:
-            record["annotations"].append(make_annotation(box, category, iscrowd))
+            record[BOX_KEY].append(make_annotation(box, category, iscrowd))
     if ignored:
         record["ignored"] = ignored

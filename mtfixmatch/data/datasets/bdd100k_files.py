@@ -5,7 +5,8 @@ labels/det_20/det_<split>.json                    (see `bdd100k_json`)
 images/10k/<split>/<image_id>.jpg
 labels/sem_seg/masks/<split>/<image_id>.png       (8 bits: 0-18 as in Cityscapes, 255 = ignore)
 
-Older names are in PLACES. All of it may be in a folder `bdd100k`, as the archives are packed.
+Older names are in PLACES. All of it may be in a folder `bdd100k`, as the archives are packed. Boxes
+need the first two, maps the last two. Images of the other part are unlabeled if they are there.
 """
 
 import logging
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from ...utils.errors import InputError
 from ...utils.files import reading
+from ..records import BOX_KEY, MAP_KEY
 from .folders import check_unmixed
 
 logger = logging.getLogger(__name__)
@@ -41,21 +43,40 @@ class SplitFiles:
     """The files of one split."""
 
     large: dict[str, str]  # image id -> image of the 100K part
-    small: dict[str, str]  # image id -> image of the 10K part; no validation image of the 100K
+    small: dict[str, str]  # image id -> image of the 10K part; no image of `held_out`
     maps: dict[str, str]  # image id -> label map of the 10K part
-    boxes: str  # JSON with the boxes of the 100K part
+    boxes: str  # JSON with the boxes of the 100K part; "": they are not read
+    held_out: frozenset[str]  # in training, ids of the validation images of the 100K part
 
 
-def find_files(root: str, split: str) -> SplitFiles:
-    """Find the files of a split; InputError if some are missing or of another dataset."""
+def find_files(root: str, split: str, labels: Collection[str]) -> SplitFiles:
+    """Find the files of a split.
+
+    Args:
+        root: folder of the dataset.
+        split: "train" or "val".
+        labels: those of BOX_KEY and MAP_KEY that are read. The other ones, and the images of their
+            part, may be missing.
+
+    Raises:
+        InputError: files are missing or of another dataset.
+    """
     check_unmixed(root, "BDD100K", "Cityscapes", CITYSCAPES_FOLDERS)
-    large, small = _list_files(root, LARGE, split), _list_files(root, SMALL, split)
-    maps, boxes = _list_files(root, MAPS, split), _find(root, BOXES, split)[0]
-    check_images(list(maps), small, os.path.dirname(next(iter(maps.values()))))
-    if split == "train":
-        held_out = _list_files(root, LARGE, "val")
-        small = {x: path for x, path in small.items() if x not in held_out}
-    return SplitFiles(large=large, small=small, maps=maps, boxes=boxes)
+    has_boxes, has_maps = BOX_KEY in labels, MAP_KEY in labels
+    large = _list_files(root, LARGE, split, needed=has_boxes)
+    small = _list_files(root, SMALL, split, needed=has_maps)
+    maps = _list_files(root, MAPS, split) if has_maps else {}
+    boxes = _find(root, BOXES, split) if has_boxes else ("", "")
+    if maps:
+        check_images(list(maps), small, os.path.dirname(next(iter(maps.values()))))
+    held_out = _list_files(root, LARGE, "val", needed=False) if split == "train" else {}
+    if has_boxes and small and split == "train" and not held_out:
+        text = "%s: there are no %s for validation, so those in the 10K part are trained on"
+        logger.warning(text, root, LARGE)
+    small = {x: path for x, path in small.items() if x not in held_out}
+    return SplitFiles(
+        large=large, small=small, maps=maps, boxes=boxes[0], held_out=frozenset(held_out)
+    )
 
 
 def check_images(labeled: Collection[str], images: dict[str, str], source: str) -> None:
@@ -89,12 +110,17 @@ def _find(root: str, kind: str, split: str) -> tuple[str, str]:
     return first, suffixes[places[0]]
 
 
-def _list_files(root: str, kind: str, split: str) -> dict[str, str]:
-    """Return image id -> file."""
-    folder, suffix = _find(root, kind, split)
+def _list_files(root: str, kind: str, split: str, *, needed: bool = True) -> dict[str, str]:
+    """Return image id -> file; unless they are `needed`, {} without any."""
+    try:
+        folder, suffix = _find(root, kind, split)
+    except InputError:
+        if needed:
+            raise
+        return {}
     with reading(folder):
         names = [x for x in sorted(os.listdir(folder)) if not x.startswith(".")]
     files = {x.removesuffix(suffix): os.path.join(folder, x) for x in names if x.endswith(suffix)}
-    if not files:
+    if needed and not files:
         raise InputError(f"{folder}: expected the {kind}, found no file that ends in {suffix}")
     return files

@@ -37,12 +37,15 @@ DATASET_NAMES += [f"{name}_{split}" for name in ("coco_2017", "coco_style") for 
 def register_datasets(cfg: CfgNode) -> None:
     """Register all datasets with the folders of a config; their files are read on demand.
 
-    Datasets of the same names are replaced, so that a process can use several configs in turn.
+    Of the datasets in LAYOUTS, only the labels of the tasks in MODEL.TASKS are read. Datasets of
+    the same names are replaced, so that a process can use several configs in turn.
     """
     root = cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")
+    kinds = task_kinds(cfg).items()
+    labels = frozenset(kind.key_of(kind.label_field, name) for name, kind in kinds)
     for folder, (splits, read, metadata) in LAYOUTS.items():
         for split in splits:
-            load = partial(read, root=os.path.join(root, folder), split=split)
+            load = partial(read, root=os.path.join(root, folder), split=split, labels=labels)
             _register(cfg, f"{folder}_{split}", load, metadata())
     _register_own_data(cfg, "coco_style", own_data(cfg))
     _register_own_data(cfg, "coco_2017", coco_data(os.path.join(root, "coco"), task_kinds(cfg)))

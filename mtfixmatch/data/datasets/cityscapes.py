@@ -5,6 +5,7 @@ labeled for segmentation. The splits "train_extra" and "sequence" have no labels
 `cityscapes_files` says where the files are.
 """
 
+from collections.abc import Collection
 from functools import cache, partial
 from typing import Any
 
@@ -15,7 +16,17 @@ from cityscapesscripts.helpers.labels import labels
 from ...utils.errors import InputError
 from ...utils.images import read_image_size, read_instance_map
 from ...utils.labels import IGNORE_LABEL, INVALID_LABEL
-from ..records import Record, add_labels, add_map, check_map_size, make_annotation, make_record
+from ..records import (
+    BOX_KEY,
+    LABEL_KEYS,
+    MAP_KEY,
+    Record,
+    add_labels,
+    add_map,
+    check_map_size,
+    make_annotation,
+    make_record,
+)
 from .cityscapes_files import INSTANCES_SUFFIX, LABELS_SUFFIX, find_images, find_maps, image_id
 from .scan import FileScanner, scan_label_map
 
@@ -42,16 +53,23 @@ def cityscapes_metadata() -> dict[str, Any]:
     }
 
 
-def load_cityscapes(*, root: str, split: str, scan: FileScanner) -> list[Record]:
-    """Return the records of a split by image id; InputError for missing, misplaced or bad files."""
+def load_cityscapes(
+    *, root: str, split: str, scan: FileScanner, labels: Collection[str] = LABEL_KEYS
+) -> list[Record]:
+    """Return the records of a split by image id; only the files of the `labels` are read.
+
+    InputError for missing, misplaced or bad files.
+    """
     images = find_images(root, split)
     sizes = scan(images, read_image_size, name=f"cityscapes_{split}_sizes", source=root)
     records = {x: make_record(x, image_id(x), sizes[x]) for x in images if x in sizes}
     add_label_map = partial(add_map, lut=label_id_lut(), expected="no label id of Cityscapes")
-    for suffix, function, name, add in (
-        (INSTANCES_SUFFIX, scan_instances, "boxes", _add_boxes),
-        (LABELS_SUFFIX, scan_label_map, "maps", add_label_map),
+    for key, suffix, function, name, add in (
+        (BOX_KEY, INSTANCES_SUFFIX, scan_instances, "boxes", _add_boxes),
+        (MAP_KEY, LABELS_SUFFIX, scan_label_map, "maps", add_label_map),
     ):
+        if key not in labels:
+            continue
         maps = find_maps(root, split, list(records), suffix)
         scans = scan(maps.values(), function, name=f"cityscapes_{split}_{name}", source=root)
         add_labels(records, maps, scans, add)
@@ -143,6 +161,6 @@ def _add_boxes(record: Record, path: str, scan: list) -> None:
     """Add the boxes of an instance map as `scan_instances` returns them."""
     *size, boxes, ignored = scan
     check_map_size(record, path, size)
-    record["annotations"] = [make_annotation(x[2:], *x[:2]) for x in boxes]
+    record[BOX_KEY] = [make_annotation(x[2:], *x[:2]) for x in boxes]
     if ignored:
         record["ignored"] = ignored
