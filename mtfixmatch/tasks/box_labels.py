@@ -9,12 +9,11 @@ from detectron2.structures import BoxMode
 
 from ..formats.boxes import BoxSource, ListedImage
 from ..formats.image_files import ImageFiles, normal
+from ..utils.boxes import clip_box, is_far
 from ..utils.errors import InputError
 from ..utils.notes import Notes
 from .own_labels import OwnLabels
 
-# Boxes reach over the border of the image by up to a pixel because they were rounded.
-MAX_OVERSHOOT = 1.0
 # Share of images without a box or without a file from which on the reader asks what they are.
 MANY_EMPTY = 0.25
 
@@ -280,15 +279,3 @@ def _file(source: BoxSource, listed: ListedImage) -> str:
 def _where(source: BoxSource, listed: ListedImage, name: Any) -> str:
     """Return the file of a box and what it is called there."""
     return f"{_file(source, listed)}: {source.entry}{name}"
-
-
-def clip_box(box: Sequence[float], width: float, height: float) -> list[float]:
-    """Clip a box [x0, y0, x1, y1] in pixels, ends exclusive, to its image."""
-    x0, y0, x1, y1 = box
-    return [max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)]
-
-
-def is_far(box: Sequence[float], width: float, height: float) -> bool:
-    """Return whether a box reaches over the border of its image by more than rounding does."""
-    x0, y0, x1, y1 = box
-    return min(x0, y0, width - x1, height - y1) < -MAX_OVERSHOOT

@@ -60,8 +60,10 @@ def test_a_corrupt_annotation_is_named(case, folder):
 def test_complaints_name_what_is_wrong(fault, folder, monkeypatch):
     case = next(x for x in label_cases() if x.mutate.__name__ == "coco_no_crowd")
     if fault == "no error":
-        case = next(x for x in file_cases() if str(x) == "bdd100k, map, map_unknown_id")
-        monkeypatch.setitem(LAYOUTS, "bdd100k", (LAYOUTS["bdd100k"][0], lambda root, notes: []))
+        case = next(x for x in file_cases() if str(x) == "coco_style, json, json_nested")
+        monkeypatch.setitem(
+            LAYOUTS, "coco_style", (LAYOUTS["coco_style"][0], lambda root, notes: [])
+        )
         assert complaint(case, 1, folder).endswith("was read without an error")
         return
     assert complaint(case, 1, folder) == ""

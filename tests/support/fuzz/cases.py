@@ -83,8 +83,8 @@ def complaint(case: Case, seed: int, folder: Path) -> str:
     source = tree_of(case.layout)[case.path]
     name = Path(case.path).name[0]
     mutant = case.mutate(Source(case.kind, name, source), np.random.default_rng(seed))
-    one_entry = case.kind != "json" or case.mutate.__name__ == "json_long_number"
-    if mutant.outcome == ERROR and case.layout == "coco_style" and one_entry:
+    long_number = case.layout == "coco_style" and case.mutate.__name__ == "json_long_number"
+    if mutant.outcome == ERROR and (case.kind != "json" or long_number):
         mutant.outcome = NOTED
     root = folder / "case"
     shutil.rmtree(root, ignore_errors=True)
