@@ -55,6 +55,11 @@ class SplitGuess:
         """Return the labels of a task, by its key BOXES or MAPS."""
         return [x for x in self.labels if x.key == key]
 
+    def folders(self) -> list[str]:
+        """Return the folders of the images."""
+        paths = [os.path.dirname(os.path.abspath(x)) for x in self.images.paths.values()]
+        return [x for x in self.sources if os.path.isdir(x)] or [os.path.commonpath(paths)]
+
     def labeled(self, key: str) -> set[str]:
         """Return the ids of the images that are labeled for a task."""
         return set().union(*(x.labeled for x in self.of(key)))
@@ -77,6 +82,13 @@ class Guess:
     ignored: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     range_16bit: tuple[int, int] | None = None
+
+    def train_images(self) -> set[str]:
+        """Return the ids of the training images, without those that validation lists."""
+        images = set(self.train.images.paths)
+        if self.val and self.val.sources == self.train.sources:
+            images -= self.val.labeled(BOXES) | self.val.labeled(MAPS)
+        return images
 
     def ignore(self, path: str, why: str) -> None:
         """Remember why a path is not used."""
@@ -113,7 +125,7 @@ def guess_data(
     guess = Guess(train)
     for folder in layout.unused:
         guess.ignore(folder, "images of a test split; --val-images would make it validation")
-    tops = [expand(x) for x in images]
+    tops = [_absolute(x) for x in images]
     finder = _Finder(guess, scan, layout.boxes, tops)
     finder.add(train, TRAIN, labels)
     if not train.labels:
@@ -177,19 +189,27 @@ class _Finder:
         self, split: SplitGuess, name: str, given: Sequence[str], more: Sequence[str] = ()
     ) -> None:
         """Add the labels of a split: those given, else those in `more` or at the usual places."""
-        found: list[Labels] = []
         if given:
             found = [x for path in given for x in self._read_given(_absolute(path), split, name)]
         else:
-            is_yaml = self.boxes in split.sources
-            places = [y for x in self.tops for y in label_places(split.sources, x, name)]
-            found = self._search([*more, *places], split, name)
-            if is_yaml:
+            found = self._look_around(split, name, more)
+            if self.boxes in split.sources:
                 found = [x for x in found if x.key != BOXES]
                 found += recognize(self.boxes, split.images, self.scan, f"{name.upper()}.BOXES")
         for key in (BOXES, MAPS):
             split.labels += best_labels([x for x in found if x.key == key], self.guess.ignore)
         self.guess.remarks += [line for x in split.labels for line in x.remarks]
+
+    def _look_around(self, split: SplitGuess, name: str, more: Sequence[str]) -> list[Labels]:
+        """Return the labels at the usual places, those beside `tops` if there are no others."""
+        tops = [x if os.path.isdir(x) else os.path.dirname(x) for x in self.tops]
+        pairs = [label_places(x, y, name) for x in split.folders() for y in tops]
+        inside = [*more, *(x for places, _ in pairs for x in places)]
+        beside = [x for _, places in pairs for x in places]
+        if name == VAL and split.sources == self.guess.train.sources and not self.boxes:
+            # Images of both splits: only labels that are named so are those of validation.
+            inside, beside = [x for x in inside if split_of(x) == VAL], []
+        return self._search(inside, split, name) or self._search(beside, split, name)
 
     def _read_given(self, path: str, split: SplitGuess, name: str) -> list[Labels]:
         """Return the labels in a path that the user named."""
@@ -234,7 +254,7 @@ def _validation(
     """Return validation if it has images of its own, or label files that list some images."""
     guess, sources = finder.guess, [_absolute(x) for x in val_images] or layout.val
     split = _read_images(sources or layout.train, VAL, finder.scan)
-    finder.tops = [*finder.tops, *val_images]
+    finder.tops = [*finder.tops, *map(_absolute, val_images)]
     finder.add(split, VAL, val_labels, _beside(labels))
     if not sources:
         train = {x.path for x in guess.train.labels}
@@ -289,7 +309,8 @@ def seen_table(guess: Guess) -> str:
         sizes = Counter((w, h) for h, w in split.images.sizes.values())
         ((width, height), _), *others = sizes.most_common(2)
         size = f"{width} x {height}" + (" and others" if others else "")
-        rows += [[name, x, "images", len(split.images.paths), "", size] for x in split.sources[:1]]
+        count = len(guess.train_images() if split is guess.train else split.images.paths)
+        rows += [[name, x, "images", count, "", size] for x in split.sources[:1]]
         rows += [[name, x, "images", "", "", ""] for x in split.sources[1:]]
         for x in split.labels:
             classes = ", ".join(x.classes[:4]) + (", ..." if len(x.classes) > 4 else "")

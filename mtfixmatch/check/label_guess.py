@@ -137,9 +137,9 @@ def _match(source: BoxSource, images: ImageFiles) -> list[tuple[Any, str]]:
 
 
 def _empty_remark(path: str, labels: Labels, source: BoxSource) -> str:
-    what = "listed without a box" if source.lists_images else "whose label file has no box"
+    where = "are listed without a box" if source.lists_images else "have a label file without a box"
     return (
-        f"{path}: {labels.empty} of {len(labels.labeled)} images are {what}: they count as images "
+        f"{path}: {labels.empty} of {len(labels.labeled)} images {where} and count as images "
         "without objects; if nobody looked at them yet, set UNANNOTATED to unlabeled"
     )
 

@@ -55,12 +55,11 @@ def find_layout(path: str) -> Layout:
 
     Anything else than a folder, and the data.yaml of YOLO, is a source of training images.
     """
-    path = expand(path)
+    path = os.path.abspath(expand(path))
     if yaml := _data_yaml(path):
         return Layout([yaml], [yaml] if _has_split(yaml, VAL) else [], boxes=yaml)
     if not os.path.isdir(path):
         return Layout([path], [])
-    path = os.path.abspath(path)
     for parent in (path, *_image_folders(path)):
         parts = {split_of(x): x for x in reversed(_subfolders(parent)) if _holds_images(x)}
         if TRAIN in parts:
@@ -70,22 +69,27 @@ def find_layout(path: str) -> Layout:
     return Layout(_image_sources(path), _sibling(path))
 
 
-def label_places(sources: Sequence[str], top: str, split: str) -> list[str]:
-    """Return files and folders that may have the labels of images, nearest first.
+def label_places(folder: str, top: str, split: str) -> tuple[list[str], list[str]]:
+    """Return files and folders that may have the labels of the images in a folder.
 
-    They are beside the images, in a folder of labels inside or beside theirs, or in `top`, the
-    folder that the user named. Those named for another split are left out.
+    Args:
+        folder: the folder of the images.
+        top: the folder that the user named.
+        split: the split of the images. Places that are named for another one are left out.
+
+    Returns:
+        Places among the images, in `top`, and beside a folder named `images` or for a split; and
+        those beside `top`, which may belong to other images, too.
     """
-    folders = [x if os.path.isdir(x) else os.path.dirname(os.path.abspath(x)) for x in sources]
-    places = []
-    for folder in dict.fromkeys(folders):
-        names = _names(folder)
-        if any(x.lower().endswith(SUFFIXES) for x in names) or _has_maps_beside(names):
-            places.append(folder)
-        for place in _around(folder, top):
-            places += _labels_in(place, split)
-    kept = {os.path.realpath(x): x for x in reversed(places) if _fits(x, split)}
-    return list(kept.values())[::-1]
+    names = _names(folder)
+    has_labels = any(x.lower().endswith(SUFFIXES) for x in names) or _has_maps_beside(names)
+    places = [folder] if has_labels else []
+    places += _labels_in(folder, split)
+    while (folder != top and _is_below(folder, top)) or _is_part(folder):
+        folder = os.path.dirname(folder)
+        places += _labels_in(folder, split)
+    beside = _labels_in(os.path.dirname(folder), split)
+    return places, beside
 
 
 def in_split(folder: str, split: str) -> str:
@@ -198,7 +202,7 @@ def _data_yaml(path: str) -> str:
     """Return a data.yaml that names training images: the path itself, or one in the folder."""
     paths = [path]
     if os.path.isdir(path):
-        paths = [os.path.join(os.path.abspath(path), x) for x in _names(path)]
+        paths = [os.path.join(path, x) for x in _names(path)]
     files = [x for x in paths if x.lower().endswith(YAML_SUFFIXES) and os.path.isfile(x)]
     return next((x for x in files if _has_split(x, TRAIN)), "")
 
@@ -210,18 +214,16 @@ def _has_split(path: str, split: str) -> bool:
         return False
 
 
-def _around(folder: str, top: str) -> list[str]:
-    """Return the folders in which labels of the images in a folder are looked for."""
-    places, parent = [folder, os.path.dirname(folder)], os.path.dirname(folder)
-    if split_of(parent) or os.path.basename(parent).lower() in IMAGE_FOLDERS:
-        places.append(os.path.dirname(parent))
-    return list(dict.fromkeys([*places, *([top] if os.path.isdir(top) else [])]))
+def _is_part(folder: str) -> bool:
+    """Return whether a folder is one of images or of a split, by its name."""
+    name = os.path.basename(folder).lower()
+    return bool(split_of(name)) or name in IMAGE_FOLDERS
+
+
+def _is_below(folder: str, top: str) -> bool:
+    return folder.startswith(os.path.join(top, ""))
 
 
 def _labels_in(folder: str, split: str) -> list[str]:
     places = [in_split(x, split) for x in _subfolders(folder) if _is_label_folder(x)]
-    return [*json_files(folder, split), *places]
-
-
-def _fits(place: str, split: str) -> bool:
-    return split_of(place) in ("", split)
+    return [x for x in (*json_files(folder, split), *places) if split_of(x) in ("", split)]

@@ -50,7 +50,7 @@ def config_text(guess: Guess, output: str, base: str, device: str) -> str:
     tasks = [task for key, task in TASKS.items() if train.of(key)]
     lines = [
         "# Written by projects/check_data.py; paths are absolute.",
-        *(f"# {line}" for line in guess.remarks),
+        *(f"# {line}" for line in dict.fromkeys(guess.remarks)),
         f"_BASE_: {_yaml(base)}  # a small network, trained from scratch",
         "MODEL:",
         f"  TASKS: {_yaml(tasks)}",
@@ -65,7 +65,7 @@ def config_text(guess: Guess, output: str, base: str, device: str) -> str:
             'no validation was found: add COCO_STYLE.VAL like TRAIN, and TEST: ("coco_style_val",)'
         )
         lines.append(f"  TEST: ()  # {hint}")
-    lines += ["  COCO_STYLE:", *_options(train), *_split("TRAIN", train)]
+    lines += ["  COCO_STYLE:", *_options(guess), *_split("TRAIN", train)]
     lines += _split("VAL", val) if val else []
     lines += ["INPUT:", f"  TRAIN_SIZE: {_yaml(crop_size(train, device))}"]
     if guess.range_16bit:
@@ -84,14 +84,14 @@ def _yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _options(split: SplitGuess) -> Iterable[str]:
+def _options(guess: Guess) -> Iterable[str]:
     """Yield the classes and the names and values of maps."""
+    split, images = guess.train, guess.train_images()
     if boxes := split.of(BOXES):
         names = list(dict.fromkeys(name for x in boxes for name in x.classes))
         yield f"    THING_CLASSES: {_yaml(names)}{_rename(names)}"
-        images, labeled = len(split.images.paths), len(split.labeled(BOXES))
-        empty = sum(x.empty for x in boxes)
-        counts = f"{empty} images have no box, {images - labeled} are in no label file"
+        empty, others = sum(x.empty for x in boxes), len(images - split.labeled(BOXES))
+        counts = f"{empty} labeled images have no box, {others} are not labeled"
         yield f"    UNANNOTATED: auto  # {counts}"
     for labels in split.of(MAPS):
         for key, value in labels.options.items():
@@ -112,11 +112,8 @@ def _split(key: str, split: SplitGuess) -> list[str]:
 
 def _sampling(guess: Guess) -> list[str]:
     """Return how batches are drawn: explicit sampling needs unlabeled images."""
-    train, val = guess.train, guess.val
-    labeled: list[set[str]] = [train.labeled(key) for key in TASKS if train.of(key)]
-    images: set[str] = set(train.images.paths)
-    if val and val.sources == train.sources:  # those of validation take no part
-        images -= set().union(*(val.labeled(key) for key in TASKS))
+    labeled = [guess.train.labeled(key) for key in TASKS if guess.train.of(key)]
+    images = guess.train_images()
     some, every = images.intersection(set().union(*labeled)), images.intersection(*labeled)
     lines = ["DATALOADER:"]
     if some < images:
