@@ -72,6 +72,7 @@ class Guess:
     Attributes:
         train: the training split.
         val: validation; None: no images or no labels of it were found.
+        shares_images: whether both splits have the same images, and labels say which are whose.
         ignored: path -> why it is not used.
         remarks: sentences on what the user should know or decide.
         range_16bit: INPUT.RANGE_16BIT, where the default would make images dark.
@@ -79,6 +80,7 @@ class Guess:
 
     train: SplitGuess
     val: SplitGuess | None = None
+    shares_images: bool = False
     ignored: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     range_16bit: tuple[int, int] | None = None
@@ -86,7 +88,7 @@ class Guess:
     def train_images(self) -> set[str]:
         """Return the ids of the training images, without those that validation lists."""
         images = set(self.train.images.paths)
-        if self.val and self.val.sources == self.train.sources:
+        if self.val and self.shares_images:
             images -= self.val.labeled(BOXES) | self.val.labeled(MAPS)
         return images
 
@@ -206,8 +208,8 @@ class _Finder:
         pairs = [label_places(x, y, name) for x in split.folders() for y in tops]
         inside = [*more, *(x for places, _ in pairs for x in places)]
         beside = [x for _, places in pairs for x in places]
-        if name == VAL and split.sources == self.guess.train.sources and not self.boxes:
-            # Images of both splits: only labels that are named so are those of validation.
+        if name == VAL and self.guess.shares_images:
+            # Only labels that are named so are those of validation.
             inside, beside = [x for x in inside if split_of(x) == VAL], []
         return self._search(inside, split, name) or self._search(beside, split, name)
 
@@ -253,23 +255,32 @@ def _validation(
 ) -> SplitGuess | None:
     """Return validation if it has images of its own, or label files that list some images."""
     guess, sources = finder.guess, [_absolute(x) for x in val_images] or layout.val
+    guess.shares_images = not sources
+    if not sources and layout.boxes and not val_labels:  # its data.yaml has no validation
+        return None
     split = _read_images(sources or layout.train, VAL, finder.scan)
     finder.tops = [*finder.tops, *map(_absolute, val_images)]
     finder.add(split, VAL, val_labels, _beside(labels))
+    train = guess.train.labels
+    split.labels = [x for x in split.labels if any(x.key == y.key for y in train)]
     if not sources:
-        train = {x.path for x in guess.train.labels}
-        split.labels = [x for x in split.labels if x.path not in train]
+        split.labels = [x for x in split.labels if all(x.path != y.path for y in train)]
     if not split.labels:
         if sources:
-            what = "images of validation, but no labels of them were found"
+            what = "images of validation, but no labels of them for what is trained were found"
             guess.ignore(", ".join(sources), what)
         return None
+    _note_classes(guess, split)
+    return split
+
+
+def _note_classes(guess: Guess, val: SplitGuess) -> None:
+    """Note classes of boxes that validation alone has."""
     known = {x for y in guess.train.of(BOXES) for x in y.classes}
-    others = {x for y in split.of(BOXES) for x in y.classes} - known
-    if known and others:
+    others = {x for y in val.of(BOXES) for x in y.classes} - known
+    if others:
         text = "classes of validation that the training lacks are left out"
         guess.remarks.append(f"{text}: {', '.join(sorted(others))}")
-    return split
 
 
 def _beside(labels: Sequence[str]) -> list[str]:
