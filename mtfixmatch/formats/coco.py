@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 from ..utils.errors import InputError, first_line
 from ..utils.files import reading
 from ..utils.json_values import is_number, shown_json, shown_text
-from .boxes import BoxSource, ListedImage, Scan, pixel_size
+from .boxes import BoxSource, ListedImage
+from .sources import Scan, pixel_size
 
 SECTIONS = ("categories", "images", "annotations")
 

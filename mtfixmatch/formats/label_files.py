@@ -9,8 +9,9 @@ from typing import Any
 
 from ..utils.errors import InputError
 from ..utils.files import reading
-from .boxes import BoxSource, ListedImage, Scan
+from .boxes import BoxSource, ListedImage
 from .image_files import IMAGE_SUFFIXES, FoundFile, files_of, without_suffix
+from .sources import Scan
 
 SUFFIXES = (".txt", ".xml", ".json")
 # Files beside labels, by their names, that are no labels.

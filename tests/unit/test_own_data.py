@@ -379,7 +379,7 @@ def test_mostly_missing_images_are_an_error(data):
     for image in data.content["images"]:
         image["file_name"] = f"gone_{image['id']}.jpg"
     message = data.message()
-    assert f"{data.boxes}: 2 of 2 images that have boxes but are not there" in message
+    assert f"{data.boxes}: 2 of 2 images that a label file lists but are not there" in message
     assert "more than DATASETS.MAX_FAULTS 0.5 allows, such as: " in message
 
 
