@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..utils.errors import InputError
+from ..utils.files import contains
 from .image_files import expand
 from .sources import LabelSource, Scan
 
 EXPECTED = (
-    "a COCO instances JSON, the data.yaml of YOLO, or a folder of YOLO's .txt, Pascal VOC's .xml "
+    "a COCO JSON, the data.yaml of YOLO, or a folder of YOLO's .txt, Pascal VOC's .xml "
     "or labelme's .json"
 )
 
@@ -61,8 +62,8 @@ def open_boxes(path: str, scan: Scan, key: str, names: Sequence[str] = ()) -> Bo
     """Read the boxes in a file or folder, whose format is guessed.
 
     Args:
-        path: a COCO instances JSON; the data.yaml of YOLO; or label files, one for each image, of
-            YOLO, Pascal VOC or labelme: a folder, a glob, or a text file with their paths.
+        path: a COCO instances or panoptic JSON; the data.yaml of YOLO; or label files, one for
+            each image, of YOLO, Pascal VOC or labelme: a folder, a glob, or a text file with paths.
         scan: function that reads files.
         key: config key of the path, for messages.
         names: classes in the config, for a format whose files have numbers alone.
@@ -70,7 +71,7 @@ def open_boxes(path: str, scan: Scan, key: str, names: Sequence[str] = ()) -> Bo
     Raises:
         InputError: there is no such file, or it has no format that can be read.
     """
-    from . import coco, label_files, labelme, voc, yolo  # the formats import this module
+    from . import coco, label_files, labelme, panoptic, voc, yolo  # the formats import this module
 
     path = expand(path)
     if not os.path.exists(path) and not glob.has_magic(path):
@@ -78,7 +79,8 @@ def open_boxes(path: str, scan: Scan, key: str, names: Sequence[str] = ()) -> Bo
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isfile(path):
         if suffix == ".json":
-            return coco.open_coco(path, scan)
+            is_panoptic = contains(path, b'"segments_info"')
+            return (panoptic.open_panoptic_boxes if is_panoptic else coco.open_coco)(path, scan)
         if suffix in (".yaml", ".yml"):
             return yolo.open_data_yaml(path, scan, key)
         if suffix not in label_files.SUFFIXES:

@@ -32,8 +32,13 @@ class ImageMatcher:
         for kind, lines in source.left_out.items():
             self.notes.add(kind, lines)
 
-    def match(self, source: LabelSource) -> list[tuple[Any, str]]:
-        """Return the listed images that exist, with their ids."""
+    def match(self, source: LabelSource, twice: str = TWICE) -> list[tuple[Any, str]]:
+        """Return the listed images that exist, with their ids.
+
+        Args:
+            source: source of labels.
+            twice: kind of the note on an image that is listed again.
+        """
         names = [listed.name for listed in source.images]
         found, alone = self.images.match(names, by_stem=source.by_stem)
         unmatched = [name for name in dict.fromkeys(names) if name not in found]
@@ -41,7 +46,7 @@ class ImageMatcher:
         self._match_other_names(source, found)
         self._note_missing(source, {name: why[name] for name in unmatched if name not in found})
         repeated = [name for name, count in Counter(map(normal, names)).items() if count > 1]
-        self.notes.add(TWICE, [f"{source.path}: {name!r}" for name in repeated])
+        self.notes.add(twice, [f"{source.path}: {name!r}" for name in repeated])
         pairs = [(x, found[x.name]) for x in source.images if x.name in found]
         return [(x, image_id) for x, image_id in pairs if image_id in self.images.sizes]
 

@@ -98,10 +98,13 @@ def read_label_map(path: str) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def read_map_values(path: str) -> np.ndarray:
-    """Return the values of a grey PNG of 1 to 16 bits, or a palette's indices, (H, W) int32."""
+def read_map_values(path: str, expected: str = "a single-channel or palette PNG") -> np.ndarray:
+    """Return the values of a grey PNG of 1 to 16 bits, or a palette's indices, (H, W) int32.
+
+    Another file is an InputError, which says what was `expected`.
+    """
     formats = [*((bits, 0) for bits in (1, 2, 4, 8, 16)), *((bits, 3) for bits in (1, 2, 4, 8))]
-    return _read_png(path, formats, "a single-channel or palette PNG").astype(np.int32)
+    return _read_png(path, formats, expected).astype(np.int32)
 
 
 def read_map_colors(path: str) -> np.ndarray:
