@@ -74,7 +74,7 @@ def open_panoptic_maps(path: str, scan: Scan) -> MapSource:
     for name, size, file, ids, places in fields.pop("images"):
         png = os.path.join(folder, file or "")
         label = Segments(png, ids, [names[x] for x in places]) if file else None
-        images.append(ListedMap(name, size, label, png if file else ""))
+        images.append(ListedMap(name, size, label))
     return MapSource(path=path, images=images, **fields)
 
 

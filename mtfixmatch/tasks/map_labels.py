@@ -131,7 +131,11 @@ class OwnMapReader:
         others = {name for x in segments.values() for name in x.classes} - numbers.keys()
         self.files.notes.add(OTHER_CLASSES, [f"{path}: {name!r}" for name in sorted(others)])
         there = {x: found for x, found in segments.items() if os.path.exists(found.path)}
-        missing = [found.path for x, found in segments.items() if x not in there]
+        missing = [
+            f"{path}: image {self.images.paths[x]} has the map {found.path}"
+            for x, found in segments.items()
+            if x not in there
+        ]
         self.files.notes.check_share(path, NO_PNG, missing, len(segments))
         tables = {
             image_id: {NO_ID: IGNORE_LABEL}

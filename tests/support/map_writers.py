@@ -214,9 +214,7 @@ def write_panoptic(root: Path, maps: Maps, classes: Sequence[str]) -> Written:
         file = f"{Path(name).stem}.png"
         Image.fromarray(colors).save(folder / file)
         annotations.append({"image_id": key, "file_name": file, "segments_info": segments})
-    categories = [
-        {"id": 10 + i, "name": name, "isthing": i % 2} for i, name in enumerate(classes)
-    ]
+    categories = [{"id": 10 + i, "name": name, "isthing": i % 2} for i, name in enumerate(classes)]
     path = root / "panoptic.json"
     content = {"images": images, "annotations": annotations, "categories": categories}
     path.write_text(json.dumps(content))

@@ -592,7 +592,10 @@ def test_mostly_ignored_pixels_are_said(data):
     for name in ("a", "c"):
         save(data.maps / f"{name}.png", np.array([row] * HEIGHT, np.uint8).repeat(5, 1))
     data.load()
-    assert f"{KEY}.MAPS: 67 % of the pixels of the maps in {data.maps} have the value 255" in data.note("67 %")
+    assert (
+        f"{KEY}.MAPS: 67 % of the pixels of the maps in {data.maps} have the value 255"
+        in data.note("67 %")
+    )
 
 
 @pytest.mark.parametrize(

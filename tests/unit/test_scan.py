@@ -212,7 +212,9 @@ def test_read_label_map_refuses_other_pngs(tmp_path, array, mode, found):
 def test_read_label_map_refuses_other_files(tmp_path):
     jpeg = str(tmp_path / "map.jpg")
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(jpeg)
-    with pytest.raises(InputError, match=r"map\.jpg: expected a single-channel .* another kind of file"):
+    with pytest.raises(
+        InputError, match=r"map\.jpg: expected a single-channel .* another kind of file"
+    ):
         read_label_map(jpeg)
     with pytest.raises(InputError, match=r"cannot read the image .*missing\.png: No such file"):
         read_label_map(str(tmp_path / "missing.png"))
