@@ -23,8 +23,8 @@ from .layouts import (
     VAL,
     Layout,
     find_layout,
-    in_split,
     json_files,
+    label_parts,
     label_places,
     named_like_maps,
     split_of,
@@ -218,9 +218,9 @@ class _Finder:
         option = OPTIONS[name]
         if not os.path.exists(path) and not glob.has_magic(path):
             raise InputError(f"{option}: there is no file or folder {path!r}")
-        path = in_split(path, name) if os.path.isdir(path) else path
         ignored = dict(self.guess.ignored)
-        found = self._search([path], split, name)
+        places = label_parts(path, name) if os.path.isdir(path) else [path]
+        found = self._search(places, split, name)
         if not found:
             why = {x: y for x, y in self.guess.ignored.items() if x not in ignored}
             reasons = [f"{x}: {y}" for x, y in why.items()] or [f"expected {EXPECTED}"]
@@ -286,9 +286,7 @@ def _note_classes(guess: Guess, val: SplitGuess) -> None:
 def _beside(labels: Sequence[str]) -> list[str]:
     """Return the parts for validation in and beside given folders of labels."""
     folders = [y for x in map(_absolute, labels) for y in (x, os.path.dirname(x))]
-    parts = [
-        y for x in folders if os.path.isdir(x) for y in (in_split(x, VAL), *json_files(x, VAL))
-    ]
+    parts = [y for x in folders if os.path.isdir(x) for y in label_parts(x, VAL)]
     return [x for x in parts if split_of(x) == VAL]
 
 

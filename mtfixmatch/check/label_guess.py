@@ -1,6 +1,7 @@
 """What a file or folder with labels holds: its format, its classes, and the images it is for."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +12,23 @@ from ..formats.boxes import BoxSource, open_boxes
 from ..formats.data_yaml import YAML_SUFFIXES
 from ..formats.image_files import ImageFiles, files_of
 from ..formats.label_files import SUFFIXES, is_label_file
+from ..formats.maps import map_format
+from ..formats.sources import LabelSource
 from ..utils.errors import InputError
+from ..utils.files import contains, reading
 from .map_guess import MAP_SUFFIX, guess_maps
 
 BOXES, MAPS = "BOXES", "MAPS"  # keys of a split in DATASETS.COCO_STYLE
 EXPECTED = (
-    "boxes as a COCO instances JSON, the data.yaml of YOLO, or files of YOLO (.txt), Pascal VOC "
-    "(.xml) or labelme (.json), one for each image; maps as .png"
+    "boxes as a COCO instances or panoptic JSON, the data.yaml of YOLO, or files of YOLO (.txt), "
+    "Pascal VOC (.xml) or labelme (.json), one for each image; maps as a panoptic JSON or as .png"
 )
 # Names of the classes of YOLO, if no file has them.
 INVENTED = [f"class_{i}" for i in range(1000)]
+# Polygons or masks in a COCO JSON or a file of labelme, in its first megabytes.
+POLYGONS = re.compile(rb'"segmentation"\s*:\s*(\[\s*\[|\{)|"shape_type"\s*:\s*"polygon"')
+MAX_HEAD = 1 << 24  # bytes
+PANOPTIC = "COCO panoptic"
 FORMATS = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "labelme"}
 
 
@@ -63,6 +71,8 @@ def recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> lis
     """
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isfile(path) and suffix in (".json", *YAML_SUFFIXES):
+        if suffix == ".json" and contains(path, b'"segments_info"'):
+            return _guess_panoptic(path, images, scan, key)
         return [_guess_boxes(path, "COCO" if suffix == ".json" else "YOLO", images, scan, key)]
     taken = {os.path.realpath(x) for x in images.paths.values()}
     counts: Counter = Counter()
@@ -77,6 +87,19 @@ def recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> lis
         if counts[x] and not (several and x != _main_suffix(counts))
     ]
     return found + ([guess_png(path, images, scan, key)] if counts[MAP_SUFFIX] else [])
+
+
+def _guess_panoptic(path: str, images: ImageFiles, scan: FileScanner, key: str) -> list[Labels]:
+    """Return the boxes of things and the maps of panoptic annotations."""
+    boxes = _guess_boxes(path, PANOPTIC, images, scan, key)
+    open_maps = map_format(path, key)
+    assert open_maps is not None  # it is a JSON
+    source = open_maps(path, scan)
+    _check_faults(source)
+    labeled = {image_id for x, image_id in _match(source, images) if x.label is not None}
+    options = {"SEM_SEG_CLASSES": source.classes}
+    maps = Labels(path, MAPS, PANOPTIC, labeled, source.classes, 0, options)
+    return [boxes, maps] if boxes.classes else [maps]
 
 
 def guess_png(path: str, images: ImageFiles, scan: FileScanner, key: str) -> Labels:
@@ -109,19 +132,29 @@ def _guess_boxes(path: str, name: str, images: ImageFiles, scan: FileScanner, ke
         used = max((box[0] for x in boxes.values() for box in x), default=0)
         labels.classes = INVENTED[: used + 1]
         labels.remarks.append(f"{path}: no file has names of the classes: rename class_0 ...")
+    if POLYGONS.search(_head(source, path)):
+        text = f"its polygons and masks mean boxes; they are maps, too, with {MAPS}: {path}"
+        labels.remarks.append(f"{path}: {text}")
     if labels.empty:
         labels.remarks.append(_empty_remark(path, labels, source))
     return labels
 
 
-def _check_faults(source: BoxSource) -> None:
+def _head(source: BoxSource, path: str) -> bytes:
+    """Return the begin of a label file."""
+    file = next((x.file for x in source.images if x.file and x.boxes), path)
+    with reading(file), open(file, "rb") as content:
+        return content.read(MAX_HEAD)
+
+
+def _check_faults(source: LabelSource) -> None:
     lines = [x for kind in source.faults.values() for x in kind]
     if lines and 2 * len(lines) > source.num_entries:
         shown = f"{len(lines)} of {source.num_entries} entries are no boxes"
         raise InputError(f"{source.path}: {shown}, such as: {lines[0]}")
 
 
-def _match(source: BoxSource, images: ImageFiles) -> list[tuple[Any, str]]:
+def _match(source: LabelSource, images: ImageFiles) -> list[tuple[Any, str]]:
     """Return the images of a source that are there, with their ids."""
     ids, lines = images.match([x.name for x in source.images], by_stem=source.by_stem)
     if not ids:  # label files may name their images

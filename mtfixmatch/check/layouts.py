@@ -93,8 +93,19 @@ def label_places(folder: str, top: str, split: str) -> tuple[list[str], list[str
 
 
 def in_split(folder: str, split: str) -> str:
-    """Return the part of a folder of labels that is for a split, else the folder itself."""
+    """Return the part of a folder that is for a split, else the folder itself."""
     return next((x for x in _subfolders(folder) if split_of(x) == split), folder)
+
+
+def label_parts(folder: str, split: str) -> list[str]:
+    """Return what a folder of labels has for a split: a part or itself, and its JSON files.
+
+    The folder of the PNGs of panoptic annotations, which their JSON reads, is not a part.
+    """
+    part = in_split(folder, split)
+    if os.path.exists(f"{part}.json"):
+        part = folder
+    return [part, *json_files(folder, split)]
 
 
 def json_files(folder: str, split: str) -> list[str]:
@@ -225,5 +236,7 @@ def _is_below(folder: str, top: str) -> bool:
 
 
 def _labels_in(folder: str, split: str) -> list[str]:
-    places = [in_split(x, split) for x in _subfolders(folder) if _is_label_folder(x)]
+    folders = [x for x in _subfolders(folder) if _is_label_folder(x)]
+    folders = [x for x in folders if not os.path.exists(f"{x}.json")]
+    places = [y for x in folders for y in label_parts(x, split)]
     return [x for x in (*json_files(folder, split), *places) if split_of(x) in ("", split)]

@@ -5,13 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from PIL import Image
-
 from ..data.datasets.scan import FileScanner
 from ..formats.image_files import ImageFiles, find_files, without_suffix
-from ..tasks.segmentation import Segmentation
-from ..utils.errors import InputError, first_line
+from ..formats.value_maps import scan_colors, scan_values
+from ..utils.errors import InputError
 from ..utils.labels import IGNORE_LABEL
 from ..utils.notes import Notes
 
@@ -19,7 +16,7 @@ MAP_SUFFIX = ".png"
 STEM = "{stem}"
 MAX_NAMED = 200  # maps whose names are compared with those of the images
 MAX_VALUES = 255  # different values of maps of classes
-INDEX, BITS, COLORS = "values", "1 bit", "colors"
+VALUES, COLORS = "values", "colors"
 
 
 @dataclass
@@ -66,7 +63,6 @@ def guess_maps(path: str, images: ImageFiles, scan: FileScanner, key: str) -> Ma
         raise InputError(f"{path}: the maps have {' and '.join(sorted(kinds))}, expected one kind")
     maps = Maps(f"PNG, {kinds.pop()}", pattern, list(matched.values()))
     _set_classes(maps, path, {x for _, values in found.values() for x in values})
-    _check_keys(maps, path)
     return maps
 
 
@@ -99,15 +95,17 @@ def map_values(path: str) -> list:
     """Return [kind, values] of a PNG; values of colors are r + 256 g + 65536 b.
 
     More than MAX_VALUES are cut, which is enough to see that they are no classes.
+
+    Raises:
+        InputError: it cannot be read, or is no map.
     """
     try:
-        with Image.open(path) as image:
-            kind = {"1": BITS, "L": INDEX, "P": INDEX}.get(image.mode, COLORS)
-            pixels = np.asarray(image.convert("RGB") if kind == COLORS else image).astype(int)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"cannot read the map {path}: {first_line(error)}") from None
-    values = pixels @ [1, 256, 65536] if kind == COLORS else pixels
-    return [kind, np.unique(values)[: MAX_VALUES + 1].tolist()]
+        *_, values, _, _ = scan_values(path)
+        kind = VALUES
+    except InputError:  # it has colors, or is broken, which the next reader says, too
+        *_, values, _, _ = scan_colors(path)
+        kind = COLORS
+    return [kind, values[: MAX_VALUES + 1]]
 
 
 def _set_classes(maps: Maps, path: str, values: set[int]) -> None:
@@ -135,12 +133,3 @@ def _set_classes(maps: Maps, path: str, values: set[int]) -> None:
 
 def _value(value: int, has_colors: bool) -> int | list[int]:
     return [value & 255, value >> 8 & 255, value >> 16] if has_colors else value
-
-
-def _check_keys(maps: Maps, path: str) -> None:
-    """Raise InputError for maps of a kind that the reader does not know."""
-    is_read = maps.kind.endswith(INDEX) and not maps.values
-    if not is_read and "MAP_VALUES" not in Segmentation.own_config():
-        kind = "0 and 255" if maps.kind.endswith(INDEX) else maps.kind.removeprefix("PNG, ")
-        expected = "8-bit PNGs in which value i is class i and 255 is ignored"
-        raise InputError(f"{path}: the maps have {kind}; convert them to {expected}")

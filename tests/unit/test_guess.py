@@ -13,12 +13,9 @@ from mtfixmatch.check.label_guess import BOXES, MAPS, Labels, best_labels
 from mtfixmatch.check.layouts import find_layout, named_like_maps, split_of
 from mtfixmatch.check.map_guess import guess_names
 from mtfixmatch.check.write_config import CONFIG, config_text, crop_size, write_config
-from mtfixmatch.tasks.segmentation import Segmentation
 from mtfixmatch.utils.errors import InputError
 from tests.support.box_writers import Box, write_coco, write_yolo
 from tests.support.layouts import CLASSES, LAYOUTS, SIZE, make_image, make_images, make_map
-
-HAS_VALUES = "MAP_VALUES" in Segmentation.own_config()
 
 
 @pytest.fixture
@@ -241,7 +238,6 @@ def test_values_of_maps_without_gaps_are_classes(root):
     assert "MAP_VALUES" not in options and options["MAP_NAMES"] == "{stem}.png"
 
 
-@pytest.mark.skipif(not HAS_VALUES, reason="maps of other values are not read")
 @pytest.mark.parametrize("values", [(0, 255), (0, 90), (0, 90, 255)])
 def test_other_values_get_a_table(root, values):
     table = maps_of(root, values)["MAP_VALUES"]
@@ -257,17 +253,10 @@ def save_colors(root):
     Image.fromarray(colors).save(root / "masks" / "a.png")
 
 
-@pytest.mark.skipif(not HAS_VALUES, reason="colors are not read")
 def test_each_color_is_a_class(root):
     save_colors(root)
     (maps,) = guess(root).train.of(MAPS)
     assert maps.options["MAP_VALUES"] == [[[0, 0, 0], "class_0"], [[200, 0, 100], "class_1"]]
-
-
-@pytest.mark.skipif(HAS_VALUES, reason="colors are read")
-def test_maps_of_colors_say_what_is_expected(root):
-    save_colors(root)
-    assert "the maps have colors; convert them to 8-bit PNGs" in error(root)
 
 
 def test_photos_are_no_maps(root):
