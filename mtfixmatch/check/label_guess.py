@@ -189,7 +189,7 @@ def best_labels(found: Sequence[Labels], note: Callable[[str, str], None]) -> li
         if clash is None:
             kept.append(x)
         else:
-            note(x.path, f"has {x.format} labels of the same images and task as {clash.path}")
+            note(x.path, f"its {x.key.lower()} are for the same images as {clash.path}")
     return kept
 
 

@@ -93,10 +93,22 @@ def _options(guess: Guess) -> Iterable[str]:
         empty, others = sum(x.empty for x in boxes), len(images - split.labeled(BOXES))
         counts = f"{empty} labeled images have no box, {others} are not labeled"
         yield f"    UNANNOTATED: auto  # {counts}"
-    for labels in split.of(MAPS):
-        for key, value in labels.options.items():
-            comment = "" if key == "MAP_NAMES" else _rename(labels.classes)
-            yield f"    {key}: {_yaml(value)}{comment}"
+    maps = [x.options for y in (split, guess.val) if y for x in y.of(MAPS)]
+    for key in dict.fromkeys(key for x in maps for key in x):
+        yield _map_option(key, [x[key] for x in maps if key in x])
+
+
+def _map_option(key: str, values: Sequence[Any]) -> str:
+    """Return the line of a key of maps, for its values in both splits."""
+    if key == "MAP_NAMES":
+        return f"    {key}: {_yaml(values[0])}"
+    if key == "MAP_VALUES":
+        found = {_yaml(value): value for x in values for value, _ in x}
+        known = sorted(found.values(), key=lambda x: x if isinstance(x, list) else [x])
+        table = [[x, f"class_{i}"] for i, x in enumerate(known)]
+        return f"    {key}: {_yaml(table)}  # rename the classes"
+    names = list(dict.fromkeys(name for x in values for name in x))
+    return f"    {key}: {_yaml(names)}{_rename(names)}"
 
 
 def _rename(names: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from mtfixmatch.check.write_config import CONFIG, config_text, crop_size, write_
 from mtfixmatch.utils.errors import InputError
 from tests.support.box_writers import Box, write_coco, write_yolo
 from tests.support.layouts import CLASSES, LAYOUTS, SIZE, make_image, make_images, make_map
+from tests.support.map_writers import write_panoptic
 
 
 @pytest.fixture
@@ -243,6 +244,48 @@ def test_other_values_get_a_table(root, values):
     table = maps_of(root, values)["MAP_VALUES"]
     known = [x for x in values if x != 255 or values == (0, 255)]
     assert table == [[x, f"class_{i}"] for i, x in enumerate(known)]
+
+
+def test_maps_of_both_splits_have_one_list_of_classes(root):
+    for split, values in (("train", (0, 1)), ("val", (0, 2))):
+        make_images(root / "images" / split, 2)
+        make_map(root / "masks" / split / "img0.png", values)
+    options = as_yaml(guess(root))["DATASETS"]["COCO_STYLE"]
+    assert options["SEM_SEG_CLASSES"] == ["class_0", "class_1", "class_2"]
+    for split, values in (("train", (10, 200)), ("val", (100, 200))):
+        make_map(root / "masks" / split / "img0.png", values)
+    options = as_yaml(guess(root))["DATASETS"]["COCO_STYLE"]
+    assert options["MAP_VALUES"] == [[10, "class_0"], [100, "class_1"], [200, "class_2"]]
+
+
+def test_panoptic_annotations_are_maps_beside_the_instances(root):
+    images = make_images(root / "train2017", 3)
+    folder = root / "annotations"
+    folder.mkdir()
+    ids = np.arange(SIZE[1], dtype=np.uint8)[None].repeat(SIZE[0], axis=0) // 64
+    write_panoptic(folder, dict.fromkeys(["img0.jpg", "img1.jpg"], ids), ["sky", "cat"])
+    (folder / "panoptic.json").rename(folder / "panoptic_train2017.json")
+    (folder / "panoptic").rename(folder / "panoptic_train2017")
+    write_coco(root, images, CLASSES, SIZE)
+    (root / "boxes.json").rename(folder / "instances_train2017.json")
+    found = guess(root)
+    assert summary(found.train, folder) == {
+        ("BOXES", "COCO", "instances_train2017.json", 2),
+        ("MAPS", "COCO panoptic", "panoptic_train2017.json", 2),
+    }
+    assert found.train.of(MAPS)[0].classes == ["sky", "cat"]
+    assert "its boxes are for the same" in found.ignored[str(folder / "panoptic_train2017.json")]
+
+
+def test_polygons_mean_boxes_and_it_is_said(root):
+    write_coco(root, make_images(root / "images", 3), CLASSES, SIZE)
+    content = json.loads((root / "boxes.json").read_text())
+    assert not guess(root).remarks
+    content["annotations"][0]["segmentation"] = [[8, 8, 56, 8, 56, 60]]
+    (root / "boxes.json").write_text(json.dumps(content))
+    found = guess(root)
+    assert summary(found.train, root) == {("BOXES", "COCO", "boxes.json", 2)}
+    assert any("they are maps, too, with MAPS:" in x for x in found.remarks)
 
 
 def save_colors(root):
