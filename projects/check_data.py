@@ -10,6 +10,7 @@ if there is an error, such as an image that is both in training and in validatio
 """
 
 import os
+import shlex
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -77,8 +78,8 @@ def main(args):
     for kind, lines in (("warning", findings.warnings), ("error", findings.errors)):
         for line in lines:
             print(f"{kind}: {line}", file=sys.stderr)
-    if args.images:
-        print(f"Next: python projects/train_net.py --config-file {args.config_file}")
+    if args.images and not findings.errors:
+        print(f"Next: python projects/train_net.py --config-file {shlex.quote(args.config_file)}")
     return 1 if findings.errors else 0
 
 

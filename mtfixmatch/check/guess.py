@@ -126,7 +126,7 @@ def guess_data(
     train = _read_images(layout.train, TRAIN, scan)
     guess = Guess(train)
     for folder in layout.unused:
-        guess.ignore(folder, "images of a test split; --val-images would make it validation")
+        guess.ignore(folder, "other images: as an entry of IMAGES they are trained on as unlabeled")
     tops = [_absolute(x) for x in images]
     finder = _Finder(guess, scan, layout.boxes, tops)
     finder.add(train, TRAIN, labels)

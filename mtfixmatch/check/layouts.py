@@ -64,8 +64,8 @@ def find_layout(path: str) -> Layout:
         parts = {split_of(x): x for x in reversed(_subfolders(parent)) if _holds_images(x)}
         if TRAIN in parts:
             val = _image_sources(parts[VAL]) if VAL in parts else []
-            unused = [parts[x] for x in ("test",) if x in parts]
-            return Layout(_image_sources(parts[TRAIN]), val, unused=unused)
+            others = [x for x in _image_parts(parent) if x not in (parts[TRAIN], parts.get(VAL))]
+            return Layout(_image_sources(parts[TRAIN]), val, unused=others)
     return Layout(_image_sources(path), _sibling(path))
 
 
@@ -162,6 +162,11 @@ def _image_folders(folder: str) -> list[str]:
     return [x for x in inside if _holds_images(x)]
 
 
+def _image_parts(folder: str) -> list[str]:
+    """Return the folders in a folder that hold images, not maps."""
+    return [x for x in _subfolders(folder) if _holds_images(x) and not _is_label_folder(x)]
+
+
 def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
@@ -184,6 +189,8 @@ def _image_sources(folder: str) -> list[str]:
     suffixes = sorted({os.path.splitext(x)[1] for x in images})
     if _has_maps_beside(images):
         suffixes = [x for x in suffixes if x.lower() != ".png"]
+    elif not images and len(parts := _image_parts(folder)) == 1:
+        return _image_sources(parts[0])
     elif not images or not has_maps:
         return [folder]
     return [os.path.join(glob.escape(folder), f"*{x}") for x in suffixes]

@@ -50,7 +50,7 @@ def config_text(guess: Guess, output: str, base: str, device: str) -> str:
     tasks = [task for key, task in TASKS.items() if train.of(key)]
     lines = [
         "# Written by projects/check_data.py; paths are absolute.",
-        *(f"# {line}" for line in dict.fromkeys(guess.remarks)),
+        *(f"# {' '.join(text.split())}" for text in dict.fromkeys(guess.remarks)),
         f"_BASE_: {_yaml(base)}  # a small network, trained from scratch",
         "MODEL:",
         f"  TASKS: {_yaml(tasks)}",

@@ -136,9 +136,18 @@ def test_validation_that_is_named(root):
     assert summary(found.val, root.parent) == {("BOXES", "YOLO", "labels", 2)}
 
 
-def test_a_test_split_is_said_not_used(root):
-    found = guess(LAYOUTS["roboflow"](root))
-    assert "not used: " + str(root / "test") in seen_table(found)
+def test_images_of_neither_split_are_said_not_used(root):
+    LAYOUTS["roboflow"](root)
+    make_images(root / "unlabeled", 2, seed=300)
+    found = guess(root)
+    assert list(found.ignored) == [str(root / "test"), str(root / "unlabeled")]
+    assert f"- not used: {root / 'test'}: other images: as an entry of IM" in seen_table(found)
+
+
+def test_a_single_folder_of_images_is_looked_into(root):
+    LAYOUTS["labelme"](root / "export" / "set1")
+    assert find_layout(str(root)).train == [str(root / "export" / "set1")]
+    assert len(guess(root).train.labeled(BOXES)) == 4
 
 
 def test_validation_without_labels_is_said_not_used(root):
