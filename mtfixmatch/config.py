@@ -5,6 +5,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 from .modeling.vit_backbone import add_vit_config
 from .tasks.config import add_task_config
+from .utils.images import RANGE_16BIT
 
 
 def add_mtfixmatch_config(cfg: CN) -> None:
@@ -14,6 +15,9 @@ def add_mtfixmatch_config(cfg: CN) -> None:
     # does not resize with 0; an evaluation does not read MIN_SIZE_TEST.
     cfg.INPUT.FORMAT = "RGB"
     cfg.INPUT.MIN_SIZE_TEST = 0
+    # Values of 16-bit images that become 0 and 255: the range is divided into 256 equal parts, and
+    # other values are clipped. (0, 65535) keeps the high byte; (0, 4095) is for cameras of 12 bits.
+    cfg.INPUT.RANGE_16BIT = RANGE_16BIT
     # The losses of the paper (Sec. 3), the only ones that the heads have.
     cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = "giou"
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
@@ -43,17 +47,16 @@ def _add_dataset_config(cfg: CN) -> None:
     # Path of another run's label_subsets.json, whose images keep their labels; TASKS.<NAME>.LABELS,
     # LABEL_SUBSETS and LABEL_SEED are ignored then. "": none.
     data.LABEL_MANIFEST = ""
-    # Your own data, registered as "coco_style_train" and "coco_style_val".
-    data.COCO_STYLE = CN()
-    # Names of the box classes in the order of their ids; empty: the training file's categories.
-    data.COCO_STYLE.THING_CLASSES = []
-    # Names of the classes in label maps; name i is that of pixel value i.
-    data.COCO_STYLE.SEM_SEG_CLASSES = []
-    # Pixel value of ignored pixels in label maps.
-    data.COCO_STYLE.IGNORE_LABEL = 255
+    # Largest share of a label file's entries that may be faulty (images that are not there, boxes
+    # of a wrong form) and are left out with a warning, 0-1; more of them are an error.
+    data.MAX_FAULTS = 0.5
+    # Your own data, registered as "coco_style_train" and "coco_style_val". Each kind of task adds
+    # keys that say how its labels are read: see `own_config` in its file.
+    data.COCO_STYLE = CN(new_allowed=True)
     for split in ("TRAIN", "VAL"):
-        # Folder of images; COCO instances JSON ("": none); folder of 8-bit PNG maps ("": none).
-        data.COCO_STYLE[split] = CN({"IMAGES": "", "BOXES": "", "MAPS": ""})
+        # Folders of images, globs, text files with paths, or the data.yaml of YOLO: one, or a list.
+        # Each task adds a key with its label files: BOXES, MAPS.
+        data.COCO_STYLE[split] = CN({"IMAGES": None}, new_allowed=True)
 
 
 def _add_loader_config(cfg: CN) -> None:

@@ -23,6 +23,7 @@ from mtfixmatch.runtime.lock import locked
 from mtfixmatch.runtime.rank_watch import failure_of
 from mtfixmatch.runtime.signals import STOPPED, forwarding
 from mtfixmatch.utils.errors import InputError
+from mtfixmatch.utils.log import log_to
 
 
 def main(args):
@@ -31,10 +32,12 @@ def main(args):
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
         cfg.freeze()
         default_setup(cfg, args)
+        log_to(cfg.OUTPUT_DIR)
         return evaluate_checkpoint(cfg)
     cfg.freeze()
     with locked(cfg.OUTPUT_DIR):
         default_setup(cfg, args)
+        log_to(cfg.OUTPUT_DIR)
         trainer = MultiTaskTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()

@@ -35,6 +35,7 @@ from tests.support import break_ranks
 from tests.support.clusters import Cluster
 from tests.support.disk_faults import FAULTS, at_byte, bytes_of_a_save, raising, resumed, save
 from tests.support.faulty_steps import spoil_in_two_processes
+from tests.support.fuzz.boxes import SAYS, box_complaints
 from tests.support.fuzz.cases import Case, complaints, file_cases, label_cases
 from tests.support.helpers import REPOSITORY
 from tests.support.kill_training import SIGKILL, SIGKILL_IN_WRITE, SIGTERM, Campaign
@@ -52,7 +53,8 @@ Tallies = dict[str, Tally]  # by kind of fault
 
 SHARES = {SIGKILL: 0.5, SIGKILL_IN_WRITE: 0.4, SIGTERM: 0.1}
 OFFSETS, CUTS = 20, 50  # of failing writes of a save, of truncated checkpoints
-FUZZED, WORKER_TRIES = 500, 3  # files, and as many annotations; faults of each kind
+# Files, and as many annotations and label files of each format; faults of each kind.
+FUZZED, WORKER_TRIES = 500, 3
 NAMED_WITHIN = 60  # seconds
 BROKEN_SHARE = 0.01
 # SOLVER.STALL_SECONDS -> tries; the last one is the default, and takes a minute each time.
@@ -141,6 +143,7 @@ def break_inputs(folder: Path, seed: int) -> Tallies:
     return {
         "fuzzed file": fuzz(file_cases(), seed, folder),
         "fuzzed annotation": fuzz(label_cases(), seed, folder),
+        **{f"fuzzed label file, {x}": fuzz_boxes(x, seed, folder / x) for x in SAYS},
         "data worker killed": break_workers(data, folder / "killed", kill_worker),
         "data worker stopped": break_workers(data, folder / "stopped", stop_worker),
         "data worker reads forever": break_workers(data, folder / "pipe", block_workers),
@@ -150,6 +153,11 @@ def break_inputs(folder: Path, seed: int) -> Tallies:
 
 def fuzz(cases: list[Case], seed: int, folder: Path) -> Tally:
     wrong = complaints(cases, FUZZED, seed, folder)
+    return Tally(FUZZED, FUZZED - len(wrong), problems=wrong)
+
+
+def fuzz_boxes(name: str, seed: int, folder: Path) -> Tally:
+    wrong = box_complaints(name, FUZZED, seed, folder)
     return Tally(FUZZED, FUZZED - len(wrong), problems=wrong)
 
 

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 from detectron2.config import CfgNode
 
-from ..data.datasets import get_records
-from ..data.loader import eval_records, train_pools, train_records
+from ..data.datasets import get_records, reader_notes
+from ..data.loader import eval_records, read_records, train_pools, train_records
 from ..data.partial_labels import count_labels
 from ..data.records import Record, Records
 from ..engine.label_sets import LABEL_SETS, draw_label_sets, label_sets
@@ -17,7 +17,7 @@ from ..tasks import Task, build_tasks
 from ..tasks.base import Scan
 from ..utils.errors import InputError
 from .files import FileScan, decode, find_copies, find_namesakes
-from .findings import Findings, Pool, Split, limit_lines
+from .findings import NOTES, Findings, Pool, Split, limit_lines, write_notes
 from .sheet import SHEET, draw_sheet
 
 MAX_DECODED = 200  # images that are decoded, unless all are
@@ -36,8 +36,8 @@ def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
     tasks = build_tasks(cfg)
     findings = Findings(tasks)
     scan = FileScan(os.path.join(folder, "cache"), cfg.DATALOADER.NUM_WORKERS)
-    train = findings.attempt(train_records, cfg, tasks) or get_records(cfg.DATASETS.TRAIN)
-    val = get_records(cfg.DATASETS.TEST)
+    train = findings.attempt(train_records, cfg, tasks) or read_records(cfg, cfg.DATASETS.TRAIN)
+    val = read_records(cfg, cfg.DATASETS.TEST)
     labeled = findings.attempt(eval_records, cfg, tasks) or val
     findings.attempt(choose_records, labeled, cfg.TEST.PICTURE_FILES, cfg.TEST.PICTURES)
     drawn = _find_pools(cfg, train, findings)
@@ -49,6 +49,8 @@ def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
         findings.splits.append(_describe(name, list(datasets), records, counted, tasks, split_scan))
         for dataset in datasets:
             findings.ignored[dataset] = count_ignored(get_records([dataset]))
+    notes = reader_notes([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    findings.noted = write_notes(notes, os.path.join(folder, NOTES))
     findings.num_decoded = _decode_images([*train, *val], scan, decode_all)
     _compare_splits(train, val, scan, findings)
     keys = {task.name: task.label_key for task in tasks}

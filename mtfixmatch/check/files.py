@@ -10,10 +10,15 @@ import cv2
 import numpy as np
 
 from ..data.datasets.scan import scan_files
-from ..data.mapper import read_rgb
-from ..data.records import Records, make_record
+from ..data.records import Records
 from ..utils.files import reading, sha256_of
-from ..utils.images import read_image_size
+from ..utils.images import (
+    RANGE_16BIT,
+    read_image_header,
+    read_image_size,
+    read_rgb_pixels,
+    read_value_range,
+)
 
 Pair = tuple[str, str]  # files of a training image and of a validation image
 
@@ -42,7 +47,9 @@ class FileScan:
 
 def decode(path: str) -> list[int]:
     """Return the [height, width] of an image after reading it completely, as a training does."""
-    return list(_read_pixels(path).shape[1:])
+    height, width = read_image_size(path)
+    read_rgb_pixels(path, [height, width])
+    return [height, width]
 
 
 def hash_file(path: str) -> str:
@@ -53,14 +60,12 @@ def hash_file(path: str) -> str:
 
 def thumbnail(path: str) -> list[int]:
     """Return the grey levels (0-255) of an image, scaled to THUMBNAIL_SIZE², in rows."""
-    grey = _read_pixels(path).mean(axis=0)
+    height, width, bits, _ = read_image_header(path)
+    # Over all 16 bits, different images of a small range would look alike.
+    range_16bit = read_value_range(path) if bits > 8 else RANGE_16BIT
+    grey = read_rgb_pixels(path, [height, width], range_16bit).mean(axis=2)
     size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).round().astype(int).ravel().tolist()
-
-
-def _read_pixels(path: str) -> np.ndarray:
-    """Return an image as (3, H, W) uint8 RGB."""
-    return read_rgb(make_record(path, path, read_image_size(path))).numpy()
 
 
 def find_copies(train: Records, val: Records, scan: FileScan) -> tuple[list[Pair], list[list[str]]]:

@@ -2,15 +2,18 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..tasks import Task
 from ..tasks.base import Statistics
 from ..utils.errors import InputError
+from ..utils.files import write_atomically
+from ..utils.notes import Notes
 
 MAX_LINES = 20  # errors or warnings of one kind
+NOTES = "left_out.txt"  # file in the folder of a check
 READERS = "mtfixmatch.data"  # parent of the loggers of the readers and of the loader
 
 
@@ -43,6 +46,7 @@ class Findings:
     splits: list[Split] = field(default_factory=list)  # training, validation
     pools: list[tuple[Pool, dict[str, int]]] = field(default_factory=list)  # with `count_labels`
     ignored: dict[str, Counter] = field(default_factory=dict)  # dataset -> reason -> objects
+    noted: bool = False  # whether there is a file of all that the readers noted
     num_decoded: int = 0  # images
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -54,6 +58,19 @@ class Findings:
         except InputError as error:
             self.errors.append(str(error))
             return None
+
+
+def write_notes(notes: Mapping[str, Notes], path: str) -> bool:
+    """Write a line for each case that the readers noted, and return whether there is one."""
+    lines = [
+        f"{dataset}: {kind}: {line}\n"
+        for dataset, x in notes.items()
+        for kind, cases in x.lines.items()
+        for line in cases
+    ]
+    if lines:
+        write_atomically(path, "".join(lines))
+    return bool(lines)
 
 
 def limit_lines(lines: Sequence[str]) -> list[str]:

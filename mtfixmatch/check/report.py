@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from ..engine.label_sets import LABEL_SETS
 from ..tasks import Task
-from .findings import Findings, Split
+from .findings import NOTES, Findings, Split
 from .sheet import SHEET
 
 MAX_SIZES = 10  # listed image sizes
@@ -30,6 +30,7 @@ def check_report(findings: Findings, reader_warnings: Sequence[str]) -> str:
         "## Image sizes\n\n" + _sizes(splits),
         _ignored(findings.ignored),
         "## Warnings of the readers\n\n" + _list(reader_warnings) if reader_warnings else "",
+        f"All cases are listed in [{NOTES}]({NOTES})." if findings.noted else "",
         f"## Samples\n\n![samples as the training draws them]({SHEET})",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"

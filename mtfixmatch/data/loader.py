@@ -21,6 +21,7 @@ from ..runtime.signals import STOP_SIGNALS
 from ..runtime.worker_watch import WatchedLoader, WatchedMapper
 from ..tasks import Task
 from ..utils.errors import InputError
+from ..utils.images import RANGE_16BIT
 from .broken import BrokenFiles
 from .datasets import broken_files, get_records
 from .mapper import EvalMapper, TrainMapper
@@ -84,13 +85,21 @@ class TrainLoader:
             yield batch
 
 
+def read_records(cfg: CfgNode, names: Sequence[str]) -> list[dict]:
+    """Return the records of the named datasets, which say how 16-bit images are read."""
+    records, range_16bit = get_records(names), tuple(cfg.INPUT.RANGE_16BIT)
+    if range_16bit == RANGE_16BIT:
+        return records
+    return [{"range_16bit": range_16bit, **record} for record in records]
+
+
 def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     """Return the training images, with labels hidden as TASKS.<NAME>.LABELS says.
 
     InputError if there are no images, too many are broken, a task has too few labels, or a record
     has a value that cannot be used.
     """
-    records = get_records(cfg.DATASETS.TRAIN)
+    records = read_records(cfg, cfg.DATASETS.TRAIN)
     check_partial_labels(records, tasks)
     _count_broken(cfg, records)
     records = hide_by_config(cfg, tasks, records)
@@ -220,7 +229,7 @@ def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     if not names:
         _warn("DATASETS.TEST is empty: nothing is evaluated, and there is no model_best.pth")
         return []
-    records = get_records(names)
+    records = read_records(cfg, names)
     check_partial_labels(records, tasks)
     evaluated = labeled_tasks(tasks, records)
     if not evaluated:

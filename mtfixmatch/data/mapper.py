@@ -13,7 +13,7 @@ from torch import Tensor
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
 from ..tasks import Task
-from ..utils.images import read_rgb_pixels
+from ..utils.images import RANGE_16BIT, read_rgb_pixels
 from .samplers import Draw
 
 # Stream of random numbers under one (seed, step, position): the common and the weak view.
@@ -22,7 +22,8 @@ _VIEW = 100
 
 def read_rgb(record: dict) -> Tensor:
     """Read the image of a record, (3, H, W) uint8 RGB; a bad file or size is an InputError."""
-    pixels = read_rgb_pixels(record["file_name"], [record["height"], record["width"]])
+    size, range_16bit = [record["height"], record["width"]], record.get("range_16bit", RANGE_16BIT)
+    pixels = read_rgb_pixels(record["file_name"], size, range_16bit)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 

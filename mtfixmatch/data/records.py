@@ -6,6 +6,8 @@ A record is a dict with the keys of Detectron2's dataset dicts:
     image_id                     name of the image, unique in the training set
     height, width                size of the image in pixels, after its EXIF rotation
     <label key of a task>        label; absent = the image is not labeled for the task
+    range_16bit                  optional: the two values of a 16-bit image that become 0 and 255;
+                                 absent = those of INPUT.RANGE_16BIT
     ignored                      optional: reason -> number of objects that are ignored or left out
     hidden                       optional: label key -> label that `partial_labels` hides
 
@@ -33,14 +35,14 @@ from detectron2.structures import BoxMode
 
 from ..utils.errors import InputError
 from ..utils.labels import INVALID_LABEL
+from ..utils.notes import Notes
 
 Record = dict[str, Any]
 Records = Sequence[Record]
 
-BOX_KEY, MAP_KEY = LABEL_KEYS = ("annotations", "sem_seg_file_name")
+FAULTY = "label files that do not fit their image or have unknown values, left out"  # for notes
 
-# Boxes of real datasets reach over the border of the image by up to a pixel.
-MAX_OVERSHOOT = 1.0
+BOX_KEY, MAP_KEY = LABEL_KEYS = ("annotations", "sem_seg_file_name")
 
 
 def make_record(path: str, image_id: str, size: Sequence[int]) -> Record:
@@ -52,26 +54,6 @@ def make_annotation(box: Sequence[float], category_id: int, iscrowd: int) -> dic
     """Return the annotation of a box [x0, y0, x1, y1] in pixels, ends exclusive."""
     bbox = {"bbox": [float(x) for x in box], "bbox_mode": BoxMode.XYXY_ABS}
     return {**bbox, "category_id": category_id, "iscrowd": iscrowd}
-
-
-def clip_box(
-    box: list[float], record: Record, problem: str, *, tolerance: float = 0.0, empty: bool = False
-) -> list[float]:
-    """Clip a box [x0, y0, x1, y1] in pixels, ends exclusive, to its image.
-
-    InputError, beginning with `problem`, if the box reaches over the border by more than
-    MAX_OVERSHOOT and `tolerance`, its ends are in the wrong order, or nothing is left of it unless
-    `empty` is allowed.
-    """
-    limits = [record["width"], record["height"]] * 2
-    clipped = [min(max(x, 0.0), float(limit)) for x, limit in zip(box, limits, strict=True)]
-    overshoot = max(abs(a - b) for a, b in zip(box, clipped, strict=True))
-    outside = clipped[2] <= clipped[0] or clipped[3] <= clipped[1]
-    wrong = box[2] < box[0] or box[3] < box[1] or (outside and not empty)
-    if wrong or overshoot > MAX_OVERSHOOT + tolerance:
-        image = f"image {record['file_name']} of {record['width']}x{record['height']} pixels"
-        raise InputError(f"{problem}, which is not inside its {image}")
-    return clipped
 
 
 def check_map_size(record: Record, path: str, size: Sequence[int]) -> None:
@@ -100,10 +82,21 @@ def add_labels(
     paths: Mapping[str, str],
     scans: Mapping[str, Any],
     add: Callable[[Record, str, Any], None],
+    source: str,
+    notes: Notes,
 ) -> None:
-    """Call `add` with the record, path and scan of each label file; drop records without a scan."""
+    """Call `add` with the record, path and scan of each label file.
+
+    A record whose file has no scan is dropped. One for which `add` raises an InputError stays
+    without the label, and a note names the file; if they are too many, it is an InputError.
+    """
+    faults = []
     for name, path in paths.items():
-        if path in scans:
-            add(records[name], path, scans[path])
-        else:
+        if path not in scans:
             del records[name]
+            continue
+        try:
+            add(records[name], path, scans[path])
+        except InputError as error:
+            faults.append(str(error))
+    notes.check_share(source, FAULTY, faults, len(paths))

@@ -11,7 +11,6 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..config import add_mtfixmatch_config
 from ..data.datasets import DATASET_NAMES, check_class_lists, get_records, register_datasets
@@ -19,6 +18,8 @@ from ..methods import build_method
 from ..modeling.timm_backbone import resolve_backbone
 from ..tasks.config import build_tasks, complete_task_config, set_classes, task_kinds
 from ..utils.errors import InputError, check_choice
+from ..utils.images import RANGE_16BIT
+from ..utils.log import start_log
 from .stored_classes import stored_classes
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def load_config(
     Raises:
         InputError: a file is missing, a key is unknown, or a value is wrong.
     """
-    setup_logger(name="mtfixmatch")
+    start_log()
     cfg = resolve_config(config_file, opts)
     check_datasets(cfg, ["TEST"] if eval_only else ["TRAIN"])
     if cfg.SEED < 0:
@@ -94,12 +95,22 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
             raise InputError(f"--config-file {config_file}: the file does not exist")
         _merge(cfg.merge_from_file, config_file, config_file)
     complete_task_config(cfg)
+    _accept_other_types(cfg, opts)
     _merge(cfg.merge_from_list, opts, "the command line")
     complete_task_config(cfg)
     check_config(cfg)
     warn_of_unread_keys(cfg)
     resolve_backbone(cfg)
     return cfg
+
+
+def _accept_other_types(cfg: CfgNode, opts: list[str]) -> None:
+    """Let the command line replace a path of the user's own data by a list, and the reverse."""
+    for split in ("TRAIN", "VAL"):
+        node = cfg.DATASETS.COCO_STYLE[split]
+        for key in node:
+            if f"DATASETS.COCO_STYLE.{split}.{key}" in opts:
+                node[key] = None
 
 
 def warn_of_unread_keys(cfg: CfgNode) -> None:
@@ -160,15 +171,22 @@ def _check_numbers(cfg: CfgNode) -> None:
     at_least_one = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS")
     low, high = cfg.INPUT.SCALE_RANGE
     sides = cfg.INPUT.TRAIN_SIZE
+    whole = "two whole numbers, 0 <= low < high <= 65535"
     checks = {
         **{key: (attrgetter(key)(cfg) >= 1, "at least 1") for key in at_least_one},
         "INPUT.TRAIN_SIZE": (all(x > 0 and x % 32 == 0 for x in sides), "multiples of 32"),
+        "INPUT.RANGE_16BIT": (_is_16bit_range(cfg.INPUT.RANGE_16BIT), whole),
         "INPUT.SCALE_RANGE": (0 < low <= high, "0 < least <= greatest"),
         "DATALOADER.MAX_BROKEN": (0 <= cfg.DATALOADER.MAX_BROKEN <= 1, "a share, 0-1"),
     }
     for key, (is_valid, requirement) in checks.items():
         if not is_valid:
             raise InputError(f"{key} is {attrgetter(key)(cfg)}: it must be {requirement}")
+
+
+def _is_16bit_range(values: Sequence) -> bool:
+    is_pair = len(values) == 2 and all(isinstance(x, int) for x in values)
+    return is_pair and 0 <= values[0] < values[1] <= RANGE_16BIT[1]
 
 
 def _draw_seed(folder: str) -> int:

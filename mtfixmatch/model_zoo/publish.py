@@ -178,6 +178,8 @@ def _wanted_keys(cfg: CfgNode) -> dict[str, Any]:
         name: {key: value for key, value in node.items() if key not in DATA_KEYS}
         for name, node in nodes.items()
     }
+    if not any(name.startswith("coco_style") for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        content["DATASETS"].pop("COCO_STYLE", None)  # its keys have no effect
     if os.path.isabs(cfg.MODEL.WEIGHTS):
         content["MODEL"]["WEIGHTS"] = os.path.basename(cfg.MODEL.WEIGHTS)
     return _flatten(content)

@@ -1,7 +1,7 @@
 """MultiTaskNet: a shared backbone and one head per task (paper Sec. 3, 4)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from detectron2.config import configurable
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..tasks import TaskHead, build_tasks
 from ..tasks.base import Outputs
 from ..tasks.dropout import set_seeds
-from ..utils.errors import InputError
+from .image_inputs import check_image, wrong_input
 
 
 @META_ARCH_REGISTRY.register()
@@ -94,7 +94,7 @@ class MultiTaskNet(nn.Module):
 
         Args:
             images: (N, 3, H, W) RGB in [0, 1], H and W multiples of 32; or, in evaluation,
-                Detectron2's list of dicts with "image" (3, H, W) RGB in 0-255.
+                Detectron2's list of dicts with "image", see `check_image`.
             masks: task name -> N flags, the images that its head is run on. A head may be run on
                 none if other ranks run it on some.
             seeds: dropout seed of each image, see ImageDropout.
@@ -110,7 +110,7 @@ class MultiTaskNet(nn.Module):
         if isinstance(images, list):
             return self.inference(images)
         if masks is None:
-            raise _wrong_image(images, "the model takes a list of dicts, not a tensor")
+            raise wrong_input(images, "the model takes a list of dicts, not a tensor")
         features = self._features((images * 255 - self.pixel_mean) / self.pixel_std)
         zero = images.new_zeros(())
         outputs: dict[str, Outputs] = {}
@@ -143,7 +143,7 @@ class MultiTaskNet(nn.Module):
         Images of one size pass together. Images of different sizes do not: the padding of one would
         change the result of another.
         """
-        images = [_check_image(x) for x in batched_inputs]
+        images = [check_image(x) for x in batched_inputs]
         results: dict[int, dict] = {}
         for size in dict.fromkeys(image.shape for image in images):
             rows = [i for i, image in enumerate(images) if image.shape == size]
@@ -165,22 +165,3 @@ class MultiTaskNet(nn.Module):
             for result, value in zip(results, own, strict=True):
                 result[key] = value
         return results
-
-
-def _check_image(inputs: Any) -> Tensor:
-    """Return the image of one of Detectron2's inputs, if it is a (3, H, W) tensor in 0-255."""
-    if not isinstance(inputs, dict) or "image" not in inputs:
-        raise _wrong_image(inputs, 'the model takes a list of dicts with "image"')
-    image = inputs["image"]
-    if not isinstance(image, Tensor):
-        raise _wrong_image(image, "an image is a torch.Tensor")
-    if image.dim() != 3 or image.shape[0] != 3:
-        raise _wrong_image(image, "an image has the shape (3, H, W), RGB")
-    if image.is_floating_point() and 0 < float(image.max()) <= 1:
-        raise _wrong_image(image, "an image has values in 0-255, not in 0-1")
-    return image
-
-
-def _wrong_image(value: Any, expected: str) -> InputError:
-    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
-    return InputError(f"{expected}; found {type(value).__name__}{shape}")

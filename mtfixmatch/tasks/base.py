@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ..augmentation.geometry import Size
 from ..utils.errors import check_choice
+from .own_labels import OwnLabelsReader
 
 Target = Any
 # Predictions for N images before any threshold, indexed by image: boxes with scores, logits, ...
@@ -69,7 +70,7 @@ class Statistics:
     images: dict[str, int] = field(default_factory=dict)
 
 
-class Task(ABC):
+class Task(OwnLabelsReader, ABC):
     """A task without its network.
 
     Attributes:

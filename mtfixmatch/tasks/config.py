@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 
 from ..utils.errors import InputError, check_choice
 from .base import TASK_REGISTRY, Task
+from .own_labels import OWN_DATA
 
 
 def add_task_config(cfg: CfgNode) -> None:
@@ -17,6 +18,7 @@ def add_task_config(cfg: CfgNode) -> None:
     cfg.TASKS = CfgNode(new_allowed=True)
     for kind in kinds:
         kind.add_config(cfg)
+        add_own_data(cfg.DATASETS.COCO_STYLE, kind, kind.default_name)
 
 
 def complete_task_config(cfg: CfgNode) -> None:
@@ -34,6 +36,38 @@ def complete_task_config(cfg: CfgNode) -> None:
         except (KeyError, ValueError) as error:
             raise InputError(f"TASKS.{name}: {error.args[0]}") from None
         cfg.TASKS[name] = node
+        add_own_data(cfg.DATASETS.COCO_STYLE, TASK_REGISTRY.get(kind), name.lower())
+    _check_own_data(cfg)
+
+
+def add_own_data(node: CfgNode, kind: type[Task], name: str) -> None:
+    """Add the keys of a task to DATASETS.COCO_STYLE, if they are not there."""
+    for key, value in kind.own_config().items():
+        node.setdefault(own_key(kind, key, name), value)
+    for split in ("TRAIN", "VAL"):
+        if kind.own_key:
+            node[split].setdefault(own_key(kind, kind.own_key, name), None)
+
+
+def _check_own_data(cfg: CfgNode) -> None:
+    """Raise InputError for a key in DATASETS.COCO_STYLE that no task has."""
+    node, known = cfg.DATASETS.COCO_STYLE, {"TRAIN", "VAL"}
+    files = {"IMAGES"}
+    for name, task in cfg.TASKS.items():
+        kind = TASK_REGISTRY.get(task.KIND)
+        known |= {own_key(kind, key, name) for key in kind.own_config()}
+        files |= {own_key(kind, kind.own_key, name)}
+    for place, keys, choices in (
+        (OWN_DATA, node, known),
+        *((f"{OWN_DATA}.{split}", node[split], files) for split in ("TRAIN", "VAL")),
+    ):
+        for key in keys:
+            check_choice(f"a key of {place}", key, sorted(filter(None, choices)))
+
+
+def own_key(kind: type[Task], key: str, name: str) -> str:
+    """Return the key of a task in DATASETS.COCO_STYLE: another name than the kind's is in front."""
+    return key if name.lower() == kind.default_name else f"{name.upper()}_{key}"
 
 
 def task_kinds(cfg: CfgNode) -> dict[str, type[Task]]:

@@ -14,15 +14,19 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
+from ..formats.boxes import BoxSource, open_boxes
+from ..formats.image_files import ImageFiles
 from ..utils.errors import InputError, check_choice
 from . import retinanet  # noqa: F401  # registers its head, as fcos does
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
+from .box_figures import box_sizes, true_positives
+from .box_labels import UNANNOTATED, UNANNOTATED_KEY, BoxReader, class_list
 from .box_target import (
     PartialInstances,
     boxes_target,
@@ -33,9 +37,7 @@ from .box_target import (
 from .coco_ap import CocoApEvaluator
 from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead
 from .fcos import add_fcos_config
-
-# COCO's limits between small, medium and large boxes: areas in square pixels.
-SIZE_LIMITS = (32**2, 96**2)
+from .own_labels import OWN_DATA, OwnFiles, OwnLabels
 
 
 @TASK_REGISTRY.register()
@@ -52,6 +54,7 @@ class Detection(Task):
     tuning_keys = ("BACKGROUND_WEIGHT", "THRESHOLD", "UNSUPERVISED_WEIGHT")
     target_types = (Instances, PartialInstances, Boxes)
     normalizers = ("image", "batch", "running")
+    own_key = "BOXES"
 
     @configurable
     def __init__(
@@ -149,6 +152,49 @@ class Detection(Task):
         """See base class."""
         head: Any = self.head_class(cfg, self.name)
         return head(cfg, self.name, self.class_names, shapes)
+
+    @classmethod
+    def own_config(cls) -> dict[str, Any]:
+        """See base class."""
+        return {
+            # Names of the box classes in the order of their ids, a selection of those in the
+            # training files; empty: all of them.
+            "THING_CLASSES": [],
+            # What an image is that a file lists without a box, or that has no file in a format with
+            # one for each image: "empty", labeled without objects; "unlabeled"; or "auto", the
+            # former empty and the latter unlabeled, with a warning if it is many.
+            "UNANNOTATED": "auto",
+        }
+
+    @classmethod
+    def own_classes(cls, files: OwnFiles) -> list[str]:
+        """See base class."""
+        listed = files.options["THING_CLASSES"]
+        return class_list(cls._open(files), listed, f"{OWN_DATA}.THING_CLASSES")
+
+    @classmethod
+    def _open(cls, files: OwnFiles) -> list[BoxSource]:
+        names = files.options["THING_CLASSES"]
+        return [open_boxes(path, files.scan, files.key, names) for path in files.paths]
+
+    @classmethod
+    def read_own_labels(
+        cls, files: OwnFiles, images: ImageFiles, classes: Sequence[str]
+    ) -> OwnLabels:
+        """See base class."""
+        check_choice(UNANNOTATED_KEY, files.options["UNANNOTATED"], UNANNOTATED)
+        reader = BoxReader(
+            images=images,
+            classes=classes,
+            unannotated=files.options["UNANNOTATED"],
+            refuse_others=not files.is_training and not files.options["THING_CLASSES"],
+            notes=files.notes,
+        )
+        for source in cls._open(files):
+            reader.add(source)
+        return reader.labels(
+            cls.key_of(cls.label_field, files.task), cls.key_of("labeled_classes", files.task)
+        )
 
     def annotations(self, record: dict) -> list[dict]:
         """Return the annotations of a record, without group regions if they are background."""
@@ -253,7 +299,7 @@ class Detection(Task):
             figures["objects per image: mean, most"] = f"{np.mean(numbers):.1f}, {max(numbers)}"
         return Statistics(
             counts={name: classes[i] for i, name in enumerate(self.class_names)},
-            figures=figures | _box_sizes([a["bbox"] for a in flat]),
+            figures=figures | box_sizes([a["bbox"] for a in flat]),
             images=self._images_of_classes(records),
         )
 
@@ -318,7 +364,7 @@ class Detection(Task):
             for p, y in zip(boxes, labels, strict=True)
             if y is not None
         ]
-        hits = sum(_true_positives(p, y) for p, y in pairs)
+        hits = sum(true_positives(p, y) for p, y in pairs)
         predicted = sum(len(p) for p, _ in pairs)
         labeled = sum(len(y[~y.gt_ignore]) for _, y in pairs)
         if predicted:
@@ -326,34 +372,3 @@ class Detection(Task):
         if labeled:
             figures["recall"] = hits / labeled
         return figures
-
-
-def _box_sizes(boxes: Sequence[Sequence[float]]) -> dict[str, int | str]:
-    """Return figures of the sizes of boxes [x0, y0, x1, y1], for `Statistics`."""
-    corners = np.array(boxes, dtype=float).reshape(-1, 4)
-    sides = corners[:, 2:] - corners[:, :2]
-    areas = sides.prod(axis=1)
-    counts = np.bincount(np.digitize(areas, SIZE_LIMITS), minlength=3)
-    figures: dict[str, int | str] = {
-        "small boxes (area below 32²)": int(counts[0]),
-        "medium boxes (below 96²)": int(counts[1]),
-        "large boxes": int(counts[2]),
-    }
-    if len(sides):
-        shown = [np.median(sides, axis=0), sides[areas.argmin()], sides[areas.argmax()]]
-        for name, (width, height) in zip(("median", "smallest", "largest"), shown, strict=True):
-            figures[f"{name} box, width x height"] = f"{width:.4g} x {height:.4g}"
-    return figures
-
-
-def _true_positives(pseudo: Instances, labels: Instances) -> int:
-    """Count the pseudo-boxes that match a box of their class at IoU >= .5, each box once."""
-    iou = pairwise_iou(pseudo.gt_boxes.to("cpu"), labels.gt_boxes)
-    same = pseudo.gt_classes.cpu()[:, None] == labels.gt_classes[None]
-    iou = torch.where(same & ~labels.gt_ignore[None], iou, iou.new_zeros(()))
-    hits = 0
-    while iou.numel() and iou.max() >= 0.5:
-        row, column = divmod(int(iou.argmax()), iou.shape[1])
-        iou[row], iou[:, column] = 0, 0
-        hits += 1
-    return hits

@@ -6,6 +6,7 @@ float from a method that makes them: the weight of each class, all 0 at ignored 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
+from ..formats.image_files import ImageFiles
 from ..utils.errors import InputError, check_choice
 from ..utils.images import read_label_map
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
+from .map_labels import make_lut, match_maps, note_ignored, read_maps
 from .mean_iou import MeanIoUEvaluator
+from .own_labels import OwnFiles, OwnLabels
 from .segmentation_head import SegmentationHead, class_map
 
 
@@ -78,6 +82,7 @@ class Segmentation(Task):
     unit = "pixels"
     fills_pixels = True
     normalizers = ("batch", "image")
+    own_key = "MAPS"
     loss_parts = ("ce",)
 
     @classmethod
@@ -88,6 +93,36 @@ class Segmentation(Task):
     def build_head(self, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> SegmentationHead:
         """See base class."""
         return SegmentationHead(cfg, self.class_names, shapes)
+
+    @classmethod
+    def own_config(cls) -> dict[str, Any]:
+        """See base class."""
+        return {
+            # Names of the classes in label maps; name i is that of pixel value i.
+            "SEM_SEG_CLASSES": [],
+            # Pixel value of ignored pixels in label maps.
+            "IGNORE_LABEL": 255,
+            # Name of the map of an image, where {stem} is the image's name without its suffix.
+            "MAP_NAMES": "{stem}.png",
+        }
+
+    @classmethod
+    def own_classes(cls, files: OwnFiles) -> list[str]:
+        """See base class."""
+        return list(files.options["SEM_SEG_CLASSES"])
+
+    @classmethod
+    def read_own_labels(
+        cls, files: OwnFiles, images: ImageFiles, classes: Sequence[str]
+    ) -> OwnLabels:
+        """See base class."""
+        lut = make_lut(classes, files)
+        maps, pixels, broken = read_maps(files, images, match_maps(files, images), lut)
+        note_ignored(files, pixels, classes)
+        keys = [cls.key_of(x, files.task) for x in (cls.label_field, cls.lut_field)]
+        labels = {x: dict(zip(keys, (path, lut), strict=True)) for x, path in maps.items()}
+        absent = [name for i, name in enumerate(classes) if not pixels[i]]
+        return OwnLabels(labels=labels, absent=absent, broken=broken)
 
     def load_target(self, record: dict) -> Tensor:
         """See base class."""

@@ -107,6 +107,10 @@ def check_publish(words: list[str]) -> None:
     load_script("publish").parse_args(words)
 
 
+def check_class_subsets(words: list[str]) -> None:
+    load_script("class_subsets/make_data").parse_args(words)
+
+
 def check_replay(words: list[str]) -> None:
     """Its parser is in the script: past it, the file is missing."""
     with pytest.MonkeyPatch.context() as patch:
@@ -121,6 +125,7 @@ SCRIPTS = {
     "projects/run_study.py": check_study,
     "projects/publish.py": check_publish,
     "projects/replay_step.py": check_replay,
+    "projects/class_subsets/make_data.py": check_class_subsets,
 }
 MODULES = {"mtfixmatch.street": street._parse_args}
 

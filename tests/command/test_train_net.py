@@ -79,6 +79,12 @@ def test_a_training_leaves_its_results(trained):
     assert list(output.glob("events.out.tfevents.*"))
 
 
+def test_the_log_has_the_lines_from_before_its_folder(trained):
+    text = (trained[0] / "log.txt").read_text()
+    assert "street_train: " in text and "Training labels: " in text
+    assert text.count("street_train: ") == 1
+
+
 def test_the_results_are_numbers(trained):
     output, _ = trained
     teacher = read_json(output / "results.json")["teacher"]

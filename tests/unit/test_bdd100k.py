@@ -13,6 +13,7 @@ from mtfixmatch.data.datasets.bdd100k import bdd100k_metadata, load_bdd100k
 from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.data.partial_labels import count_labels
 from mtfixmatch.utils.errors import InputError
+from mtfixmatch.utils.notes import Notes
 
 HEIGHT, WIDTH = 20, 30
 KEYS = ["annotations", "sem_seg_file_name"]
@@ -69,6 +70,15 @@ def root(tmp_path):
 
 def load(root, split="train", labels=tuple(KEYS), **options):
     return load_bdd100k(root=str(root), split=split, scan=FileScanner(**options), labels=labels)
+
+
+def note_of(root, kind, labels=tuple(KEYS)):
+    """The message of the only kind of note with these words, after reading the training split."""
+    notes = Notes()
+    load(root, labels=labels, notes=notes)
+    (message,) = [x for x in notes.messages() if kind in x]
+    assert "\n" not in message
+    return message
 
 
 def message_of(root, split="train", labels=tuple(KEYS)):
@@ -155,9 +165,10 @@ def test_boxes_are_clipped_by_a_pixel_and_left_out_below_one(root, box, expected
 )
 def test_a_box_outside_or_swapped_names_file_frame_and_box(root, box):
     save_frames(root, [{"name": "a.jpg", "labels": [make_label(box=box)]}])
-    message = message_of(root)
-    assert message.startswith(f"{root}/labels/det_20/det_train.json: frame 'a.jpg' has the box")
+    message = note_of(root, "without an area" if box[0] > box[2] else "over the border")
+    assert f": 1 ({root}/labels/det_20/det_train.json: frame 'a.jpg': x1, y1, x2, y2 = " in message
     assert str(list(box)) in message and "100k/train/a.jpg of 30x20 pixels" in message
+    assert len(load(root)[0]["annotations"]) == (box[0] < box[2])
 
 
 def test_what_is_ignored_is_counted_by_image(root):
@@ -243,8 +254,8 @@ def test_a_changed_file_is_seen_in_spite_of_the_cache(root, tmp_path):
     load(root, **options)
     save_frames(root, [{"name": "a.jpg", "labels": [make_label("truck", (0, 0, 0, 0))]}])
     save_map(root / "labels/sem_seg/masks/train/g.png", ids=[99])
-    with pytest.raises(InputError, match="id 99"):
-        load(root, **options)
+    records = {record["image_id"]: record for record in load(root, **options)}
+    assert "sem_seg_file_name" not in records["g"]
     save_map(root / "labels/sem_seg/masks/train/g.png", ids=[3])
     (annotation,) = load(root, **options)[0]["annotations"]
     assert (annotation["category_id"], annotation["bbox"]) == (3, [0.0, 0.0, 1.0, 1.0])
@@ -292,14 +303,16 @@ def test_metadata():
     assert metadata["ignore_label"] == 255
 
 
-def test_labels_without_an_image_are_told(root, caplog):
+def test_labels_without_an_image_are_noted(root):
     (root / "images/100k/train/a.jpg").unlink()
     (root / "images/10k/train/g.jpg").unlink()
     assert labels_of(load(root)) == {"b": [True, True], "c": [False, True], "d": [False, False]}
     maps, boxes = root / "labels/sem_seg/masks/train", root / "labels/det_20/det_train.json"
-    assert caplog.messages[:2] == [
-        f"{maps}: 1 of the 4 labeled images are not in {root}/images/10k/train, the first is g",
-        f"{boxes}: 1 of the 3 labeled images are not in {root}/images/100k/train, the first is a",
+    notes = Notes()
+    load(root, notes=notes)
+    assert notes.lines["images that have labels but are not there, left out"] == [
+        f"{maps}: 'g' is not in {root}/images/10k/train",
+        f"{boxes}: 'a' is not in {root}/images/100k/train",
     ]
 
 
@@ -341,11 +354,11 @@ def truncate(root):
         (truncate, "det_train.json: is truncated"),
         (
             delete("images/100k/train/a.jpg", "images/100k/train/b.jpg"),
-            "images/100k/train: holds 1 of the 3 images that are labeled in ",
+            "det_train.json: 2 of 3 images that have labels but are not there, left out",
         ),
         (
             delete(*(f"images/10k/train/{x}.jpg" for x in "bce")),
-            "images/10k/train: holds 1 of the 4 images that are labeled in ",
+            "masks/train: 3 of 4 images that have labels but are not there, left out",
         ),
     ],
 )
@@ -366,14 +379,14 @@ def test_another_level_is_explained(root, level):
 def test_an_unknown_id_in_a_map_is_named(root, unknown):
     path = root / "labels/sem_seg/masks/train/c.png"
     save_map(path, ids=(0, unknown))
-    assert message_of(root).startswith(f"{path}: id {unknown} is no class of BDD100K, expected 0")
+    assert f"1 ({path}: id {unknown} is no class of BDD100K, expected 0" in note_of(root, "unknown")
 
 
 def test_a_map_of_another_size_names_both_files(root):
     path = root / "labels/sem_seg/masks/train/c.png"
     save_map(path, size=(HEIGHT, WIDTH + 1))
     expected = f"{path} is 31x20 pixels, but its image {root}/images/100k/train/c.jpg is 30x20"
-    assert message_of(root) == expected
+    assert f"1 ({expected})" in note_of(root, "do not fit their image")
 
 
 def test_a_colour_map_is_refused(root):

@@ -21,7 +21,9 @@ def write(folder, content):
 
 
 def read_labels(folder, labels):
-    ((_, boxes, ignored),) = read_frames(write(folder, [{"name": "a.jpg", "labels": labels}]))
+    content = read_frames(write(folder, [{"name": "a.jpg", "labels": labels}]))
+    ((_, boxes, ignored),) = content["frames"]
+    assert content["faults"] == []
     return boxes, ignored
 
 
@@ -33,13 +35,15 @@ def test_what_is_kept(tmp_path):
         {"name": "c.jpg", "labels": None},
         {"name": "d.jpg"},
     ]
-    assert read_frames(write(tmp_path, frames)) == [
+    content = read_frames(write(tmp_path, frames))
+    assert (content["faults"], content["num_entries"]) == ([], 5)
+    assert content["frames"] == [
         ["a.jpg", [[CAR, 0, 1.25, 0, 3, 4.5]], {}],
         ["b.jpg", [], {}],
         ["c.jpg", None, {}],
         ["d.jpg", None, {}],
     ]
-    assert read_frames(write(tmp_path, [])) == []
+    assert read_frames(write(tmp_path, []))["frames"] == []
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,9 @@ def test_lanes_and_areas_are_counted_and_left_out(tmp_path):
 
 def test_an_unknown_category_names_file_frame_and_category(tmp_path):
     frames = [{"name": "a.jpg"}, {"name": "b.jpg", "labels": [make_label("tram")]}]
-    message = message_of(read_frames, write(tmp_path, frames))
+    content = read_frames(write(tmp_path, frames))
+    (message,) = content["faults"]
+    assert content["frames"] == [["a.jpg", None, {}], ["b.jpg", [], {}]]
     assert "det_train.json: frame 'b.jpg' has the unknown category 'tram', expected ped" in message
 
 
@@ -98,14 +104,15 @@ def test_an_unknown_category_names_file_frame_and_category(tmp_path):
 )
 def test_a_box_without_numbers_is_shown(tmp_path, box):
     path = write(tmp_path, [{"name": "a.jpg", "labels": [make_label(box=box)]}])
-    message = message_of(read_frames, path)
+    content = read_frames(path)
+    (message,) = content["faults"]
+    assert content["frames"] == [["a.jpg", [], {}]] and content["num_entries"] == 2
     assert "frame 'a.jpg' has 'box2d' {\"x1\": 1" in message and "finite numbers" in message
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"images": []}, "a JSON list of frames"),
         ([{"name": "a.jpg"}, "b.jpg"], "frame number 2 needs 'name' (str)"),
         ([{"labels": []}], "frame number 1 needs 'name' (str)"),
         ([{"name": "a.jpg"}, {"name": "a.jpg"}], "frame 'a.jpg' occurs twice"),
@@ -116,8 +123,15 @@ def test_a_box_without_numbers_is_shown(tmp_path, box):
         ([{"name": "a.jpg", "labels": [make_label(box2d={"x1": 1})]}], "has 'box2d' {\"x1\": 1}"),
     ],
 )
-def test_a_wrong_structure_names_the_key(tmp_path, content, expected):
-    assert expected in message_of(read_frames, write(tmp_path, content))
+def test_an_entry_of_a_wrong_structure_is_left_out_and_named(tmp_path, content, expected):
+    path = write(tmp_path, content)
+    (fault,) = read_frames(path)["faults"]
+    assert fault.startswith(f"{path}: ") and expected in fault
+
+
+def test_another_kind_of_file_is_an_error(tmp_path):
+    path = write(tmp_path, {"images": []})
+    assert "a JSON list of frames" in message_of(read_frames, path)
 
 
 TEXT = json.dumps(
@@ -134,7 +148,7 @@ TEXT = json.dumps(
 def test_how_much_is_read_at_once_does_not_matter(tmp_path, monkeypatch, chunk):
     expected = [[CAR, 0, 0.5, -1, 12.25, 300.0]]
     monkeypatch.setattr(bdd100k_json, "CHUNK", chunk)
-    frames = read_frames(write(tmp_path, TEXT))
+    frames = read_frames(write(tmp_path, TEXT))["frames"]
     assert [x[:2] for x in frames] == [["a.jpg", expected], ["b\\\"'é.jpg", None], ["c.jpg", []]]
 
 

@@ -12,6 +12,7 @@ from mtfixmatch.data.loader import build_train_loader, train_records
 from mtfixmatch.engine import load_config
 from mtfixmatch.engine.setup import choose_precision, resolve_config
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.tasks.base import TASK_REGISTRY
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import CONFIGS, REPOSITORY, tiny_config
 
@@ -134,11 +135,14 @@ def own_keys():
 
 
 def read_names():
-    """Names that the package reads as attributes; an assignment is no reading."""
+    """Names that the package reads, as attributes or as x["NAME"]; an assignment is no reading."""
     paths = (REPOSITORY / "mtfixmatch").rglob("*.py")
     trees = [ast.parse(path.read_text()) for path in paths if path.name != "config.py"]
-    nodes = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
-    return {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
+    nodes = [n for tree in trees for n in ast.walk(tree)]
+    attributes = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)]
+    indexed = [n.slice for n in nodes if isinstance(n, ast.Subscript)]
+    names = {n.value for n in indexed if isinstance(n, ast.Constant)}
+    return names | {n.attr for n in attributes} | {kind.own_key for _, kind in TASK_REGISTRY}
 
 
 def test_every_key_is_read_by_the_package():
@@ -148,7 +152,7 @@ def test_every_key_is_read_by_the_package():
 
 def test_there_are_keys_to_look_for():
     assert {"FIXMATCH.METHOD", "TASKS.DETECTION.LABELS", "INPUT.TRAIN_SIZE"} <= set(own_keys())
-    assert 30 < len(own_keys()) < 100
+    assert 30 < len(own_keys()) < 120
 
 
 BAD = [
@@ -161,6 +165,10 @@ BAD = [
     ("INPUT.TRAIN_SIZE", (64, 100), "INPUT.TRAIN_SIZE is (64, 100)"),
     ("INPUT.TRAIN_SIZE", (0, 64), "INPUT.TRAIN_SIZE is (0, 64)"),
     ("INPUT.SCALE_RANGE", (2.0, 0.5), "INPUT.SCALE_RANGE is (2.0, 0.5)"),
+    ("INPUT.RANGE_16BIT", (9, 9), "INPUT.RANGE_16BIT is (9, 9): it must be two whole numbers"),
+    ("INPUT.RANGE_16BIT", (0, 65536), "INPUT.RANGE_16BIT is (0, 65536): it must be two whole"),
+    ("INPUT.RANGE_16BIT", (0, "9"), "INPUT.RANGE_16BIT is (0, '9'): it must be two whole"),
+    ("INPUT.RANGE_16BIT", (0, 9, 90), "INPUT.RANGE_16BIT is (0, 9, 90): it must be two whole"),
     ("INPUT.SCALE_RANGE", (0.0, 0.5), "INPUT.SCALE_RANGE is (0.0, 0.5)"),
     ("SOLVER.MAX_ITER", 0, "SOLVER.MAX_ITER is 0"),
     ("SOLVER.IMS_PER_BATCH", 0, "SOLVER.IMS_PER_BATCH is 0"),

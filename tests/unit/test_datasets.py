@@ -3,12 +3,13 @@ import os
 
 import numpy as np
 import pytest
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from PIL import Image
 
+from mtfixmatch.config import add_mtfixmatch_config
 from mtfixmatch.data.datasets import (
     broken_files,
     catalog,
@@ -17,26 +18,21 @@ from mtfixmatch.data.datasets import (
     register_datasets,
 )
 from mtfixmatch.street.generate import MARK
+from mtfixmatch.tasks.config import complete_task_config
 from mtfixmatch.utils.errors import InputError
 
 
 def make_cfg(root, **coco_style):
-    files = {"IMAGES": "", "BOXES": "", "MAPS": ""}
-    own = {"THING_CLASSES": [], "SEM_SEG_CLASSES": [], "IGNORE_LABEL": 255}
-    own |= {"TRAIN": dict(files), "VAL": dict(files)} | coco_style
-    data = {"ROOT": str(root), "CACHE_DIR": str(root / "cache"), "COCO_STYLE": own}
-    tasks = {
-        "DETECTION": {"KIND": "Detection", "CLASSES": []},
-        "SEGMENTATION": {"KIND": "Segmentation"},
-    }
-    return CfgNode(
-        {
-            "DATASETS": data,
-            "DATALOADER": {"NUM_WORKERS": 0, "SKIP_BROKEN": False},
-            "MODEL": {"TASKS": ["detection", "segmentation"]},
-            "TASKS": tasks,
-        }
-    )
+    cfg = get_cfg()
+    add_mtfixmatch_config(cfg)
+    cfg.DATASETS.ROOT, cfg.DATASETS.CACHE_DIR = str(root), str(root / "cache")
+    cfg.DATALOADER.NUM_WORKERS = 0
+    for key, value in coco_style.items():
+        if isinstance(value, dict):
+            cfg.DATASETS.COCO_STYLE[key].update(value)
+        else:
+            cfg.DATASETS.COCO_STYLE[key] = value
+    return cfg
 
 
 def save(path):
@@ -90,6 +86,7 @@ def test_the_labels_of_other_tasks_are_not_read(street_root, tmp_path):
         cfg = make_cfg(tmp_path)
         cfg.DATASETS.ROOT, cfg.MODEL.TASKS = str(street_root), tasks
         cfg.TASKS.CARS = CfgNode({"KIND": "Detection"})
+        complete_task_config(cfg)
         register_datasets(cfg)
         labels = {"annotations", "sem_seg_file_name", "sem_seg_lut"}
         records = get_records(["street_train"])

@@ -242,7 +242,10 @@ def test_tasks_without_a_label_in_validation_are_left_out(
     monkeypatch, caplog, records, evaluated, kept
 ):
     tasks = labeled_by(first="a", second="b")
-    cfg = SimpleNamespace(DATASETS=SimpleNamespace(TEST=("own_val",)))
+    cfg = SimpleNamespace(
+        DATASETS=SimpleNamespace(TEST=("own_val",)),
+        INPUT=SimpleNamespace(RANGE_16BIT=(0, 65535)),
+    )
     monkeypatch.setattr(loader_module, "get_records", lambda names: records)
     monkeypatch.setattr(logging.getLogger("mtfixmatch"), "propagate", True)
     assert "".join(record["image_id"] for record in eval_records(cfg, tasks)) == kept
@@ -253,7 +256,10 @@ def test_tasks_without_a_label_in_validation_are_left_out(
 
 def test_validation_without_any_label_is_an_error(monkeypatch):
     tasks = labeled_by(boxes="boxes", maps="maps")
-    cfg = SimpleNamespace(DATASETS=SimpleNamespace(TEST=("own_val",)))
+    cfg = SimpleNamespace(
+        DATASETS=SimpleNamespace(TEST=("own_val",)),
+        INPUT=SimpleNamespace(RANGE_16BIT=(0, 65535)),
+    )
     for records in (records_with(["depth"]), []):
         monkeypatch.setattr(loader_module, "get_records", lambda names, found=records: found)
         with pytest.raises(InputError, match=r"no image of \['own_val'\] is .* for boxes, maps: "):

@@ -181,31 +181,6 @@ def test_the_result_of_an_image_does_not_depend_on_images_of_other_sizes(model):
     assert results_differ(together[1], alone) == 0
 
 
-WRONG = {
-    "an array": (np.zeros((3, 32, 32), np.uint8), "an image is a torch.Tensor; found ndarray"),
-    "HWC": (torch.zeros(32, 40, 3), r"shape \(3, H, W\), RGB; found Tensor of shape \(32, 40, 3\)"),
-    "grey": (torch.zeros(1, 32, 32), r"shape \(3, H, W\), RGB; found Tensor of shape \(1, 32"),
-    "without channels": (torch.zeros(32, 32), r"shape \(3, H, W\)"),
-    "values in 0-1": (torch.rand(3, 32, 32), "values in 0-255, not in 0-1"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_an_image_of_another_form_is_an_error(model, name):
-    image, message = WRONG[name]
-    with pytest.raises(InputError, match=message):
-        model([{"image": image}])
-
-
-def test_inputs_that_are_no_dicts_are_errors(model):
-    with pytest.raises(InputError, match="the model takes a list of dicts, not a tensor"):
-        model(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(InputError, match='list of dicts with "image"; found Tensor'):
-        model([torch.zeros(3, 32, 32)])
-    with pytest.raises(InputError, match='list of dicts with "image"; found dict'):
-        model([{"pixels": torch.zeros(3, 32, 32)}])
-
-
 def test_results_are_those_of_the_raw_outputs(model):
     images = torch.randint(0, 256, (2, 3, 64, 64)).byte()
     with torch.no_grad():

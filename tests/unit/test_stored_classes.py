@@ -80,7 +80,8 @@ def own(tmp_path):
 
     The training had the cat first.
     """
-    Image.fromarray(np.zeros((8, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((8, 16, 3), np.uint8)).save(tmp_path / "images" / "a.png")
     content = {
         "images": [{"id": 0, "file_name": "a.png", "height": 8, "width": 16}],
         "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}],
@@ -90,7 +91,7 @@ def own(tmp_path):
     key = "DATASETS.COCO_STYLE"
     return [
         *("MODEL.TASKS", ["detection"], "DATASETS.TRAIN", ("coco_style_train",)),
-        *("DATASETS.TEST", ("coco_style_val",), f"{key}.VAL.IMAGES", str(tmp_path)),
+        *("DATASETS.TEST", ("coco_style_val",), f"{key}.VAL.IMAGES", str(tmp_path / "images")),
         *(f"{key}.VAL.BOXES", str(tmp_path / "val.json")),
         *(f"{key}.TRAIN.IMAGES", "gone", f"{key}.TRAIN.BOXES", "gone/train.json"),
     ]

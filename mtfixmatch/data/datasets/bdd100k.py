@@ -4,16 +4,17 @@ BDD100K has two parts: 100K images with boxes and 10K images with semantic maps.
 both parts. `bdd100k_files` says where the files are.
 """
 
-import gc
 import logging
 import os
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
+from ...tasks.box_labels import CLIPPED, NO_AREA
+from ...utils.boxes import clip_box, is_far
 from ...utils.images import read_image_size
 from ...utils.labels import IGNORE_LABEL, INVALID_LABEL
+from ...utils.notes import Notes
 from ..partial_labels import count_labels
 from ..records import (
     BOX_KEY,
@@ -22,12 +23,11 @@ from ..records import (
     Record,
     add_labels,
     add_map,
-    clip_box,
     make_annotation,
     make_record,
 )
 from .bdd100k_files import SplitFiles, check_images, find_files
-from .bdd100k_json import CLASSES, read_frames
+from .bdd100k_json import CLASSES, FAULTY_LABELS, read_frames
 from .cityscapes import STUFF_LABELS, cityscapes_metadata
 from .folders import is_generated
 from .scan import FileScanner, scan_label_map
@@ -46,7 +46,7 @@ OFFICIAL_MAPS_ALONE = 7_000
 COUNTED = {BOX_KEY: "boxes", MAP_KEY: "maps", "all": "both", "none": "neither"}
 
 ROUNDING = 1e-3  # pixels that the decimals in the file may cost
-DEGENERATE = "degenerate box"  # less than a pixel wide or high
+DEGENERATE = "degenerate box"  # less than a pixel wide or high inside the image
 
 
 def bdd100k_metadata() -> dict[str, Any]:
@@ -69,10 +69,10 @@ def load_bdd100k(
 
     An image is not labeled for boxes without a frame in the JSON (137 of the official 70,000), nor
     if the "labels" of its frame are null or absent (10 more). As in BDD100K's own tools, boxes with
-    the attribute "crowd" or one of the categories UNCERTAIN are ignored. InputError if files are
-    missing, misplaced or of the wrong form.
+    the attribute "crowd" or one of the categories UNCERTAIN are ignored. Single labels that cannot
+    be used are left out and noted. InputError if files are missing, misplaced or malformed.
     """
-    files = find_files(root, split, labels)
+    files = find_files(root, split, labels, scan.notes)
     images = dict(sorted((files.small | files.large).items()))
     sizes = scan(images.values(), read_image_size, name=f"bdd100k_{split}_sizes", source=root)
     records = {x: make_record(path, x, sizes[path]) for x, path in images.items() if path in sizes}
@@ -80,10 +80,12 @@ def load_bdd100k(
         maps = {x: path for x, path in files.maps.items() if x in files.small and x in records}
         scans = scan(maps.values(), scan_label_map, name=f"bdd100k_{split}_maps", source=root)
         expected = "no class of BDD100K, expected 0 to 18, or 255 for none"
-        add_labels(records, maps, scans, partial(add_map, lut=LUT, expected=expected))
+        add = partial(add_map, lut=LUT, expected=expected)
+        add_labels(records, maps, scans, add, root, scan.notes)
     if BOX_KEY in labels:
-        name, strict = f"bdd100k_{split}_boxes", replace(scan, broken=None)
-        _read_boxes(records, files, partial(strict, name=name, source=root))
+        name = f"bdd100k_{split}_boxes"
+        content = scan([files.boxes], read_frames, name=name, source=root, strict=True)
+        _add_frames(records, files, content.pop(files.boxes), scan.notes)
     if not is_generated(root):
         keys = [key for key in LABEL_KEYS if key in labels]
         counts = count_labels(records.values(), keys)
@@ -103,38 +105,40 @@ def _compare_counts(counts: dict[str, int], files: SplitFiles, root: str, split:
         logger.warning(text, root, split, ", ".join(shown))
 
 
-def _read_boxes(
-    records: dict[str, Record], files: SplitFiles, scan: Callable[..., dict[str, Any]]
+def _add_frames(
+    records: dict[str, Record], files: SplitFiles, content: dict[str, Any], notes: Notes
 ) -> None:
-    collecting = gc.isenabled()
-    gc.disable()  # collecting garbage would take longer than making a million boxes
-    try:
-        _add_frames(records, files, scan([files.boxes], read_frames).pop(files.boxes))
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _add_frames(records: dict[str, Record], files: SplitFiles, frames: list[list]) -> None:
-    check_images([os.path.splitext(frame[0])[0] for frame in frames], files.large, files.boxes)
+    """Add the boxes of all frames; `content` is what `read_frames` returns."""
+    frames = content["frames"]
+    notes.check_share(files.boxes, FAULTY_LABELS, content["faults"], content["num_entries"])
+    names = [os.path.splitext(frame[0])[0] for frame in frames]
+    check_images(names, files.large, files.boxes, notes)
     while frames:  # free the frames on the way: they take as much memory as the annotations
         name, boxes, ignored = frames.pop()
         image_id = os.path.splitext(name)[0]
         if image_id in files.large and image_id in records and boxes is not None:
-            _add_boxes(records[image_id], boxes, ignored, f"{files.boxes}: frame {name!r}")
+            where = f"{files.boxes}: frame {name!r}"
+            _add_boxes(records[image_id], boxes, ignored, where, notes)
 
 
-def _add_boxes(record: Record, boxes: list[list], ignored: dict[str, int], frame: str) -> None:
+def _add_boxes(
+    record: Record, boxes: list[list], ignored: dict[str, int], frame: str, notes: Notes
+) -> None:
     """Add the boxes of a frame as `read_frames` returns them."""
     record[BOX_KEY] = []
+    width, height = float(record["width"]), float(record["height"])
     for category, iscrowd, x0, y0, *last in boxes:
         # The file gives the first and the last pixel.
-        x1, y1 = last[0] + 1.0, last[1] + 1.0
-        problem = f"{frame} has the box x1, y1, x2, y2 = {[x0, y0, *last]}"
-        box = clip_box([x0, y0, x1, y1], record, problem, tolerance=ROUNDING, empty=True)
-        if min(box[2] - box[0], box[3] - box[1]) < 1 - ROUNDING:
+        box = [x0, y0, last[0] + 1.0, last[1] + 1.0]
+        clipped = clip_box(box, width, height)
+        is_swapped = last[0] < x0 or last[1] < y0
+        if is_swapped or is_far(box, width + ROUNDING, height + ROUNDING):
+            image = f"{record['file_name']} of {width:.0f}x{height:.0f} pixels"
+            kind = NO_AREA if is_swapped else CLIPPED
+            notes.add(kind, f"{frame}: x1, y1, x2, y2 = {[x0, y0, *last]} in {image}")
+        if min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < 1 - ROUNDING:
             ignored[DEGENERATE] = ignored.get(DEGENERATE, 0) + 1
         else:
-            record[BOX_KEY].append(make_annotation(box, category, iscrowd))
+            record[BOX_KEY].append(make_annotation(clipped, category, iscrowd))
     if ignored:
         record["ignored"] = ignored

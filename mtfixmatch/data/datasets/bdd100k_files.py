@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ...utils.errors import InputError
 from ...utils.files import reading
+from ...utils.notes import Notes
 from ..records import BOX_KEY, MAP_KEY
 from .folders import check_unmixed
 
@@ -35,6 +36,7 @@ PLACES = {
     MAPS: (("labels/sem_seg/masks/{}", ".png"), ("seg/labels/{}", "_train_id.png")),
 }
 PARENTS = ("", "bdd100k")
+MISSING = "images that have labels but are not there, left out"  # for notes
 CITYSCAPES_FOLDERS = ("leftImg8bit", "gtFine")
 
 
@@ -49,7 +51,7 @@ class SplitFiles:
     held_out: frozenset[str]  # in training, ids of the validation images of the 100K part
 
 
-def find_files(root: str, split: str, labels: Collection[str]) -> SplitFiles:
+def find_files(root: str, split: str, labels: Collection[str], notes: Notes) -> SplitFiles:
     """Find the files of a split.
 
     Args:
@@ -57,6 +59,7 @@ def find_files(root: str, split: str, labels: Collection[str]) -> SplitFiles:
         split: "train" or "val".
         labels: those of BOX_KEY and MAP_KEY that are read. The other ones, and the images of their
             part, may be missing.
+        notes: notes on the dataset.
 
     Raises:
         InputError: files are missing or of another dataset.
@@ -68,7 +71,7 @@ def find_files(root: str, split: str, labels: Collection[str]) -> SplitFiles:
     maps = _list_files(root, MAPS, split) if has_maps else {}
     boxes = _find(root, BOXES, split) if has_boxes else ("", "")
     if maps:
-        check_images(list(maps), small, os.path.dirname(next(iter(maps.values()))))
+        check_images(list(maps), small, os.path.dirname(next(iter(maps.values()))), notes)
     held_out = _list_files(root, LARGE, "val", needed=False) if split == "train" else {}
     if has_boxes and small and split == "train" and not held_out:
         text = "%s: there are no %s for validation, so those in the 10K part are trained on"
@@ -79,18 +82,13 @@ def find_files(root: str, split: str, labels: Collection[str]) -> SplitFiles:
     )
 
 
-def check_images(labeled: Collection[str], images: dict[str, str], source: str) -> None:
-    """Warn of ids with labels in `source` but no image, or raise InputError for most of them."""
-    missing = [image_id for image_id in labeled if image_id not in images]
+def check_images(
+    labeled: Collection[str], images: dict[str, str], source: str, notes: Notes
+) -> None:
+    """Note ids with labels in `source` but no image, or raise InputError for too many of them."""
     folder = os.path.dirname(next(iter(images.values())))
-    if 2 * len(missing) > len(labeled):
-        raise InputError(
-            f"{folder}: holds {len(labeled) - len(missing)} of the {len(labeled)} images that are "
-            f"labeled in {source}; unpack the rest, or labels and images of the same split"
-        )
-    if missing:
-        text = "%s: %d of the %d labeled images are not in %s, the first is %s"
-        logger.warning(text, source, len(missing), len(labeled), folder, missing[0])
+    missing = [f"{source}: {x!r} is not in {folder}" for x in labeled if x not in images]
+    notes.check_share(source, MISSING, missing, len(labeled))
 
 
 def _find(root: str, kind: str, split: str) -> tuple[str, str]:

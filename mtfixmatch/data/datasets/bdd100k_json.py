@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...utils.errors import InputError
-from .json_values import is_number, shown_json
+from ...utils.json_values import is_number, shown_json
 
 ROAD_USERS = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 CLASSES = (*ROAD_USERS, "traffic light", "traffic sign")
@@ -31,6 +31,7 @@ CATEGORIES = (
     | {other: (CLASSES.index(name), other) for other, name in UNCERTAIN.items()}
 )
 
+FAULTY_LABELS = "frames and labels of a wrong form, left out"  # for notes
 CORNERS = ("x1", "y1", "x2", "y2")
 CHUNK = 1 << 24  # characters per read
 SEPARATORS = re.compile(r"[\s,]*")
@@ -39,24 +40,42 @@ SEPARATORS = re.compile(r"[\s,]*")
 LONGEST_LITERAL = len("-Infinity")
 
 
-def read_frames(path: str) -> list[list]:
-    """Return [image name, boxes, {reason to ignore: count}] of each frame in a detection JSON.
+def read_frames(path: str) -> dict[str, Any]:
+    """Read the frames in a detection JSON.
+
+    Returns:
+        "frames": [image name, boxes, {reason to ignore: count}] of each; "faults": a line for each
+        frame or label that cannot be used and is left out; "num_entries": number of both.
 
     The boxes are None for a frame whose "labels" are null or absent, else [[class, iscrowd, x1, y1,
     x2, y2], ...] in pixel indices, both ends inclusive. UNCERTAIN objects and those with the
     attribute "crowd" are ignored: "iscrowd" is 1. NO_OBJECTS are left out. InputError if malformed.
     """
     frames: list[list] = []
+    faults: list[str] = []
     names: set[str] = set()
-    for frame in _decode_frames(path):
-        name = frame.get("name") if isinstance(frame, dict) else None
-        if not isinstance(name, str):
-            raise InputError(f"{path}: frame number {len(frames) + 1} needs 'name' (str)")
-        if name in names:
-            raise InputError(f"{path}: frame {name!r} occurs twice")
-        names.add(name)
-        frames.append([name, *_read_labels(frame.get("labels"), f"{path}: frame {name!r}")])
-    return frames
+    num_entries = 0
+    for number, frame in enumerate(_decode_frames(path), start=1):
+        labels = frame.get("labels") if isinstance(frame, dict) else None
+        num_entries += 1 + (len(labels) if isinstance(labels, list) else 0)
+        try:
+            name = _frame_name(frame, f"{path}: frame number {number}")
+            if name in names:
+                raise InputError(f"{path}: frame {name!r} occurs twice")
+            names.add(name)
+            boxes, ignored = _read_labels(labels, f"{path}: frame {name!r}", faults)
+        except InputError as error:
+            faults.append(str(error))
+        else:
+            frames.append([name, boxes, ignored])
+    return {"frames": frames, "faults": faults, "num_entries": num_entries}
+
+
+def _frame_name(frame: Any, where: str) -> str:
+    name = frame.get("name") if isinstance(frame, dict) else None
+    if not isinstance(name, str):
+        raise InputError(f"{where} needs 'name' (str)")
+    return name
 
 
 def _decode_frames(path: str) -> Iterator[Any]:
@@ -95,8 +114,10 @@ def _check_at_end(path: str, text: str, error: json.JSONDecodeError) -> None:
         raise InputError(f"{path}: is not valid JSON ({error.msg} in {shown!r})") from error
 
 
-def _read_labels(labels: Any, where: str) -> tuple[list[list] | None, dict[str, int]]:
-    """Return boxes and counts of ignored labels as in `read_frames`."""
+def _read_labels(
+    labels: Any, where: str, faults: list[str]
+) -> tuple[list[list] | None, dict[str, int]]:
+    """Return boxes and counts of ignored labels as in `read_frames`, and add to the faults."""
     if labels is None:
         return None, {}
     if not isinstance(labels, list):
@@ -104,17 +125,29 @@ def _read_labels(labels: Any, where: str) -> tuple[list[list] | None, dict[str, 
     boxes: list[list] = []
     ignored: Counter[str] = Counter()
     for label in labels:
-        category, reason = _read_category(label, where)
+        try:
+            box, reason = _read_label(label, where)
+        except InputError as error:
+            faults.append(str(error))
+            continue
         if reason:
             ignored[reason] += 1
-        if category is not None:
-            box = label.get("box2d")
-            corners = [box.get(x) if isinstance(box, dict) else None for x in CORNERS]
-            if not all(map(is_number, corners)):
-                expected = "x1, y1, x2 and y2, finite numbers"
-                raise InputError(f"{where} has 'box2d' {shown_json(box)}, expected {expected}")
-            boxes.append([category, int(bool(reason)), *corners])
+        if box:
+            boxes.append(box)
     return boxes, dict(ignored)
+
+
+def _read_label(label: Any, where: str) -> tuple[list | None, str]:
+    """Return the box of a label (None = no object) and the reason to ignore it ("" = none)."""
+    category, reason = _read_category(label, where)
+    if category is None:
+        return None, reason
+    box = label.get("box2d")
+    corners = [box.get(x) if isinstance(box, dict) else None for x in CORNERS]
+    if not all(map(is_number, corners)):
+        expected = "x1, y1, x2 and y2, finite numbers"
+        raise InputError(f"{where} has 'box2d' {shown_json(box)}, expected {expected}")
+    return [category, int(bool(reason)), *corners], reason
 
 
 def _read_category(label: Any, where: str) -> tuple[int | None, str]:

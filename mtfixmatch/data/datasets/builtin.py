@@ -1,7 +1,7 @@
 """Register the datasets of this package in Detectron2's catalogs."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,13 @@ from detectron2.data import MetadataCatalog
 from ...tasks.base import palette
 from ...tasks.config import task_kinds
 from ...utils.labels import IGNORE_LABEL
+from ...utils.notes import Notes
 from ..records import Record
 from . import catalog
 from .bdd100k import bdd100k_metadata, load_bdd100k
 from .cityscapes import cityscapes_metadata, load_cityscapes
-from .coco_style import class_names, load_coco_style, load_instances
+from .coco import coco_data
+from .own_data import TRAIN, VAL, OwnData
 from .scan import FileScanner
 
 SPLITS = ("train", "val")
@@ -29,7 +31,7 @@ LAYOUTS: dict[str, tuple[Sequence[str], Callable[..., list[Record]], Callable[[]
     "street_bdd100k": (SPLITS, load_bdd100k, bdd100k_metadata),
 }
 DATASET_NAMES = [f"{name}_{split}" for name, (splits, *_) in LAYOUTS.items() for split in splits]
-DATASET_NAMES += [f"coco_style_{split}" for split in SPLITS]
+DATASET_NAMES += [f"{name}_{split}" for name in ("coco_2017", "coco_style") for split in SPLITS]
 
 
 def register_datasets(cfg: CfgNode) -> None:
@@ -45,21 +47,18 @@ def register_datasets(cfg: CfgNode) -> None:
         for split in splits:
             load = partial(read, root=os.path.join(root, folder), split=split, labels=labels)
             _register(cfg, f"{folder}_{split}", load, metadata())
-    coco_style = _own_data(cfg)
-    coco_metadata = {"ignore_label": IGNORE_LABEL} | _classes("stuff", coco_style.SEM_SEG_CLASSES)
-    # Without a list in the config, the classes are known when the JSON has been read.
-    if coco_style.THING_CLASSES:
-        coco_metadata |= _classes("thing", coco_style.THING_CLASSES)
-    for split in SPLITS:
-        name = f"coco_style_{split}"
-        _register(cfg, name, partial(_load_coco_style, coco_style, split, name), coco_metadata)
+    _register_own_data(cfg, "coco_style", own_data(cfg))
+    _register_own_data(cfg, "coco_2017", coco_data(os.path.join(root, "coco"), task_kinds(cfg)))
 
 
-def _own_data(cfg: CfgNode) -> CfgNode:
-    """Return a copy of DATASETS.COCO_STYLE, with the box classes of the config or of a run."""
-    node = cfg.DATASETS.COCO_STYLE.clone()
-    node.THING_CLASSES = node.THING_CLASSES or cfg.TASKS.DETECTION.CLASSES
-    return node
+def _register_own_data(cfg: CfgNode, prefix: str, own: OwnData) -> None:
+    """Register both splits of data that are described by files of labels."""
+    listed = {task: own.listed_classes(task) for task in own.kinds}
+    classes = {task: names for task, names in listed.items() if names}
+    for split in (TRAIN, VAL):
+        name = f"{prefix}_{split.lower()}"
+        load = partial(_load_own_data, own, split, name)
+        _register(cfg, name, load, {"ignore_label": IGNORE_LABEL} | _class_metadata(own, classes))
 
 
 def _register(
@@ -71,31 +70,33 @@ def _register(
     # Evaluation needs whole datasets, so broken files are left out of pure training sets alone.
     skip = cfg.DATALOADER.SKIP_BROKEN and name in data.TRAIN and name not in data.TEST
     cache_dir = os.path.expanduser(data.CACHE_DIR or "~/.cache/mtfixmatch")
-    scan = FileScanner(cache_dir, cfg.DATALOADER.NUM_WORKERS, broken if skip else None)
-    catalog.register(name, partial(read, scan=scan), metadata, broken)
+    notes = Notes(data.MAX_FAULTS)
+    scan = FileScanner(cache_dir, cfg.DATALOADER.NUM_WORKERS, broken if skip else None, notes)
+    catalog.register(name, partial(read, scan=scan), metadata, broken, notes)
 
 
-def _load_coco_style(coco_style: CfgNode, split: str, name: str, scan: FileScanner) -> list[Record]:
-    """Read a split of the user's own data; `coco_style` is the node DATASETS.COCO_STYLE."""
-    files = coco_style[split.upper()]
-    classes = list(coco_style.THING_CLASSES)
-    if not classes and coco_style.TRAIN.BOXES:
-        # Both splits take the order of the training file, whatever ids the other file uses.
-        classes = class_names(load_instances(coco_style.TRAIN.BOXES, scan))
-    records, classes = load_coco_style(
-        images=files.IMAGES,
-        boxes=files.BOXES,
-        maps=files.MAPS,
-        thing_classes=classes,
-        sem_seg_classes=coco_style.SEM_SEG_CLASSES,
-        ignore_label=coco_style.IGNORE_LABEL,
-        key=f"DATASETS.COCO_STYLE.{split.upper()}",
-        scan=scan,
-    )
-    MetadataCatalog.get(name).set(**_classes("thing", classes))
+def own_data(cfg: CfgNode) -> OwnData:
+    """Return the user's own data that a config describes, for the tasks of MODEL.TASKS."""
+    kinds = task_kinds(cfg)
+    classes = {name: list(cfg.TASKS[name.upper()].CLASSES) for name in kinds}
+    range_16bit = tuple(cfg.INPUT.RANGE_16BIT)
+    return OwnData(cfg.DATASETS.COCO_STYLE.clone(), kinds, classes, range_16bit)
+
+
+def _load_own_data(own: OwnData, split: str, name: str, scan: FileScanner) -> list[Record]:
+    """Read a split of the user's own data, and set the metadata of its classes."""
+    records = own.load(split, scan)
+    classes = {task: own.class_names(task, scan) for task in own.kinds}
+    MetadataCatalog.get(name).set(**_class_metadata(own, classes))
     return records
 
 
-def _classes(kind: str, names: Sequence[str]) -> dict[str, Any]:
-    """Return the classes and colors of a kind, "thing" or "stuff", under Detectron2's keys."""
-    return {f"{kind}_classes": list(names), f"{kind}_colors": palette(len(names))}
+def _class_metadata(own: OwnData, classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the classes of some tasks, and their colors, under Detectron2's keys."""
+    metadata: dict[str, Any] = {}
+    for task, names in classes.items():
+        kind = own.kinds[task]
+        if kind.metadata_field:
+            key = kind.key_of(kind.metadata_field, task)
+            metadata |= {key: list(names), key.replace("classes", "colors"): palette(len(names))}
+    return metadata

@@ -4,9 +4,11 @@ Datasets that your own code registers work here, too: give DatasetCatalog a func
 records (see `mtfixmatch.data.records`), and MetadataCatalog the classes of the tasks.
 """
 
+import gc
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -14,6 +16,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from ...utils.errors import InputError, InputErrors
+from ...utils.notes import Notes
 from ..records import Record
 
 logger = logging.getLogger(__name__)
@@ -25,17 +28,29 @@ REQUIRED_KEYS = ("file_name", "image_id", "height", "width")
 _loaded: dict[str, tuple[Callable, list[Record]]] = {}
 # Dataset -> file -> message, for files that its reader left out (DATALOADER.SKIP_BROKEN).
 _broken: dict[str, dict[str, str]] = {}
+# Dataset -> the notes of its reader.
+_notes: dict[str, Notes] = {}
 
 
 def register(
-    name: str, load: Callable[[], list[Record]], metadata: dict[str, Any], broken: dict[str, str]
+    name: str,
+    load: Callable[[], list[Record]],
+    metadata: dict[str, Any],
+    broken: dict[str, str],
+    notes: Notes,
 ) -> None:
-    """Register or replace a dataset, whose `load` adds file -> message to `broken`."""
+    """Register or replace a dataset, whose `load` fills `broken`, file -> message, and `notes`."""
     for catalog in (DatasetCatalog, MetadataCatalog):
         catalog.pop(name, None)  # both refuse to change an entry
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(**metadata)
     _broken[name] = broken
+    _notes[name] = notes
+
+
+def reader_notes(names: Iterable[str]) -> dict[str, Notes]:
+    """Return the notes on the named datasets that were read."""
+    return {name: _notes[name] for name in names if name in _notes}
 
 
 def broken_files(names: Iterable[str]) -> dict[str, str]:
@@ -84,8 +99,12 @@ def _load(names: Sequence[str]) -> list[Record]:
 
 
 def _load_dataset(name: str) -> list[Record]:
-    records = DatasetCatalog.get(name)
+    with _paused_garbage_collection():
+        records = DatasetCatalog.get(name)
     logger.info("%s: %d images", name, len(records))
+    if comm.is_main_process():
+        for text in _notes[name].messages() if name in _notes else ():
+            logger.warning("%s: %s", name, text)
     messages = list(broken_files([name]).values())
     for message in messages[:MAX_SHOWN]:
         logger.warning("%s: one of %d files left out: %s", name, len(messages), message)
@@ -93,6 +112,18 @@ def _load_dataset(name: str) -> list[Record]:
         if key not in record:
             raise InputError(f"{name}: record {i} needs the key {key!r}")
     return records if name in _broken else [_with_corners(record) for record in records]
+
+
+@contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """Do not collect garbage, which would take longer than making a million boxes."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _with_corners(record: Record) -> Record:

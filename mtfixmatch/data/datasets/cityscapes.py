@@ -72,7 +72,7 @@ def load_cityscapes(
             continue
         maps = find_maps(root, split, list(records), suffix)
         scans = scan(maps.values(), function, name=f"cityscapes_{split}_{name}", source=root)
-        add_labels(records, maps, scans, add)
+        add_labels(records, maps, scans, add, root, scan.notes)
     return sorted(records.values(), key=lambda record: record["image_id"])
 
 

@@ -2,28 +2,29 @@
 
 import gzip
 import hashlib
-import json
 import logging
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
 from ...utils.errors import InputError, InputErrors
 from ...utils.files import reading, write_atomically
 from ...utils.images import read_label_map
+from ...utils.notes import Notes
 
 logger = logging.getLogger(__name__)
 
 # Raise this when the results of a scanned function change their meaning.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 # For fewer files, starting a pool of processes takes longer than it saves.
 MIN_FILES_FOR_PROCESSES = 32
 
@@ -35,18 +36,31 @@ class FileScanner:
     cache_dir: str | None = None  # folder of the caches; None = no cache
     workers: int = 1  # processes that scan files which are not in the cache
     broken: dict[str, str] | None = None  # see `scan_files`
+    notes: Notes = field(default_factory=Notes)  # on the dataset, for its reader
 
     def __call__(
-        self, paths: Iterable[str], function: Callable[[str], Any], *, name: str, source: str
+        self,
+        paths: Iterable[str],
+        function: Callable[[str], Any],
+        *,
+        name: str,
+        source: str,
+        strict: bool = False,
     ) -> dict[str, Any]:
-        """Return file -> result of `scan_files`; broken files are absent.
+        """Return file -> result of `scan_files`; broken files are absent, or errors if `strict`.
 
         The kind of the scan, `name`, and the dataset's file or folder `source` name the cache.
         """
         paths = list(paths)
         cache_file = self.cache_dir and cache_path(self.cache_dir, name, source)
-        results = scan_files(paths, function, cache_file, self.workers, self.broken)
+        broken = None if strict else self.broken
+        results = scan_files(paths, function, cache_file, self.workers, broken)
         return {path: x for path, x in zip(paths, results, strict=True) if x is not None}
+
+    def without_notes(self) -> "FileScanner":
+        """Return the same scanner with notes and broken files of its own, which nobody reads."""
+        unread: dict[str, str] | None = None if self.broken is None else {}
+        return replace(self, notes=Notes(self.notes.max_faults), broken=unread)
 
 
 def scan_files(
@@ -132,8 +146,8 @@ def _load_cache(cache_file: str | None, name: str) -> dict[str, list]:
     if not cache_file or not os.path.isfile(cache_file):
         return {}
     try:
-        with gzip.open(cache_file, "rt", encoding="utf-8") as file:
-            content = json.load(file)
+        with gzip.open(cache_file) as file:
+            content = msgspec.json.decode(file.read())
         if [content["version"], content["function"]] == [CACHE_VERSION, name]:
             return dict(content["files"])
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
@@ -145,6 +159,6 @@ def _save_cache(cache_file: str, name: str, files: dict[str, list[Any]]) -> None
     content = {"version": CACHE_VERSION, "function": name, "files": files}
     try:
         os.makedirs(os.path.dirname(os.path.abspath(cache_file)), exist_ok=True)
-        write_atomically(cache_file, gzip.compress(json.dumps(content).encode(), compresslevel=1))
+        write_atomically(cache_file, gzip.compress(msgspec.json.encode(content), compresslevel=1))
     except (OSError, InputError) as error:
         logger.warning("%s: the cache cannot be written (%s)", cache_file, error)

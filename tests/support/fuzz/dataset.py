@@ -18,12 +18,14 @@ from mtfixmatch.config import add_mtfixmatch_config
 from mtfixmatch.data.datasets import register_datasets
 from mtfixmatch.data.datasets.bdd100k import load_bdd100k
 from mtfixmatch.data.datasets.cityscapes import load_cityscapes
-from mtfixmatch.data.datasets.coco_style import load_coco_style
+from mtfixmatch.data.datasets.own_data import TRAIN
 from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.data.mapper import EvalMapper, TrainMapper
 from mtfixmatch.data.samplers import Draw
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError, InputErrors
+from mtfixmatch.utils.notes import Notes
+from tests.support.own_data import own_data
 
 HEIGHT, WIDTH = 48, 64
 # By image: box [x0, y0, x1, y1] in corner coordinates and class of each object drawn into it.
@@ -70,8 +72,8 @@ def coco_tree() -> Tree:
     categories = {"person": 3, "car": 7}
     tree, images, annotations = {}, [], []
     for number, (name, objects) in enumerate(OBJECTS.items(), start=1):
-        file_name = f"{name}.{'jpg' if name == 'b' else 'png'}"
-        kind = "JPEG" if name == "b" else "PNG"
+        kind, suffix = {"a": ("PNG", "png"), "b": ("JPEG", "jpg"), "c": ("TIFF", "tif")}[name]
+        file_name = f"{name}.{suffix}"
         tree[f"images/{file_name}"] = encoded(picture_of(name), kind)
         tree[f"maps/{name}.png"] = encoded(map_of(name), "PNG")
         images.append({"id": number, "file_name": file_name, "height": HEIGHT, "width": WIDTH})
@@ -123,17 +125,13 @@ def cityscapes_tree() -> Tree:
 def read_coco(root: Path, **options) -> list[dict]:
     # All train ids up to the largest one in the maps.
     classes = [str(i) for i in range(max(TRAIN_ID.values()) + 1)]
-    records, _ = load_coco_style(
-        images=str(root / "images"),
-        boxes=str(root / "boxes.json"),
-        maps=str(root / "maps"),
-        thing_classes=["person", "car"],
-        sem_seg_classes=classes,
-        ignore_label=255,
-        key="DATASETS.COCO_STYLE.TRAIN",
-        scan=FileScanner(**options),
+    files = {"IMAGES": "images", "BOXES": "boxes.json", "MAPS": "maps"}
+    own = own_data(
+        THING_CLASSES=["person", "car"],
+        SEM_SEG_CLASSES=classes,
+        TRAIN={key: str(root / path) for key, path in files.items()},
     )
-    return records
+    return own.load(TRAIN, FileScanner(**options))
 
 
 LAYOUTS: dict[str, tuple[Callable[[], Tree], Callable[..., list[dict]]]] = {
@@ -214,15 +212,15 @@ class Example:
         return good_boxes and classes <= labels and tuple(self.item["image"].shape) == (3, 64, 64)
 
 
-def read_all(layout: str, root: Path) -> dict[str, Example]:
-    """Read all images and labels, by the first letter of the image's file.
+def read_all(layout: str, root: Path, notes: Notes | None = None) -> dict[str, Example]:
+    """Read all images and labels, by the first letter of the image's file; fill the notes.
 
     Raises:
         InputError: a file or label is wrong.
     """
     mapper = _mapper()
     examples = {}
-    for step, record in enumerate(LAYOUTS[layout][1](root)):
+    for step, record in enumerate(LAYOUTS[layout][1](root, notes=notes or Notes())):
         boxes = classes = None
         if "annotations" in record:
             rows = record["annotations"]

@@ -19,6 +19,8 @@ ERROR = "error"
 SAME_OR_ERROR = "same or error"
 # A format without checksums cannot tell that a value changed: it is an error or within its range.
 SANE = "sane or error"
+# A wrong entry is left out or clipped and a note names its file, or it is an error.
+NOTED = "noted or error"
 ORIENTATION = 0x0112
 # By EXIF orientation: the transposition that a reader undoes.
 TURNS = {
@@ -38,7 +40,7 @@ class Mutant:
 
     Attributes:
         content: content of the file; None: the file is missing.
-        outcome: SAME, ERROR, SAME_OR_ERROR or SANE.
+        outcome: SAME, ERROR, SAME_OR_ERROR, SANE or NOTED.
         image: (H, W, 3) uint8 that a reader must give; None: that of the original file.
         tolerance: allowed mean difference of the image in grey levels.
     """
@@ -54,7 +56,7 @@ class Source:
     """A file before its mutation.
 
     Attributes:
-        kind: "png", "jpeg", "map", "instances" or "json".
+        kind: "png", "jpeg", "tiff", "map", "instances" or "json".
         name: name of the image that it belongs to.
         content: content of the file.
     """
@@ -71,7 +73,7 @@ class Source:
     @property
     def format(self) -> str:
         """Format of an image, as Pillow names it."""
-        return "JPEG" if self.kind == "jpeg" else "PNG"
+        return self.kind.upper() if self.kind in ("jpeg", "tiff") else "PNG"
 
     @property
     def tolerance(self) -> float:
@@ -90,7 +92,7 @@ Mutate = Callable[[Source, Generator], Mutant]
 
 def by_kind(source: Source, checked: str, unchecked: str) -> str:
     """Outcome of a source: `checked` if its format has checksums, else `unchecked`."""
-    return unchecked if source.kind in ("jpeg", "json") else checked
+    return unchecked if source.kind in ("jpeg", "tiff", "json") else checked
 
 
 # Any file
@@ -166,6 +168,11 @@ def with_size(source: Source, width: int, height: int) -> bytes:
     if source.kind == "jpeg":
         at = content.index(b"\xff\xc0") + 5  # of a baseline frame: height, width
         return content[:at] + struct.pack(">HH", height, width) + content[at + 4 :]
+    if source.kind == "tiff":
+        for tag, value in ((256, width), (257, height)):
+            at = content.index(struct.pack("<HHI", tag, 4, 1)) + 8
+            content = content[:at] + struct.pack("<I", value) + content[at + 4 :]
+        return content
     header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
     return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 
@@ -328,6 +335,8 @@ JSON = (json_nested, json_long_number, json_other_encoding, json_other_value, js
 PNG = (sixteen_bits, sixteen_bits_color, palette, transparent, grey_transparent, one_bit, cmyk)
 MUTATIONS: dict[str, tuple[Mutate, ...]] = {
     "png": ANY + PICTURE + PNG,
+    # Pillow writes no EXIF data into a TIFF that it cannot read.
+    "tiff": (*ANY, *(x for x in PICTURE if x is not bad_exif)),
     "jpeg": (*ANY, *PICTURE, cmyk, progressive, sixteen_bits, transparent),
     "map": ANY + MAP,
     "instances": ANY + MAP,

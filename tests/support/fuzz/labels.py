@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.random import Generator
 
-from tests.support.fuzz.files import ERROR, SAME, SANE, Mutant, Source
+from tests.support.fuzz.files import ERROR, NOTED, SAME, SANE, Mutant, Source
 
 NAN, INFINITY = float("nan"), float("inf")
 BAD_NUMBERS = (NAN, INFINITY, -INFINITY, 10**400, -(10**400), 1e300, None, "12", "x", True, [1], {})
@@ -29,18 +29,18 @@ def other_types(*kinds: type) -> list:
 
 def coco_box_value(c: Any, rng: Generator) -> str:
     pick(rng, c["annotations"])["bbox"][int(rng.integers(4))] = pick(rng, BAD_NUMBERS)
-    return ERROR
+    return NOTED
 
 
 def coco_box_far(c: Any, rng: Generator) -> str:
     pick(rng, c["annotations"])["bbox"][int(rng.integers(4))] = pick(rng, FAR)
-    return ERROR
+    return NOTED
 
 
 def coco_box_shape(c: Any, rng: Generator) -> str:
     wrong = [[], [1], [1, 2, 3], [1, 2, 3, 4, 5], {"x": 1}, [[1, 2, 3, 4]], *other_types(list)]
     pick(rng, c["annotations"])["bbox"] = pick(rng, wrong)
-    return ERROR
+    return NOTED
 
 
 def coco_swapped(c: Any, rng: Generator) -> str:
@@ -49,19 +49,19 @@ def coco_swapped(c: Any, rng: Generator) -> str:
     for side in ((0,), (1,), (0, 1))[int(rng.integers(3))]:
         box[side] += box[side + 2]
         box[side + 2] *= -1
-    return ERROR
+    return NOTED
 
 
 def coco_corners(c: Any, rng: Generator) -> str:
     """Corners instead of width and height, so that the box leaves the image."""
     box = c["annotations"][1]["bbox"]
     box[2:] = [box[0] + box[2], box[1] + box[3]]
-    return ERROR
+    return NOTED
 
 
 def coco_no_area(c: Any, rng: Generator) -> str:
     pick(rng, c["annotations"])["bbox"][2 + int(rng.integers(2))] = pick(rng, (0, -1, 1e-30, 0.0))
-    return ERROR
+    return NOTED
 
 
 def coco_slightly_outside(c: Any, rng: Generator) -> str:
@@ -73,17 +73,17 @@ def coco_slightly_outside(c: Any, rng: Generator) -> str:
 
 def coco_unknown_class(c: Any, rng: Generator) -> str:
     pick(rng, c["annotations"])["category_id"] = pick(rng, (99, -1, 0, 10**30))
-    return ERROR
+    return NOTED
 
 
 def coco_unknown_image(c: Any, rng: Generator) -> str:
     pick(rng, c["annotations"])["image_id"] = pick(rng, (99, -1, 10**30))
-    return ERROR
+    return NOTED
 
 
 def coco_other_categories(c: Any, rng: Generator) -> str:
     c["categories"][0]["name"] = pick(rng, ("dragon", "", "Car "))
-    return ERROR
+    return NOTED
 
 
 def coco_duplicate(c: Any, rng: Generator) -> str:
@@ -94,14 +94,14 @@ def coco_duplicate(c: Any, rng: Generator) -> str:
     if section == "categories" and rng.integers(2):
         entry["id"] = 77
     c[section].append(entry)
-    return ERROR
+    return NOTED
 
 
 def coco_missing_key(c: Any, rng: Generator) -> str:
     section = pick(rng, ("images", "annotations", "categories"))
     entry = pick(rng, c[section])
     del entry[pick(rng, [key for key in entry if key != "iscrowd"])]
-    return ERROR
+    return NOTED
 
 
 def coco_missing_section(c: Any, rng: Generator) -> str:
@@ -114,13 +114,13 @@ def coco_wrong_type(c: Any, rng: Generator) -> str:
     entry = pick(rng, c[section])
     key = pick(rng, [key for key in entry if key != "iscrowd"])
     entry[key] = pick(rng, other_types(type(entry[key])))
-    return ERROR
+    return NOTED
 
 
 def coco_wrong_entry(c: Any, rng: Generator) -> str:
     section = pick(rng, list(c))
     c[section].insert(int(rng.integers(len(c[section]) + 1)), pick(rng, other_types(dict)))
-    return ERROR
+    return NOTED
 
 
 def coco_wrong_section(c: Any, rng: Generator) -> str:
@@ -130,7 +130,7 @@ def coco_wrong_section(c: Any, rng: Generator) -> str:
 
 def coco_crowd(c: Any, rng: Generator) -> str:
     pick(rng, c["annotations"])["iscrowd"] = pick(rng, (2, -1, 0.5, NAN, "0", None, [], {}))
-    return ERROR
+    return NOTED
 
 
 def coco_no_crowd(c: Any, rng: Generator) -> str:
@@ -141,13 +141,13 @@ def coco_no_crowd(c: Any, rng: Generator) -> str:
 def coco_image_size(c: Any, rng: Generator) -> str:
     image = pick(rng, c["images"])
     image[pick(rng, ("height", "width"))] = pick(rng, (0, -1, 47, 65, 10**12, NAN, INFINITY))
-    return ERROR
+    return NOTED
 
 
 def coco_file_name(c: Any, rng: Generator) -> str:
     names = ("", ".", "../a.png", "/etc/passwd", "x.png", "a\0.png", "\ud800.png", "A.PNG")
     pick(rng, c["images"])["file_name"] = pick(rng, names)
-    return ERROR
+    return NOTED
 
 
 def coco_no_objects(c: Any, rng: Generator) -> str:
@@ -184,24 +184,24 @@ def label_of(frames: Any, rng: Generator) -> dict:
 
 def bdd_box_value(c: Any, rng: Generator) -> str:
     label_of(c, rng)["box2d"][pick(rng, ("x1", "y1", "x2", "y2"))] = pick(rng, BAD_NUMBERS)
-    return ERROR
+    return NOTED
 
 
 def bdd_box_far(c: Any, rng: Generator) -> str:
     label_of(c, rng)["box2d"][pick(rng, ("x1", "y1", "x2", "y2"))] = pick(rng, FAR)
-    return ERROR
+    return NOTED
 
 
 def bdd_box_shape(c: Any, rng: Generator) -> str:
     label_of(c, rng)["box2d"] = pick(rng, [[1, 2, 3, 4], {"x1": 1}, *other_types()])
-    return ERROR
+    return NOTED
 
 
 def bdd_swapped(c: Any, rng: Generator) -> str:
     box = label_of(c, rng)["box2d"]
     axis = pick(rng, ("x", "y"))
     box[f"{axis}1"], box[f"{axis}2"] = box[f"{axis}2"], box[f"{axis}1"]
-    return ERROR
+    return NOTED
 
 
 def bdd_slightly_outside(c: Any, rng: Generator) -> str:
@@ -211,12 +211,12 @@ def bdd_slightly_outside(c: Any, rng: Generator) -> str:
 
 def bdd_unknown_class(c: Any, rng: Generator) -> str:
     label_of(c, rng)["category"] = pick(rng, ("dragon", "", "Car", "cars", "ca r"))
-    return ERROR
+    return NOTED
 
 
 def bdd_duplicate(c: Any, rng: Generator) -> str:
     c.append(dict(pick(rng, c)))
-    return ERROR
+    return NOTED
 
 
 def bdd_missing_key(c: Any, rng: Generator) -> str:
@@ -224,7 +224,7 @@ def bdd_missing_key(c: Any, rng: Generator) -> str:
         del pick(rng, c)["name"]
     else:
         del label_of(c, rng)[pick(rng, ("category", "box2d"))]
-    return ERROR
+    return NOTED
 
 
 def bdd_wrong_type(c: Any, rng: Generator) -> str:
@@ -237,13 +237,13 @@ def bdd_wrong_type(c: Any, rng: Generator) -> str:
         label_of(c, rng)["category"] = pick(rng, other_types(str))
     else:
         label_of(c, rng)["attributes"] = pick(rng, ("x", 7, [1], {"crowd": "false"}))
-    return ERROR
+    return NOTED
 
 
 def bdd_wrong_entry(c: Any, rng: Generator) -> str:
     places = [c, pick(rng, c)["labels"]]
     pick(rng, places).append(pick(rng, other_types(dict)))
-    return ERROR
+    return NOTED
 
 
 def bdd_no_attributes(c: Any, rng: Generator) -> str:

@@ -1,0 +1,189 @@
+"""Read your own data: folders of images, and for each task its label files."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ...formats.image_files import UNREAD, ImageFiles, expand, find_images, image_sources
+from ...tasks.base import Task
+from ...tasks.config import own_key
+from ...tasks.own_labels import OWN_DATA, OwnFiles, OwnLabels
+from ...utils.errors import InputError
+from ...utils.images import RANGE_16BIT, read_image_header
+from ..records import Record, make_record
+from .pixel_notes import note_pixels
+from .scan import FileScanner
+
+logger = logging.getLogger(__name__)
+
+TRAIN, VAL = "TRAIN", "VAL"
+
+HELD_OUT = "images that validation lists, left out of the training"
+NEVER = "classes that never occur in the labels of the training"
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """The user's own data, as a config describes it.
+
+    Attributes:
+        node: the node DATASETS.COCO_STYLE.
+        kinds: task name -> kind of the tasks that are trained; only their labels are read.
+        classes: task name -> names of the classes, where the config of the task has them.
+        range_16bit: INPUT.RANGE_16BIT.
+    """
+
+    node: CfgNode
+    kinds: Mapping[str, type[Task]]
+    classes: Mapping[str, Sequence[str]]
+    range_16bit: tuple[int, int] = RANGE_16BIT
+
+    def load(self, split: str, scan: FileScanner) -> list[Record]:
+        """Return the records of a split, TRAIN or VAL, sorted by image id.
+
+        Each image takes part in the training, unless validation lists it. If both splits have the
+        same images, validation has those that its label files list.
+
+        Raises:
+            InputError: files are missing, of the wrong form, or do not fit each other.
+        """
+        images = self._images(split, scan)
+        labels = self._labels(split, images, scan)
+        broken = {image_id for own in labels.values() for image_id in own.broken}
+        readable = images.sizes.keys() - broken
+        kept = readable & self._members(split, images, scan)
+        if split == TRAIN:
+            left_out = sorted(images.paths[x] for x in readable - kept)
+            scan.notes.add(HELD_OUT, left_out)
+            for name, own in labels.items():
+                scan.notes.add(NEVER, [f"{x!r} ({name})" for x in own.absent])
+        records = [self._record(image_id, images, labels) for image_id in sorted(kept)]
+        _log_labels(split, records, labels)
+        return records
+
+    def class_names(self, name: str, scan: FileScanner) -> list[str]:
+        """Return the classes of a task: those of the config, else of the training files.
+
+        Without training files, they are those of the validation files.
+        """
+        known = list(self.classes.get(name, ()))
+        train, val = (self._files(name, split, scan) for split in (TRAIN, VAL))
+        return known or self.kinds[name].own_classes(train if train.paths else val)
+
+    def listed_classes(self, name: str) -> list[str]:
+        """Return the classes of a task that are known before a file is read, maybe none."""
+        files = replace(self._files(name, TRAIN, FileScanner()), paths=[])
+        return list(self.classes.get(name, ())) or self.kinds[name].own_classes(files)
+
+    def _images(self, split: str, scan: FileScanner) -> ImageFiles:
+        key = f"{OWN_DATA}.{split}.IMAGES"
+        sources = image_sources(paths_of(self.node[split].IMAGES), key)
+        if not sources:
+            raise InputError(f"{key} is empty: name the folders of the images")
+        paths, names = find_images(sources, key, scan.notes)
+        source = os.path.commonpath([expand(x) for x in sources]) if len(sources) == 1 else key
+        headers = scan(paths.values(), read_image_header, name="coco_style_headers", source=source)
+        note_pixels(headers, self.range_16bit, scan, source)
+        by_id = {x: headers[path][:2] for x, path in paths.items() if path in headers}
+        unread = scan.notes.lines.get(f"{UNREAD} in {key}", ())
+        shown = ", ".join(sources)
+        return ImageFiles(paths=paths, sizes=by_id, names=names, sources=shown, unread=unread)
+
+    def _labels(self, split: str, images: ImageFiles, scan: FileScanner) -> dict[str, OwnLabels]:
+        """Read the labels of each task that has files in a split."""
+        labels = {}
+        for name, kind in self.kinds.items():
+            files = self._files(name, split, scan)
+            if files.paths:
+                classes = self.class_names(name, scan)
+                labels[name] = kind.read_own_labels(files, images, classes)
+        return labels
+
+    def _files(self, name: str, split: str, scan: FileScanner) -> OwnFiles:
+        kind = self.kinds[name]
+        key = own_key(kind, kind.own_key, name)
+        options = {x: self.node[own_key(kind, x, name)] for x in kind.own_config()}
+        return OwnFiles(
+            task=name,
+            paths=paths_of(self.node[split].get(key)) if kind.own_key else [],
+            key=f"{OWN_DATA}.{split}.{key}",
+            options=options,
+            is_training=split == TRAIN,
+            scan=scan,
+            notes=scan.notes,
+        )
+
+    def _members(self, split: str, images: ImageFiles, scan: FileScanner) -> set[str]:
+        """Return the ids of the images that belong to a split: all, unless the splits share some.
+
+        Raises:
+            InputError: they are shared, and nothing lists those of validation.
+        """
+        other = VAL if split == TRAIN else TRAIN
+        sources = paths_of(self.node[other].IMAGES)
+        quiet = scan.without_notes()
+        others = find_images(sources, other, quiet.notes)[0] if sources else {}
+        files = _real(images.paths)
+        if files.keys().isdisjoint(_real(others)):
+            return set(images.paths)
+        held_out = _real(images.paths if split == VAL else others)
+        validation = image_sources(paths_of(self.node.VAL.IMAGES), VAL)
+        if not all(x.lower().endswith(".txt") for x in validation):
+            held_out = self._listed_by_validation(quiet)
+        return {
+            image_id for file, image_id in files.items() if (file in held_out) == (split == VAL)
+        }
+
+    def _listed_by_validation(self, scan: FileScanner) -> dict[str, str]:
+        """Return the real files of the images that the label files of validation list.
+
+        Files of one image each list their images, unless training has the same ones.
+        """
+        images = self._images(VAL, scan)
+        labels = self._labels(VAL, images, scan)
+        listed = {x for own in labels.values() for x in own.listed}
+        train, val = (
+            {name: self._files(name, split, scan).paths for name in labels}
+            for split in (TRAIN, VAL)
+        )
+        apart = [own.labels for name, own in labels.items() if train[name] != val[name]]
+        listed = listed or {image_id for labels in apart for image_id in labels}
+        if not listed:
+            raise InputError(
+                f"{OWN_DATA}: TRAIN and VAL have the same images, and no label file of VAL lists "
+                "those of validation: name a text file with their paths as VAL.IMAGES"
+            )
+        return _real({image_id: images.paths[image_id] for image_id in listed})
+
+    def _record(self, image_id: str, images: ImageFiles, labels: Mapping[str, OwnLabels]) -> Record:
+        record = make_record(images.paths[image_id], image_id, images.sizes[image_id])
+        for own in labels.values():
+            record |= own.labels.get(image_id, {})
+        return record
+
+
+def paths_of(value: Any) -> list[str]:
+    """Return the paths in a config value: a string, a list, or nothing."""
+    return [value] if isinstance(value, str) and value else list(value or ())
+
+
+def _real(paths: Mapping[str, str]) -> dict[str, str]:
+    """Return file with the real path of its folder, so that links are seen, -> image id."""
+    folder = cache(os.path.realpath)
+    return {
+        os.path.join(folder(os.path.dirname(x)), os.path.basename(x)): i for i, x in paths.items()
+    }
+
+
+def _log_labels(split: str, records: Sequence[Record], labels: Mapping[str, OwnLabels]) -> None:
+    """Log how many images have labels of each task, and of none."""
+    counts = [f"{len(own.labels)} for {name}" for name, own in labels.items()]
+    keys = {key for own in labels.values() for x in own.labels.values() for key in x}
+    none = sum(not keys & record.keys() for record in records)
+    shown = ", ".join([*counts, f"{none} for no task"])
+    logger.info("%s.%s: of %d images are labeled: %s", OWN_DATA, split, len(records), shown)
