@@ -128,6 +128,8 @@ class OwnData:
         sources = paths_of(self.node[other].IMAGES)
         quiet = scan.without_notes()
         others = find_images(sources, other, quiet.notes)[0] if sources else {}
+        if _folders(images.paths).isdisjoint(_folders(others)):
+            return set(images.paths)
         files = _real(images.paths)
         if files.keys().isdisjoint(_real(others)):
             return set(images.paths)
@@ -170,6 +172,11 @@ class OwnData:
 def paths_of(value: Any) -> list[str]:
     """Return the paths in a config value: a string, a list, or nothing."""
     return [value] if isinstance(value, str) and value else list(value or ())
+
+
+def _folders(paths: Mapping[str, str]) -> set[str]:
+    """Return the real paths of the folders of files."""
+    return {os.path.realpath(folder) for folder in {os.path.dirname(x) for x in paths.values()}}
 
 
 def _real(paths: Mapping[str, str]) -> dict[str, str]:
