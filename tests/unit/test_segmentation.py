@@ -260,10 +260,12 @@ def test_a_map_of_another_size_names_both_files(tmp_path, task):
     assert "(1, 2)" in message and "(3, 2)" in message
 
 
-def test_a_map_that_is_not_8_bit_is_refused(tmp_path, task):
+def test_a_map_of_16_bits_needs_ids_of_8(tmp_path, task):
     record = make_record(tmp_path, [[10, 20]])
-    Image.fromarray(np.zeros((1, 2), np.uint16)).save(record["sem_seg_file_name"])
-    with pytest.raises(InputError, match=r"map\.png: expected an 8-bit"):
+    Image.fromarray(np.array([[20, 30]], np.uint16)).save(record["sem_seg_file_name"])
+    assert task.load_map(record).tolist() == [[1, 2]]
+    Image.fromarray(np.array([[20, 300]], np.uint16)).save(record["sem_seg_file_name"])
+    with pytest.raises(InputError, match=r"map\.png: has the value 300, expected .* 0 to 255"):
         task.load_map(record)
 
 
