@@ -11,6 +11,7 @@ from PIL import Image
 from mtfixmatch.data.datasets import get_records, reader_notes, register_datasets
 from mtfixmatch.data.loader import train_records
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError
 from tests.unit.test_datasets import make_cfg
 
 HEIGHT, WIDTH = 40, 60
@@ -77,6 +78,14 @@ def test_training_with_part_of_the_labels(cfg):
     cfg.TASKS.DETECTION.LABELS = 3
     records = train_records(cfg, build_tasks(cfg))
     assert sum("annotations" in record for record in records) == 3 and len(records) == 4
+
+
+def test_missing_images_are_named_by_the_dataset(tmp_path):
+    cfg = make_cfg(tmp_path)
+    register_datasets(cfg)
+    folder = tmp_path / "coco/train2017"
+    with pytest.raises(InputError, match=f"coco_2017.TRAIN.IMAGES: there is no folder '{folder}'"):
+        get_records(["coco_2017_train"])
 
 
 def test_maps_are_those_of_the_panoptic_annotations(cfg, tmp_path):
