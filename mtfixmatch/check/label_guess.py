@@ -74,11 +74,11 @@ def recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> lis
         if suffix == ".json" and contains(path, b'"segments_info"'):
             return _guess_panoptic(path, images, scan, key)
         return [_guess_boxes(path, "COCO" if suffix == ".json" else "YOLO", images, scan, key)]
-    taken = {os.path.realpath(x) for x in images.paths.values()}
+    taken = {os.path.abspath(x) for x in images.paths.values()}
     counts: Counter = Counter()
     for file in files_of(path, key):
         suffix = os.path.splitext(file.name)[1].lower()
-        is_image = suffix == MAP_SUFFIX and os.path.realpath(file.path) in taken
+        is_image = suffix == MAP_SUFFIX and os.path.abspath(file.path) in taken
         counts[suffix] += is_label_file(file.name) and not is_image
     several = sum(counts[x] > 0 for x in SUFFIXES) > 1
     found = [
