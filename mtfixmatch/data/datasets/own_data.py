@@ -126,9 +126,11 @@ class OwnData:
             InputError: they are shared, and nothing lists those of validation.
         """
         other = VAL if split == TRAIN else TRAIN
-        sources = paths_of(self.node[other].IMAGES)
-        quiet = scan.without_notes()
-        others = find_images(sources, other, quiet.notes)[0] if sources else {}
+        sources, quiet = paths_of(self.node[other].IMAGES), scan.without_notes()
+        try:
+            others = find_images(sources, other, quiet.notes)[0] if sources else {}
+        except InputError:  # the other split says so when it is read
+            others = {}
         if _folders(images.paths).isdisjoint(_folders(others)):
             return set(images.paths)
         files = _real(images.paths)
