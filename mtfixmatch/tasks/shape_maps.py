@@ -7,9 +7,10 @@ from ..formats.image_files import ImageFiles
 from ..formats.labelme_maps import IGNORED
 from ..formats.maps import ListedMap, MapSource
 from ..formats.shapes import PackedShapes, Row, ShapeMap, bounds_of
+from ..utils.boxes import clip_box, is_far
 from ..utils.errors import InputError
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
-from .box_labels import MANY_EMPTY, clip_box, is_far
+from .box_labels import MANY_EMPTY
 from .image_matcher import file_of
 from .map_values import UNPAINTED_KEY
 from .own_labels import OwnFiles
