@@ -49,7 +49,8 @@ def value_map(classes: Sequence[str], options: Mapping[str, Any]) -> ValueMap:
     ignore_label, entries = options["IGNORE_LABEL"], _entries(options)
     least = 0 if entries else len(classes)
     if type(ignore_label) is not int or not least <= ignore_label <= 255:
-        expected = f"{least} to 255: the ids below are the classes of {CLASSES_KEY}"
+        why = "" if entries else f": the ids below are the classes of {CLASSES_KEY}"
+        expected = f"{least} to 255{why}"
         raise InputError(f"{IGNORE_KEY} is {ignore_label}, expected {expected}")
     if not entries:
         table = {i: i for i in range(len(classes))}

@@ -318,6 +318,23 @@ def test_the_first_source_with_a_map_of_an_image_counts(data):
     assert [x.get("sem_seg_partial", False) for x in records.values()] == [False, True, True]
 
 
+@pytest.mark.parametrize("kind", ["labelme", "png"])
+def test_images_with_a_broken_map_may_be_left_out(data, kind):
+    if kind == "png":
+        folder = str(data.save("maps/b.png", full(1)).parent)
+        broken = data.write("maps/a.png", b"x")
+    else:
+        folder = data.labelme("b", shape("sky", "rectangle", (0, 0), (6, 4)))
+        broken = data.write("labels/a.json", b'{"shapes": [')
+    assert str(broken) in data.message(folder)
+    files = {"IMAGES": str(data.images), "MAPS": folder}
+    own = own_data(("segmentation",), SEM_SEG_CLASSES=["road", "sky"], TRAIN=files)
+    found = {}
+    records = own.load(TRAIN, FileScanner(broken=found))
+    assert [x["image_id"] for x in records] == ["b.png", "c.png"]
+    assert list(found) == [str(broken)]
+
+
 def test_validation_has_the_images_that_its_file_lists(data):
     path = data.coco(("b", "sky", [LEFT]), listed="b")
     files = {"IMAGES": str(data.images), "MAPS": path}

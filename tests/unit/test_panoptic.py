@@ -1,21 +1,14 @@
 """Maps and boxes from COCO's panoptic annotations."""
 
-import json
-
 import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from mtfixmatch.data.datasets import get_records, register_datasets
 from mtfixmatch.data.datasets.own_data import TRAIN
 from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.formats.coco import ORPHANS
-from mtfixmatch.tasks.segmentation import load_map
 from mtfixmatch.utils.labels import IGNORE_LABEL
 from tests.support.map_folder import HEIGHT, WIDTH, MapFolder, full, halves
 from tests.support.own_data import own_data
-from tests.unit.test_datasets import make_cfg
 
 X = IGNORE_LABEL
 
@@ -147,25 +140,3 @@ def test_faulty_segments(data):
     assert first == f'{path}: annotation number 3 has image_id "z"'
     assert second == f"{path}: segment 6 of c.png has category_id 99"
     assert 'annotation number 2 of image_id "a"' in data.note("another one is for")
-
-
-def test_coco_2017(data):
-    """133 classes in the order of Detectron2; the folder of the PNGs has the name of the JSON."""
-    row = ("a", ids_of(70_000, 3), {70_000: 200, 3: 1})
-    content = json.loads(
-        panoptic(data, row, folder="coco/annotations/panoptic_train2017").read_text()
-    )
-    content["categories"] = [{x: c[x] for x in ("id", "name", "isthing")} for c in COCO_CATEGORIES]
-    data.write("coco/annotations/panoptic_train2017.json", content)
-    data.images.rename(data.root / "coco/train2017")
-    cfg = make_cfg(data.root)
-    cfg.MODEL.TASKS = ["segmentation"]
-    cfg.DATASETS.TRAIN = ("coco_2017_train",)
-    register_datasets(cfg)
-    records = get_records(["coco_2017_train"])
-    assert ["sem_seg_file_name" in x for x in records] == [True, False, False]
-    classes = MetadataCatalog.get("coco_2017_train").stuff_classes
-    assert len(classes) == 133
-    names = {x["id"]: x["name"] for x in COCO_CATEGORIES}
-    found = load_map(records[0])[0]
-    assert [classes[found[0]], classes[found[-1]]] == [names[200], "person"]
