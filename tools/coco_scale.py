@@ -103,7 +103,8 @@ def first_batch(root: str) -> None:
     batch = next(iter(build_train_loader(cfg, tasks, train_records(cfg, tasks))))
     seconds = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{len(batch)} images after {seconds:.1f} s, at most {memory:.2f} GiB")
+    cpu = time.process_time()
+    print(f"{len(batch)} images after {seconds:.1f} s ({cpu:.1f} s of CPU), {memory:.2f} GiB")
 
 
 def main(root: str) -> None:

@@ -29,10 +29,7 @@ def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
     Both pictures and a cache are written to the folder, which is made. InputError if that fails,
     or a dataset cannot be read.
     """
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {folder}: cannot be made ({error.strerror})") from error
+    make_folder(folder)
     tasks = build_tasks(cfg)
     findings = Findings(tasks)
     scan = FileScan(os.path.join(folder, "cache"), cfg.DATALOADER.NUM_WORKERS)
@@ -60,6 +57,14 @@ def check_data(cfg: CfgNode, folder: str, *, decode_all: bool) -> Findings:
     broken = dict.fromkeys(scan.errors)  # several scans may fail for the same file
     findings.errors += limit_lines([error for error in broken if error not in findings.errors])
     return findings
+
+
+def make_folder(folder: str) -> None:
+    """Make the folder of a check, if it is not there."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {folder}: cannot be made ({error.strerror})") from error
 
 
 def count_ignored(records: Records) -> Counter:

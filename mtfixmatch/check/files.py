@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..data.datasets.scan import scan_files
+from ..data.datasets.scan import run_each, scan_files
 from ..data.records import Records
 from ..utils.files import reading, sha256_of
 from ..utils.images import (
@@ -36,11 +36,18 @@ class FileScan:
     workers: int
     errors: list[str] = field(default_factory=list)
 
-    def __call__(self, paths: Sequence[str], function: Callable[[str], Any], name: str) -> list:
-        """Return one result of `scan_files` per path; each named set of files has its cache."""
+    def __call__(self, items: Sequence[Any], function: Callable[[Any], Any], name: str) -> list:
+        """Return the results for paths, or for items that are more than a path.
+
+        Those of paths are results of `scan_files`; each named set of files has its cache.
+        """
+        if not all(isinstance(x, str) for x in items):
+            found = run_each(items, function, self.workers)
+            self.errors += [error for _, error in found if error]
+            return [result for result, _ in found]
         broken: dict[str, str] = {}
         cache_file = os.path.join(self.folder, f"{name}.{function.__name__}.json.gz")
-        results = scan_files(paths, function, cache_file, self.workers, broken)
+        results = scan_files(items, function, cache_file, self.workers, broken)
         self.errors += broken.values()
         return results
 

@@ -26,6 +26,8 @@ The readers of this package write two labels:
                                  an empty list = labeled, but the image has no object
     sem_seg_file_name            path of an 8-bit label map
     sem_seg_lut                  256 bytes: id in that file -> class, IGNORE_LABEL or INVALID_LABEL
+    sem_seg_reader               instead of it: object that reads the classes from the file, which
+                                 may be of any kind, see `tasks.segmentation.MapReader`
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -48,7 +48,6 @@ CHOICES = {
     "FIXMATCH.STRONG.IGNORE_ERASED": ("always", "geometric", "never"),
     "FIXMATCH.STRONG.ORDER": ("drawn", "photometric_first"),
     "FIXMATCH.UNLABELED_WEAK": ("none", "statistics", "forward"),
-    "INPUT.FORMAT": ("RGB",),
     "INPUT.SCALE_MODE": ("image", "crop"),
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": ("giou",),
     "MODEL.SEM_SEG_HEAD.LOSS_TYPE": ("cross_entropy",),
@@ -100,6 +99,7 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
     complete_task_config(cfg)
     check_config(cfg)
     warn_of_unread_keys(cfg)
+    _read_as_rgb(cfg)
     resolve_backbone(cfg)
     return cfg
 
@@ -135,8 +135,21 @@ def warn_of_unread_keys(cfg: CfgNode) -> None:
 def _changed_keys(key: str, value: Any, default: Any) -> list[str]:
     """Return the key if its value is not the default, or those of a node."""
     if not isinstance(value, CfgNode):
-        return [key] if value != default else []
+        return [key] if _as_lists(value) != _as_lists(default) else []
     return [x for k in value for x in _changed_keys(f"{key}.{k}", value[k], default[k])]
+
+
+def _as_lists(value: Any) -> Any:
+    """Return a value with lists for its tuples, as a config file has them."""
+    return [_as_lists(x) for x in value] if isinstance(value, list | tuple) else value
+
+
+def _read_as_rgb(cfg: CfgNode) -> None:
+    """Set INPUT.FORMAT, which Detectron2's predictor reads, to RGB."""
+    if cfg.INPUT.FORMAT != "RGB":
+        text = "INPUT.FORMAT %s has no effect: images are read as RGB, as MODEL.PIXEL_MEAN must be"
+        logger.warning(text, cfg.INPUT.FORMAT)
+        cfg.INPUT.FORMAT = "RGB"
 
 
 def _merge(merge, source, name: str) -> None:

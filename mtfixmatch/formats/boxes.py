@@ -6,37 +6,19 @@ one means one more file, and one more line in `open_boxes`.
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..utils.errors import InputError
-from ..utils.json_values import is_number
+from ..utils.files import contains
 from .image_files import expand
+from .sources import LabelSource, Scan
 
 EXPECTED = (
-    "a COCO instances JSON, the data.yaml of YOLO, or a folder of YOLO's .txt, Pascal VOC's .xml "
+    "a COCO JSON, the data.yaml of YOLO, or a folder of YOLO's .txt, Pascal VOC's .xml "
     "or labelme's .json"
 )
-
-
-class Scan(Protocol):
-    """Reads files in parallel, and recalls the results of those that did not change."""
-
-    def __call__(
-        self,
-        paths: Iterable[str],
-        function: Callable[[str], Any],
-        *,
-        name: str,
-        source: str,
-        strict: bool = False,
-    ) -> dict[str, Any]:
-        """Return file -> result of a function of one path, which survives JSON.
-
-        Where DATALOADER.SKIP_BROKEN allows it, files that cannot be read are absent, unless
-        `strict`; elsewhere, they are an InputError.
-        """
 
 
 class ListedImage(NamedTuple):
@@ -59,54 +41,29 @@ class ListedImage(NamedTuple):
 
 
 @dataclass
-class BoxSource:
+class BoxSource(LabelSource):
     """A file or a folder with boxes.
 
     Attributes:
-        path: the file or folder, for messages.
-        classes: names of its classes, in its order.
         images: the images that it lists.
-        lists_images: whether it lists the images of a split; False: it has a file for each image,
-            and an image without one is not listed.
-        by_stem: whether the names of images lack their suffix.
         relative: whether boxes are in shares of the image's width and height, not in pixels.
         of_all_classes: whether an image is labeled for all classes that are trained, because the
             files have no list of classes; False: for `classes`.
         entry: word in front of the number of a box, for messages.
-        faults: kind -> a line for each entry that is faulty and left out, see `Notes`.
-        num_entries: number of its entries, faulty or not.
-        left_out: kind -> a line for each thing that is sound and left out all the same.
-        broken: names of images whose label file cannot be read.
     """
 
-    path: str
-    classes: list[str]
     images: list[ListedImage]
-    lists_images: bool = True
-    by_stem: bool = False
     relative: bool = False
     of_all_classes: bool = False
     entry: str = ""
-    faults: dict[str, list[str]] = field(default_factory=dict)
-    num_entries: int = 0
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
-
-
-def pixel_size(height: Any, width: Any) -> list[int] | None:
-    """Return [height, width], None if one of them is absent or no number of pixels."""
-    sides = [height, width]
-    if all(is_number(x) and x > 0 and x == int(x) for x in sides):
-        return [int(x) for x in sides]
-    return None
 
 
 def open_boxes(path: str, scan: Scan, key: str, names: Sequence[str] = ()) -> BoxSource:
     """Read the boxes in a file or folder, whose format is guessed.
 
     Args:
-        path: a COCO instances JSON; the data.yaml of YOLO; or label files, one for each image, of
-            YOLO, Pascal VOC or labelme: a folder, a glob, or a text file with their paths.
+        path: a COCO instances or panoptic JSON; the data.yaml of YOLO; or label files, one for
+            each image, of YOLO, Pascal VOC or labelme: a folder, a glob, or a text file with paths.
         scan: function that reads files.
         key: config key of the path, for messages.
         names: classes in the config, for a format whose files have numbers alone.
@@ -114,7 +71,7 @@ def open_boxes(path: str, scan: Scan, key: str, names: Sequence[str] = ()) -> Bo
     Raises:
         InputError: there is no such file, or it has no format that can be read.
     """
-    from . import coco, label_files, labelme, voc, yolo  # the formats import this module
+    from . import coco, label_files, labelme, panoptic, voc, yolo  # the formats import this module
 
     path = expand(path)
     if not os.path.exists(path) and not glob.has_magic(path):
@@ -122,7 +79,8 @@ def open_boxes(path: str, scan: Scan, key: str, names: Sequence[str] = ()) -> Bo
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isfile(path):
         if suffix == ".json":
-            return coco.open_coco(path, scan)
+            is_panoptic = contains(path, b'"segments_info"')
+            return (panoptic.open_panoptic_boxes if is_panoptic else coco.open_coco)(path, scan)
         if suffix in (".yaml", ".yml"):
             return yolo.open_data_yaml(path, scan, key)
         if suffix not in label_files.SUFFIXES:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -11,7 +11,9 @@ from pycocotools import mask as coco_mask
 from ..utils.errors import InputError, first_line
 from ..utils.files import reading
 from ..utils.json_values import is_number, shown_json, shown_text
-from .boxes import BoxSource, ListedImage, Scan, pixel_size
+from .boxes import BoxSource, ListedImage
+from .shapes import Runs, bounds_of, decode_shape, run_lengths
+from .sources import Scan, pixel_size
 
 SECTIONS = ("categories", "images", "annotations")
 
@@ -33,6 +35,7 @@ class _Category(msgspec.Struct, gc=False):
     id: Any = None
     name: Any = None
     supercategory: Any = None
+    isthing: Any = None  # of panoptic files
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -42,7 +45,9 @@ class _Image(msgspec.Struct, gc=False):
     width: Any = None
 
 
-class _Annotation(msgspec.Struct, gc=False):
+class Annotation(msgspec.Struct, gc=False):
+    """An entry of the list of annotations."""
+
     id: Any = None
     image_id: Any = None
     category_id: Any = None
@@ -69,10 +74,20 @@ def read_coco(path: str) -> dict[str, Any]:
     Raises:
         InputError: the file is no JSON object with the lists of COCO.
     """
-    reader = _Reader(path)
-    boxes = reader.annotations()
-    classes = reader.classes({box[0] for rows in boxes.values() for box in rows})
-    for box in (box for rows in boxes.values() for box in rows):
+    reader = CocoReader(path)
+    return box_fields(reader, reader.boxes())
+
+
+def box_fields(reader: "CocoReader", boxes: dict[Any, Any]) -> dict[str, Any]:
+    """Return the fields of a `BoxSource`.
+
+    Args:
+        reader: reader of the file.
+        boxes: image key -> see `CocoReader.boxes`; None: the image is not labeled.
+    """
+    rows = [box for found in boxes.values() for box in found or ()]
+    classes = reader.classes({box[0] for box in rows})
+    for box in rows:
         box[0] = classes[reader.categories[box[0]][0]]
     images = [[name, size, boxes[key]] for key, (name, size) in reader.images.items()]
     return {
@@ -83,22 +98,31 @@ def read_coco(path: str) -> dict[str, Any]:
     }
 
 
-class _Reader:
-    """The entries of one file, by the keys of their ids."""
+class CocoReader:
+    """The entries of one file, by the keys of their ids.
+
+    Attributes:
+        categories: key -> name, supercategory.
+        stuff: keys of the categories that are no things, as panoptic files say.
+        images: key -> file name, [height, width] or None.
+        faults, num_entries: see `LabelSource`.
+    """
 
     def __init__(self, path: str):
         self.path = path
         self.faults: dict[str, list[str]] = {}
+        self.stuff: set = set()
         content = decode_json(path, _File)
         self.sections = {name: getattr(content, name) for name in SECTIONS}
         for name, entries in self.sections.items():
             if entries is None:
                 raise InputError(f"{path}: expected a COCO instances file with a list {name!r}")
         self.num_entries = sum(map(len, self.sections.values()))
-        self.categories = self._categories()  # key -> name, supercategory
-        self.images = self._images()  # key -> file name, [height, width] or None
+        self.categories = self._categories()
+        self.images = self._images()
 
     def fault(self, kind: str, text: str) -> None:
+        """Add a line on a faulty entry."""
         self.faults.setdefault(kind, []).append(f"{self.path}: {text}")
 
     def entries(self, section: str, kind: type) -> list[Any]:
@@ -125,6 +149,8 @@ class _Reader:
                 raise InputError(f"{self.path}: category id {x.id} has two names, {names}")
             else:
                 categories[key] = (str(name), x.supercategory)
+                if x.isthing in (0, False):
+                    self.stuff.add(key)
         return dict(sorted(categories.items(), key=lambda x: _order(x[0])))
 
     def _images(self) -> dict[Any, tuple[str, list[int] | None]]:
@@ -143,25 +169,40 @@ class _Reader:
                 images[key] = (x.file_name, pixel_size(x.height, x.width))
         return images
 
-    def annotations(self) -> dict[Any, list[list]]:
-        """Return image key -> [category key, iscrowd, x0, y0, x1, y1, name] of each box."""
-        boxes: dict[Any, list[list]] = {key: [] for key in self.images}
-        for number, x in enumerate(self.entries("annotations", _Annotation), start=1):
+    def rows(self, kind: type) -> Iterator[tuple[str, Any, Any, Any]]:
+        """Yield name for messages, image key, category key and entry of each annotation."""
+        for number, x in enumerate(self.entries("annotations", kind), start=1):
             name = f"annotation {x.id}" if x.id is not None else f"annotation number {number}"
             image, category = id_key(x.image_id), id_key(x.category_id)
-            if image not in boxes or category not in self.categories:
-                what = "image" if image not in boxes else "category"
-                value = shown_json(x.image_id if what == "image" else x.category_id)
-                self.fault(ORPHANS, f"{name} has {what}_id {value}")
-                continue
-            box, crowd = _box(x), x.iscrowd or 0
-            if box is None or crowd not in (0, 1):
-                shown = f"bbox {shown_json(x.bbox)}" if box is None else f"iscrowd {crowd!r}"
-                expected = "[x, y, width, height], finite numbers" if box is None else "0 or 1"
-                self.fault(BAD_BOXES, f"{name} has {shown}, expected {expected}")
-            else:
-                boxes[image].append([category, int(crowd), *box, name])
+            if self.is_listed(name, x, image, category):
+                yield name, image, category, x
+
+    def is_listed(self, name: str, entry: Any, image: Any, category: Any) -> bool:
+        """Return whether the image and the category of an annotation are listed; else a fault."""
+        if image in self.images and category in self.categories:
+            return True
+        what = "category" if image in self.images else "image"
+        value = shown_json(entry.image_id if what == "image" else entry.category_id)
+        self.fault(ORPHANS, f"{name} has {what}_id {value}")
+        return False
+
+    def boxes(self) -> dict[Any, list[list]]:
+        """Return image key -> [category key, iscrowd, x0, y0, x1, y1, name] of each box."""
+        boxes: dict[Any, list[list]] = {key: [] for key in self.images}
+        for name, image, category, x in self.rows(Annotation):
+            if box := self.box(name, x):
+                boxes[image].append([category, *box, name])
         return boxes
+
+    def box(self, name: str, entry: Any) -> list | None:
+        """Return iscrowd and x0, y0, x1, y1 of an annotation; None if it is faulty."""
+        box, crowd = _box(entry), entry.iscrowd or 0
+        if box is not None and crowd in (0, 1):
+            return [int(crowd), *box]
+        shown = f"bbox {shown_json(entry.bbox)}" if box is None else f"iscrowd {crowd!r}"
+        expected = "[x, y, width, height], finite numbers" if box is None else "0 or 1"
+        self.fault(BAD_BOXES, f"{name} has {shown}, expected {expected}")
+        return None
 
     def classes(self, used: set) -> dict[str, int]:
         """Return name -> index of the classes, for the keys of categories that have boxes."""
@@ -220,49 +261,25 @@ def _order(key: Any) -> tuple[bool, Any]:
     return isinstance(key, str), key
 
 
-def _box(annotation: _Annotation) -> list[float] | None:
+def _box(annotation: Any) -> list[float] | None:
     """Return x0, y0, x1, y1 of a box, or of the segmentation of an annotation without one."""
     box = annotation.bbox
     if box is None or box == []:
-        box = _box_of_segmentation(msgspec.json.decode(annotation.segmentation))
+        box = _box_of_segmentation(annotation.segmentation)
     if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
         return None
     x, y, width, height = map(float, box)
     return [x, y, x + width, y + height]
 
 
-def _box_of_segmentation(shape: Any) -> list[float] | None:
+def _box_of_segmentation(content: msgspec.Raw) -> list[float] | None:
     """Return x, y, width, height of polygons or of a run-length encoded mask."""
-    if isinstance(shape, dict):
-        try:
-            return coco_mask.toBbox(decode_rle(shape)).tolist()
-        except Exception:  # pycocotools raises errors of any type for a wrong mask
-            return None
-    points = polygon_points(shape)
-    if not points:
+    try:
+        shape = decode_shape(content)
+    except ValueError:
         return None
-    xs, ys = points[::2], points[1::2]
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-
-
-def decode_rle(shape: dict) -> dict:
-    """Return a run-length encoded mask in pycocotools' compressed form.
-
-    Raises:
-        ValueError: the runs do not fill the mask; other errors for another form.
-    """
-    (height, width), counts = shape["size"], shape["counts"]
-    if isinstance(counts, str):
-        return {"size": [height, width], "counts": counts.encode()}
-    if min(counts) < 0 or sum(counts) != height * width:
-        raise ValueError("the runs do not fill the mask")
-    return coco_mask.frPyObjects(shape, height, width)
-
-
-def polygon_points(shape: Any) -> Sequence[float]:
-    """Return the numbers x0, y0, x1, y1, ... of all polygons; empty if they have a wrong form."""
-    polygons = shape if isinstance(shape, list) else []
-    if not all(isinstance(p, list) and len(p) % 2 == 0 for p in polygons):
-        return []
-    points = [value for polygon in polygons for value in polygon]
-    return points if all(map(is_number, points)) else []
+    if isinstance(shape, Runs):
+        runs = {"size": shape.size, "counts": run_lengths(shape).tolist()}
+        return coco_mask.toBbox(coco_mask.frPyObjects(runs, *shape.size)).tolist()
+    bounds = bounds_of(shape)
+    return bounds and [*bounds[:2], bounds[2] - bounds[0], bounds[3] - bounds[1]]

@@ -4,13 +4,13 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from ..utils.errors import InputError
-from ..utils.files import reading
-from .boxes import BoxSource, ListedImage, Scan
+from ..utils.files import contains
+from .boxes import BoxSource, ListedImage
 from .image_files import IMAGE_SUFFIXES, FoundFile, files_of, without_suffix
+from .sources import LabelSource, Scan
 
 SUFFIXES = (".txt", ".xml", ".json")
 # Files beside labels, by their names, that are no labels.
@@ -67,7 +67,7 @@ def find_label_files(source: str, key: str) -> tuple[str, list[FoundFile]]:
         suffix = posixpath.splitext(file.name)[1].lower()
         if suffix in SUFFIXES and is_label_file(file.name):
             files.setdefault(suffix, []).append(file)
-    if len(files) > 1 and not any(map(_has_shapes, islice(files.get(".json", ()), MAX_PEEKED))):
+    if len(files) > 1 and not has_shapes(files.get(".json", ())):
         files.pop(".json", None)  # such as a list of images
     if len(files) != 1:
         found = " and ".join(f"{len(x)} {suffix}" for suffix, x in files.items()) or "none"
@@ -82,9 +82,9 @@ def is_label_file(name: str) -> bool:
     return not OTHERS.fullmatch(posixpath.basename(name))
 
 
-def _has_shapes(file: FoundFile) -> bool:
-    with reading(file.path), open(file.path, "rb") as content:
-        return b'"shapes"' in content.read()
+def has_shapes(files: Sequence[FoundFile]) -> bool:
+    """Return whether one of the first JSON files seems to be of labelme."""
+    return any(contains(x.path, b'"shapes"') for x in files[:MAX_PEEKED])
 
 
 def image_name(label: str) -> str:
@@ -147,13 +147,23 @@ def _set_classes(label: LabelFile, ids: Mapping[Any, int], names_in: str) -> lis
 def _add(source: BoxSource, name: str, label: LabelFile, boxes: list[list]) -> None:
     """Add an image to a source; it is not labeled if all of its entries are faulty."""
     is_faulty = bool(label.faults) and not boxes
+    note_label(source, label, is_faulty=is_faulty)
+    known = None if is_faulty else boxes
+    listed = ListedImage(name, label.size, known, label.path, other_name(name, label))
+    source.images.append(listed)
+
+
+def note_label(source: LabelSource, label: LabelFile, *, is_faulty: bool) -> None:
+    """Add the faults of a file to a source, and whether its image is not labeled for them."""
     if is_faulty:
         source.left_out.setdefault(FAULTY, []).append(label.path)
     for ours, theirs in ((source.faults, label.faults), (source.left_out, label.left_out)):
         for kind, lines in theirs.items():
             ours.setdefault(kind, []).extend(lines)
     source.num_entries += label.num_entries
+
+
+def other_name(name: str, label: LabelFile) -> str:
+    """Return the name of the image that a file says, if it is another one."""
     image = _without_image_suffix(label.image.replace("\\", "/"))
-    other = "" if posixpath.basename(image) == posixpath.basename(name) else image
-    listed = ListedImage(name, label.size, None if is_faulty else boxes, label.path, other)
-    source.images.append(listed)
+    return "" if posixpath.basename(image) == posixpath.basename(name) else image

@@ -8,10 +8,11 @@ import msgspec
 
 from ..utils.errors import InputError
 from ..utils.json_values import is_number, shown_json, shown_text
-from .boxes import BoxSource, Scan, pixel_size
+from .boxes import BoxSource
 from .coco import decode_json, id_key
 from .image_files import FoundFile
 from .label_files import LabelFile, image_name, read_label_files
+from .sources import Scan, pixel_size
 
 # Kind of a shape with an area -> least number of its points.
 KINDS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 2, "rotation": 3}
@@ -30,11 +31,14 @@ class _File(msgspec.Struct):  # imageData, the image itself, is skipped
     imageWidth: Any = None
 
 
-class _Shape(msgspec.Struct, gc=False):
+class Shape(msgspec.Struct, gc=False):
+    """An entry of the list of shapes; the mask is a PNG in base64."""
+
     label: Any = None
     points: Any = None
     group_id: Any = None
     shape_type: Any = None
+    mask: Any = None
 
 
 def open_labelme(path: str, files: Sequence[FoundFile], scan: Scan) -> BoxSource:
@@ -52,23 +56,16 @@ def labelme_boxes(path: str) -> dict[str, Any]:
     Raises:
         InputError: the file is no JSON object with a list of shapes.
     """
-    content = decode_json(path, _File)
-    if content.shapes is None:
-        hint = "a COCO instances JSON is named itself, not its folder"
-        raise InputError(f"{path}: expected a file of labelme with a list 'shapes' ({hint})")
-    label = LabelFile(path, "shape", num_entries=len(content.shapes))
-    label.size = pixel_size(content.imageHeight, content.imageWidth)
-    label.image = content.imagePath if isinstance(content.imagePath, str) else ""
+    label, shapes = read_labelme(path)
     groups: dict[Any, list] = {}
-    for number, raw in enumerate(content.shapes, start=1):
-        shape = _decode(raw)
-        box = _read_shape(label, number, shape) if shape else None
-        if shape is None:
-            label.fault(number, f"is {shown_text(bytes(raw))}, no object of labelme's form")
-        if shape is None or box is None:
+    for number, shape in shapes:
+        found = check_shape(label, number, shape, NO_CLASSES)
+        if found is None:
             continue
+        name, kind = found
+        box = [name, 0, *_box(kind, shape.points), number]
         group = id_key(shape.group_id)
-        key = number if group is None else (box[0], group)
+        key = number if group is None else (name, group)
         if key in groups:
             _extend(groups[key], box)
         else:
@@ -77,20 +74,37 @@ def labelme_boxes(path: str) -> dict[str, Any]:
     return vars(label)
 
 
-def _decode(raw: msgspec.Raw) -> _Shape | None:
-    try:
-        return msgspec.json.decode(raw, type=_Shape)
-    except ValueError:  # msgspec's errors, and a number with too many digits
-        return None
+def read_labelme(path: str) -> tuple[LabelFile, list[tuple[int, Shape]]]:
+    """Return what a JSON file of labelme says of its image, and its shapes by their numbers.
+
+    Raises:
+        InputError: the file is no JSON object with a list of shapes.
+    """
+    content = decode_json(path, _File)
+    if content.shapes is None:
+        hint = "a COCO instances JSON is named itself, not its folder"
+        raise InputError(f"{path}: expected a file of labelme with a list 'shapes' ({hint})")
+    label = LabelFile(path, "shape", num_entries=len(content.shapes))
+    label.size = pixel_size(content.imageHeight, content.imageWidth)
+    label.image = content.imagePath if isinstance(content.imagePath, str) else ""
+    shapes = []
+    for number, raw in enumerate(content.shapes, start=1):
+        try:
+            shapes.append((number, msgspec.json.decode(raw, type=Shape)))
+        except ValueError:  # msgspec's errors, and a number with too many digits
+            label.fault(number, f"is {shown_text(bytes(raw))}, no object of labelme's form")
+    return label, shapes
 
 
-def _read_shape(label: LabelFile, number: int, shape: _Shape) -> list | None:
-    """Return a shape as a box of `LabelFile`; None if it is left out, which is noted."""
+def check_shape(
+    label: LabelFile, number: int, shape: Shape, no_classes: Sequence[str] = ()
+) -> tuple[str, str] | None:
+    """Return the class and the kind of a shape; None if it is left out, which is noted."""
     name = shape.label.strip() if isinstance(shape.label, str) else ""
     kind = "polygon" if shape.shape_type is None else shape.shape_type  # of old versions
     if not name:
         label.fault(number, f"has label {shown_json(shape.label)}, expected a name")
-    elif name in NO_CLASSES:
+    elif name in no_classes:
         label.leave_out(NO_CLASS, number, f"is {name!r}")
     elif not isinstance(kind, str) or kind not in KINDS:
         label.leave_out(NO_AREA, number, f"has shape_type {shown_json(kind)}")
@@ -98,7 +112,7 @@ def _read_shape(label: LabelFile, number: int, shape: _Shape) -> list | None:
         expected = f"expected at least {KINDS[kind]} points [x, y] for a {kind}"
         label.fault(number, f"has points {shown_json(shape.points)}, {expected}")
     else:
-        return [name, 0, *_box(kind, shape.points), number]
+        return name, kind
     return None
 
 

@@ -32,9 +32,9 @@ Target = Any
 Predictions = Any
 Threshold = float | Tensor  # least confidence in [0, 1], or one for each class (K,)
 Outputs = tuple[Tensor, ...]  # outputs of a head, each (N, ...)
-# Function of (paths, picklable function of one path) that returns the results of the latter for all
-# paths, None where it raised InputError.
-Scan = Callable[[Sequence[str], Callable[[str], Any]], list[Any]]
+# Function of (paths or other picklable items, picklable function of one item) that returns the
+# results of the latter for all items, None where it raised InputError.
+Scan = Callable[[Sequence[Any], Callable[[Any], Any]], list[Any]]
 
 TASK_REGISTRY = Registry("TASK")
 TASK_REGISTRY.__doc__ = "Kinds of tasks by class name, for TASKS.<NAME>.KIND."

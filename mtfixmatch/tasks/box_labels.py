@@ -1,17 +1,18 @@
 """Read boxes from a user's label files: classes, matching with images, clipping."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.structures import BoxMode
 
 from ..formats.boxes import BoxSource, ListedImage
-from ..formats.image_files import ImageFiles, normal
+from ..formats.image_files import ImageFiles
 from ..utils.boxes import clip_box, is_far
 from ..utils.errors import InputError
 from ..utils.notes import Notes
+from .image_matcher import ImageMatcher, file_of
 from .own_labels import OwnLabels
 
 # Share of images without a box or without a file from which on the reader asks what they are.
@@ -22,12 +23,7 @@ CLIPPED = "boxes that reached over the border of their image, clipped"
 NO_AREA = "boxes without an area inside their image, left out"
 REPEATED = "boxes that an image has twice, taken once"
 OTHER_CLASSES = "boxes of classes that are not trained, left out"
-MISSING = "images that have boxes but are not there, left out"
-NO_IMAGE = "label files of images that are not there, left out"
-OTHER_NAME = "label files that name another image than the one they are named like, whose they are"
 NO_FILE = "images without a label file, not labeled"
-TWICE = "entries for an image that another entry names, taken together"
-WRONG_SIZE = "images whose labels are for another size, not labeled"
 
 UNANNOTATED = ("auto", "empty", "unlabeled")
 UNANNOTATED_KEY = "DATASETS.COCO_STYLE.UNANNOTATED"
@@ -84,6 +80,7 @@ class BoxReader:
             notes: notes on the dataset.
         """
         self.images, self.classes, self.notes = images, list(classes), notes
+        self.matcher = ImageMatcher(images, notes)
         self.unannotated, self.refuse_others = unannotated, refuse_others
         self.annotations: dict[str, list[dict]] = {}
         self.labeled_classes: dict[str, frozenset[int]] = {}
@@ -93,19 +90,16 @@ class BoxReader:
 
     def add(self, source: BoxSource) -> None:
         """Add the boxes of a source, which is whole for its classes on the images that it lists."""
-        for kind, lines in source.faults.items():
-            self.notes.check_share(source.path, kind, lines, source.num_entries)
-        for kind, lines in source.left_out.items():
-            self.notes.add(kind, lines)
+        self.matcher.note_entries(source)
         class_ids = [self.classes.index(x) if x in self.classes else -1 for x in source.classes]
         trained = range(len(self.classes)) if source.of_all_classes else class_ids
         whole = frozenset(i for i in trained if i >= 0)  # shared by all images
-        ids = self._match(source)
+        ids = self.matcher.match(source)
         counts = _Counts()
         for listed, image_id in ids:
             if source.lists_images:
                 self.listed.add(image_id)
-            if listed.boxes is None or not self._has_size(source, listed, image_id):
+            if listed.boxes is None or not self.matcher.has_size(source, listed, image_id):
                 continue
             if not listed.boxes and self.unannotated == "unlabeled":
                 continue
@@ -135,62 +129,6 @@ class BoxReader:
             for image_id in others:
                 self._labels_of(image_id, whole)
         self.without_file = others if self.without_file is None else self.without_file & others
-
-    def _match(self, source: BoxSource) -> list[tuple[ListedImage, str]]:
-        """Return the listed images that exist, with their ids."""
-        names = [listed.name for listed in source.images]
-        found, alone = self.images.match(names, by_stem=source.by_stem)
-        unmatched = [name for name in dict.fromkeys(names) if name not in found]
-        why = dict(zip(unmatched, alone, strict=True))
-        self._match_other_names(source, found)
-        self._note_missing(source, {name: why[name] for name in unmatched if name not in found})
-        repeated = [name for name, count in Counter(map(normal, names)).items() if count > 1]
-        self.notes.add(TWICE, [f"{source.path}: {name!r}" for name in repeated])
-        pairs = [(x, found[x.name]) for x in source.images if x.name in found]
-        return [(x, image_id) for x, image_id in pairs if image_id in self.images.sizes]
-
-    def _match_other_names(self, source: BoxSource, found: dict[str, str]) -> None:
-        """Add images that a second name means and no first one, to `found`: name -> image id."""
-        listed = [x for x in source.images if x.other_name]
-        others, _ = self.images.match([x.other_name for x in listed], by_stem=source.by_stem)
-        taken = set(found.values())
-        for x in listed:
-            image_id = others.get(x.other_name)
-            if x.name in found and image_id not in (None, found[x.name]):
-                self.notes.add(OTHER_NAME, f"{x.file}: {x.other_name!r}")
-            elif x.name not in found and image_id is not None and image_id not in taken:
-                found[x.name] = image_id
-                taken.add(image_id)
-
-    def _note_missing(self, source: BoxSource, why: Mapping[str, str]) -> None:
-        """Note names that no image has; a folder may have files for more images than the split.
-
-        Raises:
-            InputError: too many images of a list are missing, or no file is named like an image.
-        """
-        if source.lists_images:
-            lines = [f"{source.path}: image {line}" for line in why.values()]
-            total = len({x.name for x in source.images})
-            self.notes.check_share(source.path, MISSING, lines, total)
-            return
-        lines = [f"{x.file}: {why[x.name]}" for x in source.images if x.name in why]
-        if lines and len(lines) == len(source.images):
-            raise InputError(f"{source.path}: no label file is named like an image: {lines[0]}")
-        self.notes.add(NO_IMAGE, lines)
-
-    def _has_size(self, source: BoxSource, listed: ListedImage, image_id: str) -> bool:
-        """Return whether the labels are for the size of the image; else add a note."""
-        size = self.images.sizes[image_id]
-        if listed.size in (None, size):
-            return True
-        path = self.images.paths[image_id]
-        assert listed.size is not None
-        shown = f"{listed.size[1]}x{listed.size[0]} pixels, but {path} has {size[1]}x{size[0]}"
-        rotated = listed.size == size[::-1]
-        reason = " (it may be rotated by its EXIF orientation: save it rotated)" if rotated else ""
-        where = f"{_file(source, listed)}: image {listed.name!r}"
-        self.notes.add(WRONG_SIZE, f"{where} has {shown}{reason}")
-        return False
 
     def _boxes(
         self,
@@ -251,7 +189,7 @@ class BoxReader:
         if self.unannotated == "auto" and len(empty) > MANY_EMPTY * len(source.images):
             kind = "listed images without a box, which count as images without objects"
             way = f"if nobody looked at them yet, set {UNANNOTATED_KEY} to unlabeled"
-            self.notes.add(kind, [f"{_file(source, x)}: {x.name!r} ({way})" for x in empty])
+            self.notes.add(kind, [f"{file_of(source, x)}: {x.name!r} ({way})" for x in empty])
 
     def labels(self, label_key: str, classes_key: str) -> OwnLabels:
         """Return the labels of all sources, under these keys of a record."""
@@ -271,11 +209,6 @@ class BoxReader:
         return OwnLabels(labels=labels, listed=self.listed, absent=absent, broken=self.broken)
 
 
-def _file(source: BoxSource, listed: ListedImage) -> str:
-    """Return the file that lists an image."""
-    return listed.file or source.path
-
-
 def _where(source: BoxSource, listed: ListedImage, name: Any) -> str:
     """Return the file of a box and what it is called there."""
-    return f"{_file(source, listed)}: {source.entry}{name}"
+    return f"{file_of(source, listed)}: {source.entry}{name}"

@@ -1,157 +1,167 @@
-"""Read semantic maps from a user's files: names, matching with images, tables of classes."""
+"""Read semantic maps from a user's files: PNGs, shapes or panoptic annotations."""
 
-import posixpath
-import re
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..formats.image_files import ImageFiles, find_files, without_suffix
-from ..utils.errors import InputError
-from ..utils.images import read_label_map
-from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
-from .own_labels import OWN_DATA, OwnFiles
+from ..formats.image_files import ImageFiles, expand
+from ..formats.maps import MapSource, Segments, map_format
+from ..formats.shapes import ShapeMap
+from ..formats.value_maps import ValueMap
+from ..utils.labels import IGNORE_LABEL
+from .image_matcher import TWICE as ENTRY_TWICE
+from .image_matcher import ImageMatcher
+from .map_values import (
+    CLASSES_KEY,
+    IGNORED,
+    VALUES_KEY,
+    check_classes,
+    listed_classes,
+    unpainted_class,
+    value_map,
+)
+from .own_labels import OwnFiles, OwnLabels
+from .png_maps import PngMaps, match_maps, note_ignored, read_pngs
+from .shape_maps import ShapeReader
 
-MAP_SUFFIXES = (".png",)
-STEM = "{stem}"
-# Share of ignored pixels from which on the reader warns.
-MANY_IGNORED = 0.5
+NO_ID = 0  # color of the pixels of no segment
 
 # Kinds of notes.
-NO_IMAGE = "maps that belong to no image, left out"
-OTHER_NAME = "maps that are not named as DATASETS.COCO_STYLE.MAP_NAMES says, left out"
-WRONG_SIZE = "maps of another size than their image, left out"
-UNKNOWN_ID = "maps with values that are no class, left out"
+AGAIN = "entries for an image that another entry names, of which the first counts"
+NO_PNG = "maps whose PNG is not there, left out"
+TWICE = "maps of images that an earlier entry of MAPS has, left out"
+OTHER_CLASSES = "classes of panoptic annotations that are not trained, ignored"
 
 
-def scan_map(path: str) -> list:
-    """Return [height, width, [values that occur], [their numbers of pixels]] of a map."""
-    ids = read_label_map(path)
-    pixels = np.bincount(ids.ravel())
-    present = np.flatnonzero(pixels)
-    return [*ids.shape, present.tolist(), pixels[present].tolist()]
+class MapKeys(NamedTuple):
+    """Keys of a record: of the label file, and of what else the map needs; see `load_map`."""
+
+    label: str
+    lut: str
+    reader: str
+    partial: str
 
 
-def make_lut(classes: Sequence[str], files: OwnFiles) -> bytes:
-    """Return the look-up table of the maps, id -> class, `IGNORE_LABEL` or `INVALID_LABEL`."""
-    ignore_label = files.options["IGNORE_LABEL"]
-    key = f"{OWN_DATA}.SEM_SEG_CLASSES"
-    if not classes:
-        raise InputError(f"{key} is empty: name the classes of the maps in {files.key}")
-    count = len(classes)
-    if count > INVALID_LABEL or len(set(classes)) < count:
-        expected = f"different names and at most {INVALID_LABEL}"
-        raise InputError(f"{key} lists {count} classes, expected {expected}")
-    if not count <= ignore_label <= 255:
-        expected = f"{count} to 255: the ids below are the classes of {key}"
-        raise InputError(f"{OWN_DATA}.IGNORE_LABEL is {ignore_label}, expected {expected}")
-    lut = np.full(256, INVALID_LABEL, np.uint8)
-    lut[:count] = np.arange(count)
-    lut[ignore_label] = IGNORE_LABEL
-    return lut.tobytes()
+def map_classes(files: OwnFiles) -> list[str]:
+    """Return the classes of the maps: those of the config, else those of the files, if any.
 
-
-def match_maps(files: OwnFiles, images: ImageFiles) -> dict[str, str]:
-    """Return image id -> map of the images that have one.
-
-    Raises:
-        InputError: no map belongs to an image.
+    In the latter case, the class UNPAINTED is the first unless the files have it.
     """
-    pattern = files.options["MAP_NAMES"]
-    if pattern.count(STEM) != 1:
-        raise InputError(f"{OWN_DATA}.MAP_NAMES is {pattern!r}: it must hold {STEM} once")
-    found = find_files(files.paths, MAP_SUFFIXES, files.key, files.notes)
-    stems: dict[str, str] = {}
-    for file in (x for part in found for x in part):
-        stem = _stem_of(file.name, pattern)
-        if stem is None:
-            files.notes.add(OTHER_NAME, f"{file.path} (expected {pattern})")
-        elif stems.setdefault(stem, file.path) != file.path:
-            raise InputError(f"{files.key}: {stems[stem]} and {file.path} are maps of one image")
-    matched, lines = images.match(list(stems), by_stem=True)
-    alone = [stem for stem in stems if stem not in matched]
-    lines = [f"{stems[stem]}: {line}" for stem, line in zip(alone, lines, strict=True)]
-    if lines:
-        lines[0] += _hint(alone[0], images)
-    if not matched:
-        where = ", ".join(files.paths)
-        shown = lines[0] if lines else f"expected {pattern}"
-        raise InputError(f"{files.key}: no map in {where} is named like an image: {shown}")
-    files.notes.add(NO_IMAGE, lines)
-    return {image_id: stems[stem] for stem, image_id in matched.items()}
+    names = listed_classes(files.options)
+    if names or not files.paths:
+        return names
+    for path in map(expand, files.paths):
+        if open_maps := map_format(path, files.key):
+            names += open_maps(path, files.scan).classes
+    unpainted = files.options["UNPAINTED"]
+    if names and unpainted not in (IGNORED, *names):
+        names.insert(0, unpainted)
+    return list(dict.fromkeys(names))
 
 
-def _stem_of(name: str, pattern: str) -> str | None:
-    """Return the path of a map without what `pattern`, such as {stem}_mask.png, adds to it."""
-    before, after = (re.escape(part) for part in pattern.split(STEM))
-    folder, base = posixpath.split(name)
-    match = re.fullmatch(f"{before}(.+){after}", base, re.IGNORECASE)
-    return posixpath.join(folder, match[1]) if match else None
+class OwnMapReader:
+    """Reads the maps of a split."""
 
+    def __init__(self, files: OwnFiles, images: ImageFiles, classes: Sequence[str], keys: MapKeys):
+        """Set the files, the images of the split, the classes and the keys of records."""
+        check_classes(classes, files)
+        self.files, self.images, self.classes, self.keys = files, images, list(classes), keys
+        self.table = value_map(classes, files.options)
+        self.lut = self.table.look_up_table()
+        unpainted = unpainted_class(classes, files.options)
+        self.shapes = ShapeReader(files, images, classes, unpainted)
+        self.matcher = ImageMatcher(images, files.notes)
+        self.labels: dict[str, dict[str, Any]] = {}
+        self.pixels = np.zeros(256, np.int64)  # of each class, in PNGs
+        self.listed: set[str] = set()
+        self.broken: set[str] = set()
 
-def _hint(stem: str, images: ImageFiles) -> str:
-    """Return how to name maps if a stem is that of an image with something added."""
-    base = posixpath.basename(stem)
-    names = {posixpath.basename(without_suffix(x)): x for x in images.names.values()}
-    image = max((x for x in names if x in base and x != base), key=len, default="")
-    if not image:
-        return ""
-    pattern = f"{base.replace(image, STEM, 1)}.png"
-    return f"; {OWN_DATA}.MAP_NAMES {pattern!r} would make it that of {names[image]}"
+    def read(self) -> OwnLabels:
+        """Return the labels of all files; of several maps of an image, the first is its label."""
+        for path in map(expand, self.files.paths):
+            open_maps = map_format(path, self.files.key)
+            if open_maps is None:
+                self._add_pngs(path)
+            else:
+                self._add_source(open_maps(path, self.files.scan))
+        used = self.shapes.drawn | set(np.flatnonzero(self.pixels).tolist())
+        absent = [name for i, name in enumerate(self.classes) if i not in used]
+        return OwnLabels(self.labels, self.listed, absent, self.broken - self.labels.keys())
 
+    def _add_pngs(self, path: str) -> None:
+        maps = match_maps(path, self.files, self.images)
+        expected = f"neither a class of {CLASSES_KEY} nor its IGNORE_LABEL"
+        if self.files.options["MAP_VALUES"]:
+            expected = f"not in {VALUES_KEY}"
+        tables = {image_id: (png, self.table) for image_id, png in maps.items()}
+        self._read(PngMaps(path, tables, expected, self.table.has_colors))
 
-def read_maps(
-    files: OwnFiles, images: ImageFiles, maps: Mapping[str, str], lut: bytes
-) -> tuple[dict[str, str], np.ndarray, set[str]]:
-    """Check the maps of the images.
+    def _read(self, pngs: PngMaps) -> None:
+        kept, pixels, broken = read_pngs(pngs, self.files, self.images)
+        note_ignored(pngs, self.files, pixels, self.classes)
+        self.pixels += pixels
+        self.broken |= broken
+        self._add(kept, pngs.source)
 
-    Returns:
-        image id -> map of those that can be used; the number of pixels of each class, with the
-        ignored ones under IGNORE_LABEL, (256,); and ids of images whose map cannot be read.
-    """
-    scans = files.scan(maps.values(), scan_map, name="coco_style_maps", source=files.paths[0])
-    table = np.frombuffer(lut, np.uint8)
-    pixels = np.zeros(256, np.int64)
-    faults: dict[str, list[str]] = {WRONG_SIZE: [], UNKNOWN_ID: []}
-    kept: dict[str, str] = {}
-    broken = {image_id for image_id, path in maps.items() if path not in scans}
-    for image_id, path in maps.items():
-        if image_id in broken or image_id not in images.sizes:
-            continue
-        height, width, ids, counts = scans[path]
-        unknown = [i for i in ids if table[i] == INVALID_LABEL]
-        if [height, width] != images.sizes[image_id]:
-            faults[WRONG_SIZE].append(_wrong_size(path, [height, width], image_id, images))
-        elif unknown:
-            expected = f"neither a class of {OWN_DATA}.SEM_SEG_CLASSES nor its IGNORE_LABEL"
-            text = f"id {unknown[0]} is {expected}"
-            faults[UNKNOWN_ID].append(f"{path}: {text} (image: {images.paths[image_id]})")
+    def _add_source(self, source: MapSource) -> None:
+        """Add a source that lists images."""
+        self.matcher.note_entries(source)
+        broken, _ = self.images.match(source.broken, by_stem=source.by_stem)
+        self.broken |= set(broken.values())
+        is_panoptic = any(isinstance(x.label, Segments) for x in source.images)
+        listed = self.matcher.match(source, AGAIN if is_panoptic else ENTRY_TWICE)
+        if source.lists_images:
+            self.listed |= {image_id for _, image_id in listed}
+        labeled = [
+            (x, image_id)
+            for x, image_id in listed
+            if x.label is not None and self.matcher.has_size(source, x, image_id)
+        ]
+        if is_panoptic:
+            segments = {image_id: x.label for x, image_id in reversed(labeled)}
+            self._add_segments(source.path, segments)
         else:
-            kept[image_id] = path
-            np.add.at(pixels, table[ids], counts)
-    for kind, lines in faults.items():
-        files.notes.check_share(files.key, kind, lines, len(maps))
-    return kept, pixels, broken
+            self._add(self.shapes.read(source, labeled), source.path)
 
+    def _add_segments(self, path: str, segments: Mapping[str, Segments]) -> None:
+        """Add the maps of panoptic annotations, of which a pixel without a segment is ignored."""
+        numbers = {name: i for i, name in enumerate(self.classes)}
+        others = {name for x in segments.values() for name in x.classes} - numbers.keys()
+        self.files.notes.add(OTHER_CLASSES, [f"{path}: {name!r}" for name in sorted(others)])
+        there = {x: found for x, found in segments.items() if os.path.exists(found.path)}
+        missing = [
+            f"{path}: image {self.images.paths[x]} has the map {found.path}"
+            for x, found in segments.items()
+            if x not in there
+        ]
+        self.files.notes.check_share(path, NO_PNG, missing, len(segments))
+        tables = {
+            image_id: {NO_ID: IGNORE_LABEL}
+            | {
+                key: numbers.get(name, IGNORE_LABEL)
+                for key, name in zip(x.ids, x.classes, strict=True)
+            }
+            for image_id, x in there.items()
+        }
+        maps = {x: (there[x].path, ValueMap.of(t, has_colors=True)) for x, t in tables.items()}
+        expected = f"no segment of its image in {path}"
+        self._read(PngMaps(path, maps, expected, has_colors=True, of_segments=True))
 
-def _wrong_size(path: str, size: Sequence[int], image_id: str, images: ImageFiles) -> str:
-    height, width = images.sizes[image_id]
-    image = f"its image {images.paths[image_id]} is {width}x{height}"
-    return f"{path} is {size[1]}x{size[0]} pixels, but {image}"
-
-
-def note_ignored(files: OwnFiles, pixels: np.ndarray, classes: Sequence[str]) -> None:
-    """Say it if most pixels are ignored, or masks of 0 and 255 lose their second class."""
-    share = pixels[IGNORE_LABEL] / max(pixels.sum(), 1)
-    value, key = files.options["IGNORE_LABEL"], f"{OWN_DATA}.IGNORE_LABEL"
-    if share and len(classes) > 1 and not pixels[1 : len(classes)].any():
-        table = f"[[0, {classes[0]}], [{value}, {classes[1]}]]"
-        files.notes.say(
-            f"{files.key}: the maps hold 0 and {value} alone. {value} is {key}, so {classes[1]!r} "
-            f"never occurs; if it is {classes[1]!r}, set {OWN_DATA}.MAP_VALUES to {table}"
-        )
-    elif share > MANY_IGNORED:
-        percent = f"{100 * share:.0f} % of the pixels"
-        files.notes.say(
-            f"{files.key}: {percent} of the maps have the value {value}, which is {key}"
-        )
+    def _add(self, maps: Mapping[str, tuple[str, ValueMap | ShapeMap]], source: str) -> None:
+        """Add the maps of a source, image id -> label file and what reads it."""
+        twice = [self.images.paths[x] for x in maps if x in self.labels]
+        self.files.notes.add(TWICE, [f"{source}: that of {path}" for path in twice])
+        is_partial = self.shapes.unpainted == IGNORE_LABEL
+        for image_id, (path, reader) in maps.items():
+            if image_id in self.labels:
+                continue
+            label: dict[str, Any] = {self.keys.label: path}
+            if reader is self.table and self.lut:
+                label[self.keys.lut] = self.lut
+            else:
+                label[self.keys.reader] = reader
+            if isinstance(reader, ShapeMap) and is_partial:
+                label[self.keys.partial] = True
+            self.labels[image_id] = label

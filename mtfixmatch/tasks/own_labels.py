@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..formats.boxes import Scan
 from ..formats.image_files import ImageFiles
+from ..formats.sources import Scan
 from ..utils.notes import Notes
 
 OWN_DATA = "DATASETS.COCO_STYLE"

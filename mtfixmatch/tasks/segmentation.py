@@ -5,8 +5,8 @@ float from a method that makes them: the weight of each class, all 0 at ignored 
 `sem_seg_partial` in its record is partial: the teacher labels the pixels that it ignores.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,14 +21,28 @@ from ..utils.errors import InputError, check_choice
 from ..utils.images import read_label_map
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
-from .map_labels import make_lut, match_maps, note_ignored, read_maps
+from .map_labels import MapKeys, OwnMapReader, map_classes
 from .mean_iou import MeanIoUEvaluator
 from .own_labels import OwnFiles, OwnLabels
 from .segmentation_head import SegmentationHead, class_map
 
 
+class MapReader(Protocol):
+    """Reads the label map of an image from a file, in a form that a record can hold."""
+
+    def read(self, path: str, size: Size) -> np.ndarray:
+        """Return the classes of an image of `size` (height, width), or IGNORE_LABEL, uint8.
+
+        Raises:
+            InputError: the map cannot be read; the message names the file at `path`.
+        """
+
+
 def load_map(
-    record: dict, label_key: str = "sem_seg_file_name", lut_key: str = "sem_seg_lut"
+    record: dict,
+    label_key: str = "sem_seg_file_name",
+    lut_key: str = "sem_seg_lut",
+    reader_key: str = "sem_seg_reader",
 ) -> np.ndarray:
     """Read the label map of a record.
 
@@ -36,6 +50,8 @@ def load_map(
         record: record of an image with a label map.
         label_key: key of the map's file.
         lut_key: key of the look-up table, 256 bytes, from ids in the file to classes.
+        reader_key: key of an object that reads the map, see `MapReader`; absent: the file is a PNG
+            with the ids.
 
     Returns:
         (H, W) uint8, classes or IGNORE_LABEL.
@@ -43,16 +59,19 @@ def load_map(
     Raises:
         InputError: the file cannot be read, has another size than the image, or unknown ids.
     """
-    name = record[label_key]
-    ids = read_label_map(name)
-    if ids.shape != (record["height"], record["width"]):
+    name, size = record[label_key], (record["height"], record["width"])
+    reader = record.get(reader_key)
+    pixels = read_label_map(name) if reader is None else reader.read(name, size)
+    if pixels.shape != size:
         raise InputError(
-            f"{name} is {ids.shape}, but its image {record['file_name']} is "
-            f"{(record['height'], record['width'])} (height, width)"
+            f"{name} is {pixels.shape}, but its image {record['file_name']} is {size} "
+            "(height, width)"
         )
-    classes = np.frombuffer(record[lut_key], dtype=np.uint8)[ids]
+    if reader is not None:
+        return pixels
+    classes = np.frombuffer(record[lut_key], dtype=np.uint8)[pixels]
     if (classes == INVALID_LABEL).any():
-        invalid = ids[classes == INVALID_LABEL][0]
+        invalid = pixels[classes == INVALID_LABEL][0]
         raise InputError(f"{name} has the id {invalid}, which is no class")
     return classes
 
@@ -68,6 +87,16 @@ def count_ids(path: str) -> list[list[int]]:
     return [ids.tolist(), pixels[ids].tolist()]
 
 
+def count_classes(item: tuple[MapReader, str, Size]) -> list[int]:
+    """Return the number of pixels of each class, (256,), in a map of this reader, file and size.
+
+    Raises:
+        InputError: the map cannot be read.
+    """
+    reader, path, size = item
+    return np.bincount(reader.read(path, size).ravel(), minlength=256).tolist()
+
+
 @TASK_REGISTRY.register()
 class Segmentation(Task):
     """Segmentation of an image into one class for each pixel."""
@@ -75,6 +104,7 @@ class Segmentation(Task):
     default_name = "segmentation"
     label_field = "sem_seg_file_name"
     lut_field = "sem_seg_lut"  # key of a record's look-up table, see `load_map`
+    reader_field = "sem_seg_reader"  # key of a record's reader of the map, see `load_map`
     partial_field = "sem_seg_partial"  # key of a record with a partial map
     metadata_field = "stuff_classes"
     result_field = "sem_seg"
@@ -98,10 +128,18 @@ class Segmentation(Task):
     def own_config(cls) -> dict[str, Any]:
         """See base class."""
         return {
-            # Names of the classes in label maps; name i is that of pixel value i.
+            # Names of the classes of the maps, in the order of their ids. Empty: those in
+            # MAP_VALUES, or else the categories or labels in the training files.
             "SEM_SEG_CLASSES": [],
-            # Pixel value of ignored pixels in label maps.
+            # What the pixels of PNG maps mean: [value, class name] of each value, or [[r, g, b],
+            # class name] of each color; "" for a name: the pixels are ignored. Empty: value i is
+            # name i of SEM_SEG_CLASSES.
+            "MAP_VALUES": [],
+            # Pixel value of ignored pixels in PNG maps, unless MAP_VALUES names it.
             "IGNORE_LABEL": 255,
+            # Class of the pixels that no polygon, mask or other shape of a label file covers.
+            # Empty: they are not labeled, which makes the map a partial one.
+            "UNPAINTED": "",
             # Name of the map of an image, where {stem} is the image's name without its suffix.
             "MAP_NAMES": "{stem}.png",
         }
@@ -109,20 +147,16 @@ class Segmentation(Task):
     @classmethod
     def own_classes(cls, files: OwnFiles) -> list[str]:
         """See base class."""
-        return list(files.options["SEM_SEG_CLASSES"])
+        return map_classes(files)
 
     @classmethod
     def read_own_labels(
         cls, files: OwnFiles, images: ImageFiles, classes: Sequence[str]
     ) -> OwnLabels:
         """See base class."""
-        lut = make_lut(classes, files)
-        maps, pixels, broken = read_maps(files, images, match_maps(files, images), lut)
-        note_ignored(files, pixels, classes)
-        keys = [cls.key_of(x, files.task) for x in (cls.label_field, cls.lut_field)]
-        labels = {x: dict(zip(keys, (path, lut), strict=True)) for x, path in maps.items()}
-        absent = [name for i, name in enumerate(classes) if not pixels[i]]
-        return OwnLabels(labels=labels, absent=absent, broken=broken)
+        fields = (cls.label_field, cls.lut_field, cls.reader_field, cls.partial_field)
+        keys = MapKeys(*(cls.key_of(field, files.task) for field in fields))
+        return OwnMapReader(files, images, classes, keys).read()
 
     def load_target(self, record: dict) -> Tensor:
         """See base class."""
@@ -130,7 +164,8 @@ class Segmentation(Task):
 
     def load_map(self, record: dict) -> np.ndarray:
         """Read the label map of a record for this task; see the function `load_map`."""
-        return load_map(record, self.label_key, self.key_of(self.lut_field, self.name))
+        fields = (self.label_field, self.lut_field, self.reader_field)
+        return load_map(record, *(self.key_of(field, self.name) for field in fields))
 
     def is_partial(self, record: dict) -> bool:
         """See base class."""
@@ -144,8 +179,19 @@ class Segmentation(Task):
         known = (label != IGNORE_LABEL).to(pseudo.device)
         return pseudo.masked_fill(known, 0.0 if pseudo.is_floating_point() else IGNORE_LABEL)
 
-    def _lut(self, record: dict) -> np.ndarray:
-        return np.frombuffer(record[self.key_of(self.lut_field, self.name)], dtype=np.uint8)
+    def _pixels(self, records: Sequence[dict], scan: Scan) -> Iterator[np.ndarray]:
+        """Yield the number of pixels of each class, (256,), of each map that can be read."""
+        fields = (self.label_field, self.lut_field, self.reader_field)
+        label, lut, reader = (self.key_of(x, self.name) for x in fields)
+        plain, read = ([r for r in records if (reader in r) is x] for x in (False, True))
+        for record, found in zip(plain, scan([r[label] for r in plain], count_ids), strict=True):
+            if found is not None:
+                classes = np.frombuffer(record[lut], dtype=np.uint8)[found[0]]
+                yield np.bincount(classes, weights=found[1], minlength=256).astype(np.int64)
+        items = [(r[reader], r[label], (r["height"], r["width"])) for r in read]
+        for found in scan(items, count_classes) if items else ():
+            if found is not None:
+                yield np.array(found, np.int64)
 
     def warp_target(
         self, target: Tensor, matrix: Tensor, size: Size, erased: Tensor | None = None
@@ -183,14 +229,9 @@ class Segmentation(Task):
         """See base class."""
         pixels = np.zeros(256, dtype=np.int64)
         present = []  # the number of classes in each map
-        for record, ids in zip(
-            records, scan([r[self.label_key] for r in records], count_ids), strict=True
-        ):
-            if ids is not None:
-                classes = self._lut(record)[ids[0]]
-                counts = np.bincount(classes, weights=ids[1], minlength=256).astype(np.int64)
-                pixels += counts
-                present.append(int(np.count_nonzero(counts[: len(self.class_names)])))
+        for counts in self._pixels(records, scan):
+            pixels += counts
+            present.append(int(np.count_nonzero(counts[: len(self.class_names)])))
         figures: dict[str, int | str] = {"maps without a class": present.count(0)}
         if partial := sum(self.is_partial(record) for record in records):
             figures["partial maps"] = partial

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import mmap
 import os
 import re
 import uuid
@@ -32,6 +33,26 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({first_line(error)})") from error
+
+
+def is_path(value: Any) -> bool:
+    """Return whether a value can be the path of a file; strings of JSON may hold anything."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def contains(path: str | os.PathLike, text: bytes) -> bool:
+    """Return whether a file holds a text; raise InputError if it is unreadable."""
+    with reading(path), open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:  # which cannot be mapped
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(text) >= 0
 
 
 @contextmanager

@@ -90,10 +90,31 @@ def read_value_range(path: str) -> list[int]:
 
 
 def read_label_map(path: str) -> np.ndarray:
-    """Return the ids in a semantic map, an 8-bit or palette PNG, as an (H, W) uint8 array."""
-    # Grey images of 1, 2 or 4 bits are refused because Pillow would stretch their ids to 0-255.
-    formats = [(8, 0), (8, 3), (4, 3), (2, 3), (1, 3)]
-    return _read_png(path, formats, "an 8-bit single-channel or palette PNG").astype(np.uint8)
+    """Return the ids in a semantic map as an (H, W) uint8 array; see `read_map_values`."""
+    values = read_map_values(path)
+    if values.max() > 255:
+        expected = "expected ids of a semantic map, from 0 to 255"
+        raise InputError(f"{path}: has the value {values.max()}, {expected}")
+    return values.astype(np.uint8)
+
+
+def read_map_values(path: str, expected: str = "a single-channel or palette PNG") -> np.ndarray:
+    """Return the values of a grey PNG of 1 to 16 bits, or a palette's indices, (H, W) int32.
+
+    Another file is an InputError, which says what was `expected`.
+    """
+    formats = [*((bits, 0) for bits in (1, 2, 4, 8, 16)), *((bits, 3) for bits in (1, 2, 4, 8))]
+    return _read_png(path, formats, expected).astype(np.int32)
+
+
+def read_map_colors(path: str) -> np.ndarray:
+    """Return the colors r + 256 g + 65536 b of a PNG of up to 8 bits, (H, W) int32.
+
+    Grey values are colors of three equal parts, and transparency is dropped.
+    """
+    formats = [(8, 2), (8, 6), (8, 4), *((bits, x) for bits in (1, 2, 4, 8) for x in (0, 3))]
+    pixels = _read_png(path, formats, "a PNG of up to 8 bits", mode="RGBA")
+    return pixels.view("<i4")[..., 0] & 0xFFFFFF
 
 
 def read_instance_map(path: str) -> np.ndarray:
@@ -199,8 +220,13 @@ def _turned_size(image: Image.Image) -> list[int]:
     return [width, height] if _orientation(image) in (5, 6, 7, 8) else [height, width]
 
 
-def _read_png(path: str, formats: list[tuple[int, int]], expected: str) -> np.ndarray:
-    """Read a PNG in one of `formats`, pairs of (bits, color type) that `expected` describes."""
+def _read_png(
+    path: str, formats: Sequence[tuple[int, int]], expected: str, mode: str = ""
+) -> np.ndarray:
+    """Read a PNG in one of `formats`, pairs of (bits, color type) that `expected` describes.
+
+    Its pixels are in Pillow's `mode`; "": as the file stores them.
+    """
     with _open_image(path, decode=True) as image:
         if image.format != "PNG":
             raise InputError(f"{path}: expected {expected}, found another kind of file")
@@ -208,4 +234,7 @@ def _read_png(path: str, formats: list[tuple[int, int]], expected: str) -> np.nd
         if (depth, color) not in formats:
             kind = PNG_COLOR_TYPES.get(color, color)
             raise InputError(f"{path}: expected {expected}, found a PNG of {depth} bits, {kind}")
-        return np.array(image)
+        if mode:
+            return np.array(image.convert(mode))
+        # Pillow stretches grey of 2 and 4 bits to 0-255.
+        return np.array(image) // ({2: 85, 4: 17}.get(depth, 1) if color == 0 else 1)

@@ -278,7 +278,8 @@ def test_yaml_is_a_config_or_a_study(tmp_path, page):
 
 
 def test_the_check_of_the_data_runs(street_root, tmp_path, capsys):
-    (command,) = [c for name, c in COMMANDS.items() if name.startswith("docs/data.md: python proj")]
+    start = "docs/data.md: python projects/check_data.py --config-file"
+    (command,) = [c for name, c in COMMANDS.items() if name.startswith(start)]
     opts = {**SMALL, "DATASETS.ROOT": street_root, "DATASETS.CACHE_DIR": tmp_path / "cache"}
     opts |= {"OUTPUT_DIR": tmp_path, "TASKS.DETECTION.LABELS": 4, "TASKS.SEGMENTATION.LABELS": 4}
     module = load_script("check_data")

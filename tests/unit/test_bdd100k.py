@@ -392,7 +392,7 @@ def test_a_map_of_another_size_names_both_files(root):
 def test_a_colour_map_is_refused(root):
     path = root / "labels/sem_seg/masks/train/c.png"
     save(path, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    assert message_of(root).startswith(f"{path}: expected an 8-bit single-channel")
+    assert message_of(root).startswith(f"{path}: expected a single-channel or palette PNG")
 
 
 # One of the two parts alone

@@ -11,6 +11,7 @@ from PIL import Image
 from mtfixmatch.data.datasets import get_records, reader_notes, register_datasets
 from mtfixmatch.data.loader import train_records
 from mtfixmatch.tasks import build_tasks
+from mtfixmatch.utils.errors import InputError
 from tests.unit.test_datasets import make_cfg
 
 HEIGHT, WIDTH = 40, 60
@@ -77,3 +78,41 @@ def test_training_with_part_of_the_labels(cfg):
     cfg.TASKS.DETECTION.LABELS = 3
     records = train_records(cfg, build_tasks(cfg))
     assert sum("annotations" in record for record in records) == 3 and len(records) == 4
+
+
+def test_missing_images_are_named_by_the_dataset(tmp_path):
+    cfg = make_cfg(tmp_path)
+    register_datasets(cfg)
+    folder = tmp_path / "coco/train2017"
+    with pytest.raises(InputError, match=f"coco_2017.TRAIN.IMAGES: there is no folder '{folder}'"):
+        get_records(["coco_2017_train"])
+
+
+def test_maps_are_those_of_the_panoptic_annotations(cfg, tmp_path):
+    """Of the first image: a person (id 1) of 1 x 2 pixels, void, and sky (id 187)."""
+    ids = np.full((HEIGHT, WIDTH), 7, np.uint32)
+    ids[0, :2], ids[1] = 70_000, 0
+    colors = np.stack([ids % 256, ids // 256 % 256, ids // 65_536], axis=-1).astype(np.uint8)
+    name = f"{0:012d}"
+    for split in ("train", "val"):
+        folder = tmp_path / f"coco/annotations/panoptic_{split}2017"
+        folder.mkdir()
+        Image.fromarray(colors).save(folder / f"{name}.png")
+        segments = [{"id": 70_000, "category_id": 1}, {"id": 7, "category_id": 187}]
+        content = {
+            "images": [{"id": 0, "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH}],
+            "annotations": [{"image_id": 0, "file_name": f"{name}.png", "segments_info": segments}],
+            "categories": [
+                {key: x[key] for key in ("id", "name", "isthing")} for x in COCO_CATEGORIES
+            ],
+        }
+        folder.with_suffix(".json").write_text(json.dumps(content))
+    cfg.MODEL.TASKS = ["detection", "segmentation"]
+    register_datasets(cfg)
+    record, *others = get_records(["coco_2017_train"])
+    names = MetadataCatalog.get("coco_2017_train").stuff_classes
+    classes = build_tasks(cfg)[1].load_map(record)
+    assert len(names) == 133 and names[classes[0, 0]] == "person"
+    assert names[classes[0, 2]] == names[classes[2, 0]] == "sky-other-merged"
+    assert set(np.unique(classes[1])) == {255}
+    assert not any("sem_seg_file_name" in other for other in others)

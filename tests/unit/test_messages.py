@@ -100,20 +100,10 @@ CASES = {
         "boxes that an image has twice, taken once: 1 ({root}/boxes.json: annotation 9 "
         "in {root}/images/a.jpg)",
     ),
-    "iscrowd 2": (
-        lambda d: add(d, iscrowd=2),
-        "annotations without a usable box, left out: 1 ({root}/boxes.json: annotation 9 "
-        "has iscrowd 2, expected 0 or 1)",
-    ),
     "unknown image": (
         lambda d: add(d, image_id=99),
         "annotations of an image or a category that is not listed, left out: 1 "
         "({root}/boxes.json: annotation 9 has image_id 99)",
-    ),
-    "unknown category": (
-        lambda d: add(d, category_id=99),
-        "annotations of an image or a category that is not listed, left out: 1 "
-        "({root}/boxes.json: annotation 9 has category_id 99)",
     ),
     "annotation that is a number": (
         lambda d: d.content["annotations"].append(7),
@@ -141,20 +131,22 @@ CASES = {
     ),
     "missing image": (
         lambda d: change(d, "images", 1, file_name="z.jpg"),
-        "images that have boxes but are not there, left out: 1 ({root}/boxes.json: image "
-        "'z.jpg' is not in {root}/images (the nearest is 'd.jpg'))",
+        "images that a label file lists but are not there, left out: 1 "
+        "({root}/boxes.json: image 'z.jpg' is not in {root}/images (the nearest is "
+        "'d.jpg'))",
     ),
     "image of another suffix": (
         lambda d: change(d, "images", 1, file_name="c.png"),
-        "images that have boxes but are not there, left out: 1 ({root}/boxes.json: image "
-        "'c.png' is not in {root}/images (the nearest is 'c.jpg'))",
+        "images that a label file lists but are not there, left out: 1 "
+        "({root}/boxes.json: image 'c.png' is not in {root}/images (the nearest is "
+        "'c.jpg'))",
     ),
     "all images missing": (
         lambda d: [change(d, "images", i, file_name=f"z{i}.jpg") for i in (0, 1)] and None,
-        "{root}/boxes.json: 2 of 2 images that have boxes but are not there, left out, "
-        "more than DATASETS.MAX_FAULTS 0.5 allows, such as: {root}/boxes.json: image "
-        "'z0.jpg' is not in {root}/images (the nearest is 'd.jpg'); {root}/boxes.json: "
-        "image 'z1.jpg' is not in {root}/images",
+        "{root}/boxes.json: 2 of 2 images that a label file lists but are not there, "
+        "left out, more than DATASETS.MAX_FAULTS 0.5 allows, such as: {root}/boxes.json: "
+        "image 'z0.jpg' is not in {root}/images (the nearest is 'd.jpg'); "
+        "{root}/boxes.json: image 'z1.jpg' is not in {root}/images",
     ),
     "another size": (
         lambda d: change(d, "images", 0, width=31),
@@ -262,8 +254,8 @@ CASES = {
     "unknown format": (
         lambda d: write(d, "boxes.csv", "a,b") or files(BOXES="boxes.csv")(d),
         "DATASETS.COCO_STYLE.TRAIN.BOXES: {root}/boxes.csv has no known format: expected "
-        "a COCO instances JSON, the data.yaml of YOLO, or a folder of YOLO's .txt, "
-        "Pascal VOC's .xml or labelme's .json",
+        "a COCO JSON, the data.yaml of YOLO, or a folder of YOLO's .txt, Pascal VOC's "
+        ".xml or labelme's .json",
     ),
     # Maps
     "map of another size": (
@@ -275,15 +267,16 @@ CASES = {
         lambda d: save(d.maps / "c.png", np.full((HEIGHT, WIDTH), 7, np.uint8)),
         "maps with values that are no class, left out: 1 ({root}/maps/c.png: id 7 is "
         "neither a class of DATASETS.COCO_STYLE.SEM_SEG_CLASSES nor its IGNORE_LABEL "
-        "(image: {root}/images/c.jpg))",
+        "(600 pixels) (image: {root}/images/c.jpg))",
     ),
     "all maps with an unknown value": (
         lambda d: paint(d, 0, 1, 2),
-        "DATASETS.COCO_STYLE.TRAIN.MAPS: 2 of 2 maps with values that are no class, left "
-        "out, more than DATASETS.MAX_FAULTS 0.5 allows, such as: {root}/maps/a.png: id 2 "
-        "is neither a class of DATASETS.COCO_STYLE.SEM_SEG_CLASSES nor its IGNORE_LABEL "
-        "(image: {root}/images/a.jpg); {root}/maps/c.png: id 2 is neither a class of "
-        "DATASETS.COCO_STYLE.SEM_SEG_CLASSES nor its IGNORE_LABEL (image: "
+        "DATASETS.COCO_STYLE.TRAIN.MAPS: {root}/maps: 2 of 2 maps with values that are "
+        "no class, left out, more than DATASETS.MAX_FAULTS 0.5 allows, such as: "
+        "{root}/maps/a.png: id 2 is neither a class of "
+        "DATASETS.COCO_STYLE.SEM_SEG_CLASSES nor its IGNORE_LABEL (200 pixels) (image: "
+        "{root}/images/a.jpg); {root}/maps/c.png: id 2 is neither a class of "
+        "DATASETS.COCO_STYLE.SEM_SEG_CLASSES nor its IGNORE_LABEL (200 pixels) (image: "
         "{root}/images/c.jpg)",
     ),
     "map of no image": (
@@ -301,12 +294,12 @@ CASES = {
         lambda d: paint(d, 0, 255),
         "DATASETS.COCO_STYLE.TRAIN.MAPS: the maps hold 0 and 255 alone. 255 is "
         "DATASETS.COCO_STYLE.IGNORE_LABEL, so 'sky' never occurs; if it is 'sky', set "
-        "DATASETS.COCO_STYLE.MAP_VALUES to [[0, road], [255, sky]]",
+        "DATASETS.COCO_STYLE.MAP_VALUES to [[0, 'road'], [255, 'sky']]",
     ),
     "mostly ignored": (
         lambda d: paint(d, 0, 1, 255, 255, 255, 255),
-        "DATASETS.COCO_STYLE.TRAIN.MAPS: 67 % of the pixels of the maps have the value "
-        "255, which is DATASETS.COCO_STYLE.IGNORE_LABEL",
+        "DATASETS.COCO_STYLE.TRAIN.MAPS: 67 % of the pixels of the maps in {root}/maps "
+        "have the value 255, which is DATASETS.COCO_STYLE.IGNORE_LABEL",
     ),
     "two maps of one image": (
         lambda d: save(d.maps / "a.PNG", np.zeros((HEIGHT, WIDTH), np.uint8)),

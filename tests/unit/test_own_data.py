@@ -306,7 +306,7 @@ def test_mostly_missing_images_are_an_error(data):
     for image in data.content["images"]:
         image["file_name"] = f"gone_{image['id']}.jpg"
     message = data.message()
-    assert f"{data.boxes}: 2 of 2 images that have boxes but are not there" in message
+    assert f"{data.boxes}: 2 of 2 images that a label file lists but are not there" in message
     assert "more than DATASETS.MAX_FAULTS 0.5 allows, such as: " in message
 
 
@@ -511,7 +511,7 @@ def test_masks_of_0_and_255_lose_their_class(data):
         save(data.maps / f"{name}.png", np.array([[0, 0, 255]] * HEIGHT, np.uint8).repeat(10, 1))
     data.load()
     note = data.note("the maps hold 0 and 255 alone")
-    assert "'sky' never occurs" in note and "MAP_VALUES to [[0, road], [255, sky]]" in note
+    assert "'sky' never occurs" in note and "MAP_VALUES to [[0, 'road'], [255, 'sky']]" in note
 
 
 def test_mostly_ignored_pixels_are_said(data):
@@ -519,7 +519,10 @@ def test_mostly_ignored_pixels_are_said(data):
     for name in ("a", "c"):
         save(data.maps / f"{name}.png", np.array([row] * HEIGHT, np.uint8).repeat(5, 1))
     data.load()
-    assert f"{KEY}.MAPS: 67 % of the pixels of the maps have the value 255" in data.note("67 %")
+    assert (
+        f"{KEY}.MAPS: 67 % of the pixels of the maps in {data.maps} have the value 255"
+        in data.note("67 %")
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -260,10 +261,23 @@ def test_a_map_of_another_size_names_both_files(tmp_path, task):
     assert "(1, 2)" in message and "(3, 2)" in message
 
 
-def test_a_map_that_is_not_8_bit_is_refused(tmp_path, task):
+def test_a_map_of_16_bits_needs_ids_of_8(tmp_path, task):
     record = make_record(tmp_path, [[10, 20]])
-    Image.fromarray(np.zeros((1, 2), np.uint16)).save(record["sem_seg_file_name"])
-    with pytest.raises(InputError, match=r"map\.png: expected an 8-bit"):
+    Image.fromarray(np.array([[20, 30]], np.uint16)).save(record["sem_seg_file_name"])
+    assert task.load_map(record).tolist() == [[1, 2]]
+    Image.fromarray(np.array([[20, 300]], np.uint16)).save(record["sem_seg_file_name"])
+    with pytest.raises(InputError, match=r"map\.png: has the value 300, expected .* 0 to 255"):
+        task.load_map(record)
+
+
+def test_the_reader_of_a_record_reads_its_map(tmp_path, task):
+    record = make_record(tmp_path, [[10, 20]])
+    del record["sem_seg_lut"]
+    record |= {"sem_seg_file_name": "maps.txt", "sem_seg_reader": SimpleNamespace()}
+    record["sem_seg_reader"].read = lambda path, size: np.full(size, len(path), np.uint8)
+    assert task.load_map(record).tolist() == [[8, 8]]
+    record["sem_seg_reader"].read = lambda path, size: np.zeros((7, 2), np.uint8)
+    with pytest.raises(InputError, match=r"maps\.txt is \(7, 2\), but its image .*\(1, 2\)"):
         task.load_map(record)
 
 

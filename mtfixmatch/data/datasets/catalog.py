@@ -4,6 +4,7 @@ Datasets that your own code registers work here, too: give DatasetCatalog a func
 records (see `mtfixmatch.data.records`), and MetadataCatalog the classes of the tasks.
 """
 
+import atexit
 import gc
 import itertools
 import logging
@@ -116,12 +117,17 @@ def _load_dataset(name: str) -> list[Record]:
 
 @contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
-    """Do not collect garbage, which would take longer than making a million boxes."""
+    """Do not collect garbage, which would take longer than making a million boxes.
+
+    Until the process ends, what is there then is not looked through again, which takes as long.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)
         if collecting:
             gc.enable()
 

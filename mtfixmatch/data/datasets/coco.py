@@ -32,7 +32,7 @@ def coco_data(root: str, kinds: Mapping[str, type[Task]]) -> OwnData:
         if not os.path.exists(places["MAPS"]):
             places["MAPS"] = ""
         node[split].update(places)
-    return OwnData(node, kinds, coco_classes())
+    return OwnData(node, kinds, coco_classes(), place="coco_2017")
 
 
 def coco_classes() -> dict[str, Sequence[str]]:

@@ -42,6 +42,7 @@ class OwnData:
     kinds: Mapping[str, type[Task]]
     classes: Mapping[str, Sequence[str]]
     range_16bit: tuple[int, int] = RANGE_16BIT
+    place: str = OWN_DATA
 
     def load(self, split: str, scan: FileScanner) -> list[Record]:
         """Return the records of a split, TRAIN or VAL, sorted by image id.
@@ -63,7 +64,7 @@ class OwnData:
             for name, own in labels.items():
                 scan.notes.add(NEVER, [f"{x!r} ({name})" for x in own.absent])
         records = [self._record(image_id, images, labels) for image_id in sorted(kept)]
-        _log_labels(split, records, labels)
+        _log_labels(f"{self.place}.{split}", records, labels)
         return records
 
     def class_names(self, name: str, scan: FileScanner) -> list[str]:
@@ -81,7 +82,7 @@ class OwnData:
         return list(self.classes.get(name, ())) or self.kinds[name].own_classes(files)
 
     def _images(self, split: str, scan: FileScanner) -> ImageFiles:
-        key = f"{OWN_DATA}.{split}.IMAGES"
+        key = f"{self.place}.{split}.IMAGES"
         sources = image_sources(paths_of(self.node[split].IMAGES), key)
         if not sources:
             raise InputError(f"{key} is empty: name the folders of the images")
@@ -111,7 +112,7 @@ class OwnData:
         return OwnFiles(
             task=name,
             paths=paths_of(self.node[split].get(key)) if kind.own_key else [],
-            key=f"{OWN_DATA}.{split}.{key}",
+            key=f"{self.place}.{split}.{key}",
             options=options,
             is_training=split == TRAIN,
             scan=scan,
@@ -125,9 +126,13 @@ class OwnData:
             InputError: they are shared, and nothing lists those of validation.
         """
         other = VAL if split == TRAIN else TRAIN
-        sources = paths_of(self.node[other].IMAGES)
-        quiet = scan.without_notes()
-        others = find_images(sources, other, quiet.notes)[0] if sources else {}
+        sources, quiet = paths_of(self.node[other].IMAGES), scan.without_notes()
+        try:
+            others = find_images(sources, other, quiet.notes)[0] if sources else {}
+        except InputError:  # the other split says so when it is read
+            others = {}
+        if _folders(images.paths).isdisjoint(_folders(others)):
+            return set(images.paths)
         files = _real(images.paths)
         if files.keys().isdisjoint(_real(others)):
             return set(images.paths)
@@ -155,7 +160,7 @@ class OwnData:
         listed = listed or {image_id for labels in apart for image_id in labels}
         if not listed:
             raise InputError(
-                f"{OWN_DATA}: TRAIN and VAL have the same images, and no label file of VAL lists "
+                f"{self.place}: TRAIN and VAL have the same images, and no label file of VAL lists "
                 "those of validation: name a text file with their paths as VAL.IMAGES"
             )
         return _real({image_id: images.paths[image_id] for image_id in listed})
@@ -172,6 +177,11 @@ def paths_of(value: Any) -> list[str]:
     return [value] if isinstance(value, str) and value else list(value or ())
 
 
+def _folders(paths: Mapping[str, str]) -> set[str]:
+    """Return the real paths of the folders of files."""
+    return {os.path.realpath(folder) for folder in {os.path.dirname(x) for x in paths.values()}}
+
+
 def _real(paths: Mapping[str, str]) -> dict[str, str]:
     """Return file with the real path of its folder, so that links are seen, -> image id."""
     folder = cache(os.path.realpath)
@@ -180,10 +190,10 @@ def _real(paths: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _log_labels(split: str, records: Sequence[Record], labels: Mapping[str, OwnLabels]) -> None:
+def _log_labels(name: str, records: Sequence[Record], labels: Mapping[str, OwnLabels]) -> None:
     """Log how many images have labels of each task, and of none."""
     counts = [f"{len(own.labels)} for {name}" for name, own in labels.items()]
     keys = {key for own in labels.values() for x in own.labels.values() for key in x}
     none = sum(not keys & record.keys() for record in records)
     shown = ", ".join([*counts, f"{none} for no task"])
-    logger.info("%s.%s: of %d images are labeled: %s", OWN_DATA, split, len(records), shown)
+    logger.info("%s: of %d images are labeled: %s", name, len(records), shown)

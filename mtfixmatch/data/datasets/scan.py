@@ -86,6 +86,8 @@ def scan_files(
     errors = {path: error for path, (_, error) in stamped.items() if error}
     current = {path: cache[path] for path in stamps if cache.get(path, [])[:2] == stamps[path]}
     todo = [path for path in stamps if path not in current]
+    if len(todo) >= MIN_FILES_FOR_PROCESSES:
+        logger.info("Scanning %d files, from %s on", len(todo), todo[0])
     results = _run(partial(_guard, function), todo, workers)
     for path, (result, error) in zip(todo, results, strict=True):
         if error:
@@ -101,10 +103,19 @@ def scan_files(
     return [current[path][2] if path in current else None for path in paths]
 
 
-def _guard(function: Callable[[str], Any], path: str) -> list:
+def run_each(items: Sequence[Any], function: Callable[[Any], Any], workers: int) -> list[list]:
+    """Return [result, ""] or [None, message of an InputError] of a function for each item.
+
+    Items and function are picklable; the results are not cached.
+    """
+    logger.info("Reading %d labels", len(items))
+    return list(_run(partial(_guard, function), items, workers))
+
+
+def _guard(function: Callable[[Any], Any], item: Any) -> list:
     """Return [result, ""] or [None, message], so that one bad file stops no other."""
     try:
-        return [function(path), ""]
+        return [function(item), ""]
     except InputError as error:
         return [None, str(error)]
 
@@ -128,18 +139,16 @@ def _stamp(path: str) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _run(function: Callable[[str], list], paths: list[str], workers: int) -> Iterator[list]:
-    if len(paths) >= MIN_FILES_FOR_PROCESSES:
-        logger.info("Scanning %d files, from %s on", len(paths), paths[0])
+def _run(function: Callable[[Any], list], items: Sequence[Any], workers: int) -> Iterator[list]:
     # On a terminal, a progress bar appears after two seconds.
-    progress = {"total": len(paths), "delay": 2, "disable": None, "desc": "scanning"}
-    if workers <= 1 or len(paths) < MIN_FILES_FOR_PROCESSES:
-        yield from tqdm(map(function, paths), **progress)
+    progress = {"total": len(items), "delay": 2, "disable": None, "desc": "scanning"}
+    if workers <= 1 or len(items) < MIN_FILES_FOR_PROCESSES:
+        yield from tqdm(map(function, items), **progress)
         return
-    chunk = max(1, min(64, len(paths) // (4 * workers)))
+    chunk = max(1, min(64, len(items) // (4 * workers)))
     # OpenCV's threads do not survive a fork, and the pool already uses all cores.
     with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        yield from tqdm(pool.map(function, paths, chunksize=chunk), **progress)
+        yield from tqdm(pool.map(function, items, chunksize=chunk), **progress)
 
 
 def _load_cache(cache_file: str | None, name: str) -> dict[str, list]:

@@ -277,14 +277,18 @@ def map_colors(source: Source, rng: Generator) -> Mutant:
 
 
 def map_few_bits(source: Source, rng: Generator) -> Mutant:
-    return Mutant(encoded(Image.fromarray(source.ids > 0), "PNG"), ERROR)
+    """One bit, which is a map of two ids."""
+    outcome = SANE if source.kind == "map" else ERROR
+    return Mutant(encoded(Image.fromarray(source.ids > 0), "PNG"), outcome)
 
 
 def map_other_depth(source: Source, rng: Generator) -> Mutant:
     """A semantic map of 16 bits, or an instance map of 8, which drops the high bits."""
     ids = source.ids
     if source.kind == "map":
-        return Mutant(encoded(ids.astype(np.uint16), "PNG"), ERROR)
+        ids, is_wide = ids.astype(np.uint16), bool(rng.integers(2))
+        ids[0, 0] += 256 * is_wide
+        return Mutant(encoded(ids, "PNG"), ERROR if is_wide else SAME)
     return Mutant(encoded((ids % 256).astype(np.uint8), "PNG"), SANE)
 
 

@@ -1,0 +1,135 @@
+"""What a folder of PNG maps holds: how they are named, and what their values may mean."""
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ..data.datasets.scan import FileScanner
+from ..formats.image_files import ImageFiles, find_files, without_suffix
+from ..formats.value_maps import scan_colors, scan_values
+from ..utils.errors import InputError
+from ..utils.labels import IGNORE_LABEL
+from ..utils.notes import Notes
+
+MAP_SUFFIX = ".png"
+STEM = "{stem}"
+MAX_NAMED = 200  # maps whose names are compared with those of the images
+MAX_VALUES = 255  # different values of maps of classes
+VALUES, COLORS = "values", "colors"
+
+
+@dataclass
+class Maps:
+    """Maps of images.
+
+    Attributes:
+        kind: format, for the table of what was seen.
+        pattern: DATASETS.COCO_STYLE.MAP_NAMES.
+        labeled: ids of the images that have one.
+        classes: invented names of the classes.
+        values: DATASETS.COCO_STYLE.MAP_VALUES; empty: value i is class i.
+        remarks: sentences on what the user should know or decide.
+    """
+
+    kind: str
+    pattern: str
+    labeled: list[str]
+    classes: list[str] = field(default_factory=list)
+    values: list[list] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def guess_maps(path: str, images: ImageFiles, scan: FileScanner, key: str) -> Maps:
+    """Return what the maps in a folder or a glob hold.
+
+    Raises:
+        InputError: they are named like no image, are no maps of classes, or cannot be read.
+    """
+    taken = set(images.paths.values())
+    (files,) = find_files([path], (MAP_SUFFIX,), key, Notes())
+    files = [x for x in files if x.path not in taken]
+    names = [without_suffix(x.name) for x in files]
+    pattern = guess_names(names, [without_suffix(x) for x in images.names.values()])
+    stems = {stem: x.path for x in files if (stem := _stem(x.name, pattern))}
+    matched, lines = images.match(list(stems), by_stem=True)
+    if not matched:
+        shown = f": {lines[0]}" if lines else ""
+        raise InputError(f"{path}: no map is named like an image{shown}")
+    kept = [stems[x] for x in matched]
+    found = scan(kept, map_values, name="guess_map_values", source=path, strict=True)
+    kinds = {kind for kind, _ in found.values()}
+    if len(kinds) > 1:
+        raise InputError(f"{path}: the maps have {' and '.join(sorted(kinds))}, expected one kind")
+    maps = Maps(f"PNG, {kinds.pop()}", pattern, list(matched.values()))
+    _set_classes(maps, path, {x for _, values in found.values() for x in values})
+    return maps
+
+
+def guess_names(maps: Sequence[str], images: Iterable[str]) -> str:
+    """Return MAP_NAMES: the most common difference between names of maps and of images.
+
+    Both lack their suffix. With equal names, or none that agree, it is {stem}.png.
+    """
+    stems = sorted({posixpath.basename(x) for x in images}, key=len, reverse=True)
+    known = set(stems)
+    step = max(1, len(maps) // MAX_NAMED)
+    counts: Counter = Counter()
+    for name in map(posixpath.basename, maps[::step]):
+        stem = name if name in known else next((x for x in stems if x in name), "")
+        if stem:
+            counts[name.replace(stem, STEM, 1)] += 1
+    return (counts.most_common(1)[0][0] if counts else STEM) + MAP_SUFFIX
+
+
+def _stem(name: str, pattern: str) -> str:
+    """Return the path of a map without what a pattern adds to it; "": it has another name."""
+    folder, base = posixpath.split(name)
+    before, after = pattern.split(STEM)
+    inside = base[len(before) : len(base) - len(after)]
+    fits = base == f"{before}{inside}{after}" and inside
+    return posixpath.join(folder, inside) if fits else ""
+
+
+def map_values(path: str) -> list:
+    """Return [kind, values] of a PNG; values of colors are r + 256 g + 65536 b.
+
+    More than MAX_VALUES are cut, which is enough to see that they are no classes.
+
+    Raises:
+        InputError: it cannot be read, or is no map.
+    """
+    try:
+        *_, values, _, _ = scan_values(path)
+        kind = VALUES
+    except InputError:  # it has colors, or is broken, which the next reader says, too
+        *_, values, _, _ = scan_colors(path)
+        kind = COLORS
+    return [kind, values[: MAX_VALUES + 1]]
+
+
+def _set_classes(maps: Maps, path: str, values: set[int]) -> None:
+    """Invent the classes of maps with these values."""
+    if len(values) > MAX_VALUES:
+        raise InputError(f"{path}: the maps have more than {MAX_VALUES} values or colors")
+    has_colors = maps.kind.endswith(COLORS)
+    classes = sorted(values - (set() if has_colors else {IGNORE_LABEL}))
+    shown = ", ".join(map(str, sorted(values)[:10])) + (", ..." if len(values) > 10 else "")
+    is_binary = values == {0, IGNORE_LABEL}
+    if has_colors or is_binary or classes[-1:] > [2 * len(classes) + 1] or not classes:
+        listed = sorted(values) if is_binary or has_colors or not classes else classes
+        maps.values = [[_value(x, has_colors), f"class_{i}"] for i, x in enumerate(listed)]
+        maps.classes = [name for _, name in maps.values]
+    else:
+        maps.classes = [f"class_{i}" for i in range(classes[-1] + 1)]
+    if has_colors:
+        maps.remarks.append(f"{path}: each of {len(values)} colors is taken as a class")
+    elif is_binary:
+        maps.remarks.append(f"{path}: the maps have the values 0 and 255 alone: taken as 2 classes")
+    else:
+        ignored = ", of which 255 counts as ignored" if IGNORE_LABEL in values else ""
+        maps.remarks.append(f"{path}: the maps have the values {shown}{ignored}")
+
+
+def _value(value: int, has_colors: bool) -> int | list[int]:
+    return [value & 255, value >> 8 & 255, value >> 16] if has_colors else value
