@@ -4,7 +4,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tabulate import tabulate
@@ -17,6 +17,7 @@ from ..utils.errors import InputError
 from ..utils.files import write_atomically
 from ..utils.images import RANGE_16BIT, read_image_header, read_value_range
 from ..utils.notes import Notes
+from .agree import agreeing_labels, unknown_classes
 from .label_guess import BOXES, EXPECTED, MAPS, Labels, best_labels, recognize
 from .layouts import (
     TRAIN,
@@ -87,10 +88,15 @@ class Guess:
 
     def train_images(self) -> set[str]:
         """Return the ids of the training images, without those that validation lists."""
-        images = set(self.train.images.paths)
-        if self.val and self.shares_images:
-            images -= self.val.labeled(BOXES) | self.val.labeled(MAPS)
-        return images
+        return self.split_images(self.train)
+
+    def split_images(self, split: SplitGuess) -> set[str]:
+        """Return the ids of the images of a split; of shared ones, validation has the labeled."""
+        images = set(split.images.paths)
+        if not self.val or not self.shares_images:
+            return images
+        held_out = self.val.labeled(BOXES) | self.val.labeled(MAPS)
+        return held_out if split is self.val else images - held_out
 
     def ignore(self, path: str, why: str) -> None:
         """Remember why a path is not used."""
@@ -121,6 +127,8 @@ def guess_data(
     Raises:
         InputError: files do not exist, or no labels were recognized.
     """
+    _check_exist("--images", images)
+    _check_exist("--val-images", val_images)
     scan = FileScanner(expand(cache_dir or "~/.cache/mtfixmatch"), notes=Notes())
     layout = _find_layout(images, output)
     train = _read_images(layout.train, TRAIN, scan)
@@ -134,7 +142,22 @@ def guess_data(
         raise InputError(_nothing(guess, labels or dict.fromkeys([*layout.train, *tops])))
     guess.val = _validation(finder, layout, labels, val_images, val_labels)
     guess.range_16bit = _range_16bit(train)
+    for split in filter(None, (train, guess.val)):
+        guess.remarks += [line for x in split.labels for line in (*x.remarks, *_beside_what(x))]
     return guess
+
+
+def _check_exist(option: str, paths: Sequence[str]) -> None:
+    for path in paths:
+        if not os.path.exists(expand(path)) and not glob.glob(expand(path), recursive=True):
+            raise InputError(f"{option}: there is no file or folder {path!r}")
+
+
+def _beside_what(labels: Labels) -> list[str]:
+    """Return a remark on labels that may be those of other images."""
+    text = "lies beside the images and has their names; if it is for others, name yours with"
+    text += " --labels or --val-labels"
+    return [f"{labels.path}: {text}"] if labels.is_beside else []
 
 
 def _find_layout(images: Sequence[str], output: str) -> Layout:
@@ -200,7 +223,6 @@ class _Finder:
                 found += recognize(self.boxes, split.images, self.scan, f"{name.upper()}.BOXES")
         for key in (BOXES, MAPS):
             split.labels += best_labels([x for x in found if x.key == key], self.guess.ignore)
-        self.guess.remarks += [line for x in split.labels for line in x.remarks]
 
     def _look_around(self, split: SplitGuess, name: str, more: Sequence[str]) -> list[Labels]:
         """Return the labels at the usual places, those beside `tops` if there are no others."""
@@ -211,7 +233,9 @@ class _Finder:
         if name == VAL and self.guess.shares_images:
             # Only labels that are named so are those of validation.
             inside, beside = [x for x in inside if split_of(x) == VAL], []
-        return self._search(inside, split, name) or self._search(beside, split, name)
+        if not (found := self._search(inside, split, name)):
+            found = [replace(x, is_beside=True) for x in self._search(beside, split, name)]
+        return found
 
     def _read_given(self, path: str, split: SplitGuess, name: str) -> list[Labels]:
         """Return the labels in a path that the user named."""
@@ -265,22 +289,16 @@ def _validation(
     split.labels = [x for x in split.labels if any(x.key == y.key for y in train)]
     if not sources:
         split.labels = [x for x in split.labels if all(x.path != y.path for y in train)]
+    split.labels = agreeing_labels(train, split.labels, guess.ignore)
     if not split.labels:
         if sources:
             what = "images of validation, but no labels of them for what is trained were found"
             guess.ignore(", ".join(sources), what)
         return None
-    _note_classes(guess, split)
-    return split
-
-
-def _note_classes(guess: Guess, val: SplitGuess) -> None:
-    """Note classes of boxes that validation alone has."""
-    known = {x for y in guess.train.of(BOXES) for x in y.classes}
-    others = {x for y in val.of(BOXES) for x in y.classes} - known
-    if others:
+    if others := unknown_classes(train, split.labels):
         text = "classes of validation that the training lacks are left out"
-        guess.remarks.append(f"{text}: {', '.join(sorted(others))}")
+        guess.remarks.append(f"{text}: {', '.join(others)}")
+    return split
 
 
 def _beside(labels: Sequence[str]) -> list[str]:
@@ -318,7 +336,7 @@ def seen_table(guess: Guess) -> str:
         sizes = Counter((w, h) for h, w in split.images.sizes.values())
         ((width, height), _), *others = sizes.most_common(2)
         size = f"{width} x {height}" + (" and others" if others else "")
-        count = len(guess.train_images() if split is guess.train else split.images.paths)
+        count = len(guess.split_images(split))
         rows += [[name, x, "images", count, "", size] for x in split.sources[:1]]
         rows += [[name, x, "images", "", "", ""] for x in split.sources[1:]]
         for x in split.labels:

@@ -16,7 +16,7 @@ from ..formats.maps import map_format
 from ..formats.sources import LabelSource
 from ..utils.errors import InputError
 from ..utils.files import contains, reading
-from .map_guess import MAP_SUFFIX, guess_maps
+from .map_guess import COLORS, MAP_SUFFIX, guess_classes, guess_maps
 
 BOXES, MAPS = "BOXES", "MAPS"  # keys of a split in DATASETS.COCO_STYLE
 EXPECTED = (
@@ -28,8 +28,8 @@ INVENTED = [f"class_{i}" for i in range(1000)]
 # Polygons or masks in a COCO JSON or a file of labelme, in its first megabytes.
 POLYGONS = re.compile(rb'"segmentation"\s*:\s*(\[\s*\[|\{)|"shape_type"\s*:\s*"polygon"')
 MAX_HEAD = 1 << 24  # bytes
-PANOPTIC = "COCO panoptic"
-FORMATS = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "labelme"}
+PANOPTIC, YOLO = "COCO panoptic", "YOLO"
+FORMATS = {".txt": YOLO, ".xml": "Pascal VOC", ".json": "labelme"}
 
 
 @dataclass
@@ -45,6 +45,8 @@ class Labels:
         empty: number of the labeled images without an object.
         options: keys of DATASETS.COCO_STYLE that it needs, and their values.
         remarks: sentences on what the user should know or decide.
+        values: values or colors of PNG maps, for which classes are invented.
+        is_beside: whether it is outside of the dataset, beside the images.
     """
 
     path: str
@@ -55,6 +57,13 @@ class Labels:
     empty: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    values: set[int] = field(default_factory=set)
+    is_beside: bool = False
+
+
+def invented(count: int) -> list[str]:
+    """Return names of classes that have none."""
+    return INVENTED[:count]
 
 
 def recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> list[Labels]:
@@ -73,7 +82,7 @@ def recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> lis
     if os.path.isfile(path) and suffix in (".json", *YAML_SUFFIXES):
         if suffix == ".json" and contains(path, b'"segments_info"'):
             return _guess_panoptic(path, images, scan, key)
-        return [_guess_boxes(path, "COCO" if suffix == ".json" else "YOLO", images, scan, key)]
+        return [_guess_boxes(path, "COCO" if suffix == ".json" else YOLO, images, scan, key)]
     taken = {os.path.abspath(x) for x in images.paths.values()}
     counts: Counter = Counter()
     for file in files_of(path, key):
@@ -105,10 +114,23 @@ def _guess_panoptic(path: str, images: ImageFiles, scan: FileScanner, key: str) 
 def guess_png(path: str, images: ImageFiles, scan: FileScanner, key: str) -> Labels:
     """Return what a folder of maps holds; InputError if they cannot be used."""
     maps = guess_maps(path, images, scan, key)
-    options: dict[str, Any] = {"MAP_NAMES": maps.pattern}
-    options |= {"MAP_VALUES": maps.values} if maps.values else {"SEM_SEG_CLASSES": maps.classes}
-    labeled = set(maps.labeled)
-    return Labels(path, MAPS, maps.kind, labeled, maps.classes, 0, options, maps.remarks)
+    labels = Labels(path, MAPS, maps.kind, set(maps.labeled), [], values=maps.values)
+    labels.options["MAP_NAMES"] = maps.pattern
+    set_map_classes([labels])
+    return labels
+
+
+def set_map_classes(maps: Sequence[Labels]) -> None:
+    """Set the classes of maps of one kind, for the values of all of them; the first says it."""
+    first = maps[0]
+    values = set().union(*(x.values for x in maps))
+    paths = ", ".join(dict.fromkeys(x.path for x in maps))
+    found = guess_classes(paths, values, has_colors=first.format.endswith(COLORS))
+    options = {"MAP_VALUES": found.table} if found.table else {"SEM_SEG_CLASSES": found.classes}
+    for x in maps:
+        x.classes, x.remarks = found.classes, []
+        x.options = {"MAP_NAMES": first.options["MAP_NAMES"]} | options
+    first.remarks = [found.remark]
 
 
 def _main_suffix(counts: Counter) -> str:
@@ -130,7 +152,7 @@ def _guess_boxes(path: str, name: str, images: ImageFiles, scan: FileScanner, ke
     labels.empty = sum(not x for x in boxes.values())
     if source.classes == INVENTED:
         used = max((box[0] for x in boxes.values() for box in x), default=0)
-        labels.classes = INVENTED[: used + 1]
+        labels.classes = invented(used + 1)
         labels.remarks.append(f"{path}: no file has names of the classes: rename class_0 ...")
     if POLYGONS.search(_head(source, path)):
         text = f"its polygons and masks mean boxes; they are maps, too, with {MAPS}: {path}"

@@ -18,6 +18,7 @@ SPLIT_WORDS = {
     VAL: {"val", "valid", "validation", "dev"},
     "test": {"test", "testing"},
 }
+IMAGES, PART = "images", "split"  # what the name of a folder in a dataset says
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages"}
 # Words of which the name of a folder with labels has one.
 LABEL_WORDS = {"labels", "label", "annotations", "annotation", "annos", "boxes", "xml", "xmls"}
@@ -85,11 +86,15 @@ def label_places(folder: str, top: str, split: str) -> tuple[list[str], list[str
     has_labels = any(x.lower().endswith(SUFFIXES) for x in names) or _has_maps_beside(names)
     places = [folder] if has_labels else []
     places += _labels_in(folder, split)
-    while (folder != top and _is_below(folder, top)) or _is_part(folder):
+    climbed: set[str] = set()
+    while _is_below(folder, top) or _part(folder) not in ("", *climbed):
+        climbed.add(_part(folder))
         folder = os.path.dirname(folder)
         places += _labels_in(folder, split)
+    if IMAGES in climbed:  # the folder is a dataset, and beside it are others
+        return places, []
     beside = _labels_in(os.path.dirname(folder), split)
-    return places, beside
+    return places, [x for x in beside if PART not in climbed or split_of(x) == split]
 
 
 def in_split(folder: str, split: str) -> str:
@@ -232,10 +237,13 @@ def _has_split(path: str, split: str) -> bool:
         return False
 
 
-def _is_part(folder: str) -> bool:
-    """Return whether a folder is one of images or of a split, by its name."""
-    name = os.path.basename(folder).lower()
-    return bool(split_of(name)) or name in IMAGE_FOLDERS
+def _part(folder: str) -> str:
+    """Return IMAGES or PART if a folder is named for images or for a split, and nothing else."""
+    name = os.path.splitext(os.path.basename(folder))[0].lower()
+    words = {x for x in re.split(r"[^a-z]+", name) if x}
+    if not words or words - IMAGE_FOLDERS.union(*SPLIT_WORDS.values()):
+        return ""
+    return IMAGES if words <= IMAGE_FOLDERS else PART
 
 
 def _is_below(folder: str, top: str) -> bool:

@@ -3,19 +3,19 @@
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..data.datasets.scan import FileScanner
 from ..formats.image_files import ImageFiles, find_files, without_suffix
 from ..formats.value_maps import scan_colors, scan_values
 from ..utils.errors import InputError
-from ..utils.labels import IGNORE_LABEL
+from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
 from ..utils.notes import Notes
 
 MAP_SUFFIX = ".png"
 STEM = "{stem}"
 MAX_NAMED = 200  # maps whose names are compared with those of the images
-MAX_VALUES = 255  # different values of maps of classes
+MAX_READ = 256  # different values that are read of a map: more than maps of classes have
 VALUES, COLORS = "values", "colors"
 
 
@@ -27,17 +27,28 @@ class Maps:
         kind: format, for the table of what was seen.
         pattern: DATASETS.COCO_STYLE.MAP_NAMES.
         labeled: ids of the images that have one.
-        classes: invented names of the classes.
-        values: DATASETS.COCO_STYLE.MAP_VALUES; empty: value i is class i.
-        remarks: sentences on what the user should know or decide.
+        values: their values, or colors as r + 256 g + 65536 b.
     """
 
     kind: str
     pattern: str
     labeled: list[str]
-    classes: list[str] = field(default_factory=list)
-    values: list[list] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    values: set[int]
+
+
+@dataclass
+class MapClasses:
+    """Classes that are invented for maps.
+
+    Attributes:
+        classes: their names.
+        table: DATASETS.COCO_STYLE.MAP_VALUES; empty: value i is class i.
+        remark: what the user should know or decide.
+    """
+
+    classes: list[str]
+    table: list[list]
+    remark: str
 
 
 def guess_maps(path: str, images: ImageFiles, scan: FileScanner, key: str) -> Maps:
@@ -61,9 +72,8 @@ def guess_maps(path: str, images: ImageFiles, scan: FileScanner, key: str) -> Ma
     kinds = {kind for kind, _ in found.values()}
     if len(kinds) > 1:
         raise InputError(f"{path}: the maps have {' and '.join(sorted(kinds))}, expected one kind")
-    maps = Maps(f"PNG, {kinds.pop()}", pattern, list(matched.values()))
-    _set_classes(maps, path, {x for _, values in found.values() for x in values})
-    return maps
+    values = {x for _, seen in found.values() for x in seen}
+    return Maps(f"PNG, {kinds.pop()}", pattern, list(matched.values()), values)
 
 
 def guess_names(maps: Sequence[str], images: Iterable[str]) -> str:
@@ -94,7 +104,7 @@ def _stem(name: str, pattern: str) -> str:
 def map_values(path: str) -> list:
     """Return [kind, values] of a PNG; values of colors are r + 256 g + 65536 b.
 
-    More than MAX_VALUES are cut, which is enough to see that they are no classes.
+    There are at most MAX_READ, which is enough to see that they are no classes.
 
     Raises:
         InputError: it cannot be read, or is no map.
@@ -105,30 +115,35 @@ def map_values(path: str) -> list:
     except InputError:  # it has colors, or is broken, which the next reader says, too
         *_, values, _, _ = scan_colors(path)
         kind = COLORS
-    return [kind, values[: MAX_VALUES + 1]]
+    return [kind, values[:MAX_READ]]
 
 
-def _set_classes(maps: Maps, path: str, values: set[int]) -> None:
-    """Invent the classes of maps with these values."""
-    if len(values) > MAX_VALUES:
-        raise InputError(f"{path}: the maps have more than {MAX_VALUES} values or colors")
-    has_colors = maps.kind.endswith(COLORS)
+def guess_classes(path: str, values: set[int], *, has_colors: bool) -> MapClasses:
+    """Invent classes for maps with these values.
+
+    Raises:
+        InputError: they are too many.
+    """
     classes = sorted(values - (set() if has_colors else {IGNORE_LABEL}))
     shown = ", ".join(map(str, sorted(values)[:10])) + (", ..." if len(values) > 10 else "")
-    is_binary = values == {0, IGNORE_LABEL}
-    if has_colors or is_binary or classes[-1:] > [2 * len(classes) + 1] or not classes:
-        listed = sorted(values) if is_binary or has_colors or not classes else classes
-        maps.values = [[_value(x, has_colors), f"class_{i}"] for i, x in enumerate(listed)]
-        maps.classes = [name for _, name in maps.values]
-    else:
-        maps.classes = [f"class_{i}" for i in range(classes[-1] + 1)]
+    is_binary = values == {0, IGNORE_LABEL} and not has_colors
+    remark = f"{path}: the maps have the values {shown}"
     if has_colors:
-        maps.remarks.append(f"{path}: each of {len(values)} colors is taken as a class")
+        remark = f"{path}: each of {len(values)} colors is taken as a class"
     elif is_binary:
-        maps.remarks.append(f"{path}: the maps have the values 0 and 255 alone: taken as 2 classes")
+        remark += " alone: taken as 2 classes; if 255 means ignored, take it out of MAP_VALUES"
+    elif IGNORE_LABEL in values:
+        remark += ", of which 255 counts as ignored"
+    if has_colors or is_binary or classes[-1:] > [2 * len(classes) + 1] or not classes:
+        listed = sorted(values) if is_binary or not classes else classes
+        names = [f"class_{i}" for i in range(len(listed))]
+        table = [[_value(x, has_colors), y] for x, y in zip(listed, names, strict=True)]
     else:
-        ignored = ", of which 255 counts as ignored" if IGNORE_LABEL in values else ""
-        maps.remarks.append(f"{path}: the maps have the values {shown}{ignored}")
+        table, names = [], [f"class_{i}" for i in range(classes[-1] + 1)]
+    if len(names) > INVALID_LABEL:
+        what = "colors" if has_colors else "values"
+        raise InputError(f"{path}: the maps have more than {INVALID_LABEL} {what}")
+    return MapClasses(names, table, remark)
 
 
 def _value(value: int, has_colors: bool) -> int | list[int]:

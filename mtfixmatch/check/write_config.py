@@ -100,13 +100,9 @@ def _options(guess: Guess) -> Iterable[str]:
 
 def _map_option(key: str, values: Sequence[Any]) -> str:
     """Return the line of a key of maps, for its values in both splits."""
-    if key == "MAP_NAMES":
-        return f"    {key}: {_yaml(values[0])}"
-    if key == "MAP_VALUES":
-        found = {_yaml(value): value for x in values for value, _ in x}
-        known = sorted(found.values(), key=lambda x: x if isinstance(x, list) else [x])
-        table = [[x, f"class_{i}"] for i, x in enumerate(known)]
-        return f"    {key}: {_yaml(table)}  # rename the classes"
+    if key != "SEM_SEG_CLASSES":  # of PNGs, where both splits have the same
+        comment = "  # rename the classes" if key == "MAP_VALUES" else ""
+        return f"    {key}: {_yaml(values[0])}{comment}"
     names = list(dict.fromkeys(name for x in values for name in x))
     return f"    {key}: {_yaml(names)}{_rename(names)}"
 

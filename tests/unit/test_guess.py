@@ -314,7 +314,7 @@ def test_each_color_is_a_class(root):
 def test_photos_are_no_maps(root):
     make_images(root / "images", 2)
     make_images(root / "masks", 2, suffix=".png")
-    assert "more than 255 values or colors" in error(root)
+    assert "the maps have more than 254 colors" in error(root)
 
 
 def test_maps_beside_images_of_another_format(root):
