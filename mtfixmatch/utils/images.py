@@ -11,6 +11,7 @@ from functools import cache
 
 import cv2
 import numpy as np
+from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from .errors import InputError, first_line
@@ -28,16 +29,6 @@ PERCENTILES = (0.1, 99.9)
 PNG_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 # Entries of `Image.info` with the orientation; without one, `getexif` decodes a whole PNG.
 EXIF_PLACES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-# EXIF orientation -> how the image is turned upright.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def read_image_size(path: str) -> list[int]:
@@ -70,12 +61,11 @@ def read_rgb_pixels(
         found = _turned_size(image)
         if found == size:  # do not decode an image of the wrong size
             has_8_bits = _bits(image) <= 8
-            image.load()
-            turn = TURNS.get(_orientation(image))  # it may stand after the pixels
+            image.load()  # the orientation may stand after the pixels
             if not has_8_bits:
-                image = Image.fromarray(_to_8_bits(*range_16bit)[_read_values(path, image)])
-            image = image if turn is None else image.transpose(turn)
-            pixels = np.asarray(image.convert("RGB"))
+                scaled = Image.fromarray(_to_8_bits(*range_16bit)[_read_values(path, image)])
+                scaled.info, image = image.info, scaled
+            pixels = convert_PIL_to_numpy(_apply_exif_orientation(image), "RGB")
             found = list(pixels.shape[:2])
     if found != size:
         raise InputError(f"{path} is {tuple(found)}, not {tuple(size)} as its labels say (H, W)")
