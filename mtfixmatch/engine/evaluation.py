@@ -177,16 +177,23 @@ def evaluated_tasks(results: Mapping, tasks: Sequence[Task]) -> list[Task]:
 def class_notes(results: Mapping, tasks: Sequence[Task]) -> list[str]:
     """Return a line for each metric that is a mean over fewer classes than its task has."""
     evaluated = evaluated_tasks(results, tasks)
-    notes = []
-    for task, metric in zip(evaluated, metric_names(evaluated), strict=True):
-        per_class = results[task.name].get("per_class", {})
-        absent = [name for name, value in per_class.items() if math.isnan(value)]
-        if absent:
-            count = f"{len(per_class) - len(absent)} of {len(per_class)} classes"
-            verb = "occurs" if len(absent) == 1 else "occur"
-            where = f"{', '.join(absent)} never {verb} in DATASETS.TEST"
-            notes.append(f"{metric} is a mean over {count}: {where}")
-    return notes
+    notes = [
+        class_note(metric, results[task.name])
+        for task, metric in zip(evaluated, metric_names(evaluated), strict=True)
+    ]
+    return [note for note in notes if note]
+
+
+def class_note(metric: str, figures: Mapping) -> str:
+    """Say that a metric in the figures of a task, maybe from JSON, is over fewer classes, or ""."""
+    per_class = figures.get("per_class") or {}
+    absent = [name for name, value in per_class.items() if value is None or math.isnan(value)]
+    if not absent:
+        return ""
+    count = f"{len(per_class) - len(absent)} of {len(per_class)} classes"
+    verb = "occurs" if len(absent) == 1 else "occur"
+    where = f"{', '.join(absent)} never {verb} in DATASETS.TEST"
+    return f"{metric} is a mean over {count}: {where}"
 
 
 def per_class_table(results: Mapping, task: Task) -> str:

@@ -19,6 +19,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from ..data.datasets import DATASET_NAMES
+from ..engine.evaluation import class_note
 from ..engine.report import read_history, training_seconds, write_json
 from ..engine.setup import resolve_config
 from ..runtime.checkpoint_files import damage_of
@@ -203,7 +204,10 @@ def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def zoo_table(root: str) -> str:
-    """Return the models of a zoo as a Markdown table, from its index and the facts."""
+    """Return the models of a zoo as a Markdown table, from its index and the facts.
+
+    Below it is a line for each metric that is a mean over fewer classes than its task has.
+    """
     models = [find_model(name, root) for name in sorted(read_index(root))]
     # (task, metric) in the order of the first model that has it.
     metrics = list(dict.fromkeys(x for m in models for x in m.facts["primary_metrics"].items()))
@@ -216,7 +220,17 @@ def zoo_table(root: str) -> str:
         *("geometric mean", "training", "command", "file"),
     ]
     rows = [list(_table_row(model, metrics, tasks)) for model in models]
-    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
+    table = tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
+    return "\n".join([table, *_class_lines(models)])
+
+
+def _class_lines(models: Sequence[PublishedModel]) -> Iterator[str]:
+    for facts in (model.facts for model in models):
+        primary = facts["primary_metrics"]
+        for task, metric in primary.items():
+            name = metric if list(primary.values()).count(metric) == 1 else f"{task} {metric}"
+            if note := class_note(name, facts["metrics"].get(task, {})):
+                yield f"\n{facts['name']}: {note}"
 
 
 def _table_row(

@@ -8,6 +8,7 @@ from statistics import median
 
 from tabulate import tabulate
 
+from ..engine.evaluation import class_note
 from ..engine.report import parse_history, training_seconds
 from .cells import Block
 from .figures import Figure, StudyResults, collect_results, write_figures
@@ -16,6 +17,7 @@ from .layout import TableLayout, read_layout
 from .plan import Run, Study
 from .plots import draw_curves
 from .settings import draw_settings
+from .state import results_of
 from .tables import class_markdown, label, markdown, overlap_table, paired_table, write_csv
 
 BEGIN, END = "<!-- report -->", "<!-- end of report -->"
@@ -63,6 +65,7 @@ def write_report(study: Study, runs: list[Run]) -> Path:
         "## Runs\n\n" + _states(results) + _time(done),
         *_settings(study, folder),
         "## How to read the tables\n\n" + LEGEND + (PAPER_LEGEND if results.paper else ""),
+        *_class_notes(results, done),
         *(_table(study, table, results, folder) for table in read_layout(study, results)),
         *_pictures(study, done, folder),
         "[figures.csv](figures.csv) holds the figures of every run, [tables](tables) the tables.",
@@ -99,6 +102,18 @@ def _time(done: Sequence[Run]) -> str:
         f"{median(minutes):.0f}), without evaluations. The {len(minutes)} runs that are done took "
         f"{sum(minutes) / 60:.1f} hours."
     )
+
+
+def _class_notes(results: StudyResults, done: Sequence[Run]) -> list[str]:
+    """List the metrics that are means over fewer classes than named, with their runs."""
+    names: dict[str, list[str]] = {}
+    for run in done:
+        found = results_of(run)
+        for task, metric in results.primary.items():
+            names.setdefault(class_note(metric, found.get(task, {})), []).append(f"`{run.name}`")
+    names.pop("", None)
+    lines = [f"- {note} (in {', '.join(of)})" for note, of in names.items()]
+    return ["\n".join(lines)] if lines else []
 
 
 def _settings(study: Study, folder: Path) -> list[str]:

@@ -446,9 +446,13 @@ def test_training_seconds():
 def test_the_table_has_the_figures(copied):
     root, facts = copied
     (path,) = root.glob("model_*.json")
-    metrics = {"detection": {"mAP": 0.25}, "segmentation": {"mIoU": None}, "geometric_mean": 0.5}
+    boxes = {"mAP": 0.25, "per_class": {"car": 0.25, "bus": None}}
+    metrics = {"detection": boxes, "segmentation": {"mIoU": None}, "geometric_mean": 0.5}
     path.write_text(json.dumps({**facts, "metrics": metrics, "training_seconds": 3725.2}))
-    header, _, row = zoo_table(str(root)).splitlines()
+    header, _, row, _, note = zoo_table(str(root)).splitlines()
+    assert note == (
+        "street/quickstart: mAP is a mean over 1 of 2 classes: bus never occurs in DATASETS.TEST"
+    )
     titles, cells = ([c.strip() for c in x.split("|")[1:-1]] for x in (header, row))
     assert dict(zip(titles, cells, strict=True)) == {
         "model (config)": "[street/quickstart](configs/street/resnet18.yaml)",

@@ -353,7 +353,10 @@ def test_table_by_class(tmp_path):
     fixmatch = runs_of(study, setting="b", method="fixmatch", detection_labels=10)[0]
     found = {"mAP": 0.9, "per_class": {"car": 0.9, "bus": None}, "std": 0.0}
     finish(fixmatch, detection=found, segmentation=0.5)
-    rows = rows_of(write_report(study, study.runs).read_text())
+    text = write_report(study, study.runs).read_text()
+    note = "mAP is a mean over 1 of 2 classes: bus never occurs in DATASETS.TEST"
+    assert f"\n- detection/{note} (in `{fixmatch.name}`)\n" in text
+    rows = rows_of(text)
     start = rows.index(["method", "share of objects (%)", "supervised", "fixmatch"])
     assert rows[start + 2 : start + 6] == [
         ["car", "70.5", "0.700 ± 0.141 (2 of 3)<br>0.500 (+0.200)", "**0.900** (1 of 3)"],
