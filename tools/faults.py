@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from tests.support import break_ranks
 from tests.support.clusters import Cluster
 from tests.support.disk_faults import FAULTS, at_byte, bytes_of_a_save, raising, resumed, save
 from tests.support.faulty_steps import spoil_in_two_processes
-from tests.support.fuzz.boxes import SAYS, box_complaints
+from tests.support.fuzz import boxes, maps
 from tests.support.fuzz.cases import Case, complaints, file_cases, label_cases
 from tests.support.helpers import REPOSITORY
 from tests.support.kill_training import SIGKILL, SIGKILL_IN_WRITE, SIGTERM, Campaign
@@ -50,11 +50,17 @@ from tests.support.short_training import (
 )
 
 Tallies = dict[str, Tally]  # by kind of fault
+Complaints = Callable[[str, int, int, Path], list[str]]  # about a format: name, count, seed, folder
 
 SHARES = {SIGKILL: 0.5, SIGKILL_IN_WRITE: 0.4, SIGTERM: 0.1}
 OFFSETS, CUTS = 20, 50  # of failing writes of a save, of truncated checkpoints
 # Files, and as many annotations and label files of each format; faults of each kind.
 FUZZED, WORKER_TRIES = 500, 3
+# Kind of labels -> names of the formats, and what fuzzes them.
+FORMATS: dict[str, tuple[Collection[str], Complaints]] = {
+    "boxes": (boxes.SAYS, boxes.box_complaints),
+    "maps": (maps.SAYS, maps.map_complaints),
+}
 NAMED_WITHIN = 60  # seconds
 BROKEN_SHARE = 0.01
 # SOLVER.STALL_SECONDS -> tries; the last one is the default, and takes a minute each time.
@@ -143,7 +149,11 @@ def break_inputs(folder: Path, seed: int) -> Tallies:
     return {
         "fuzzed file": fuzz(file_cases(), seed, folder),
         "fuzzed annotation": fuzz(label_cases(), seed, folder),
-        **{f"fuzzed label file, {x}": fuzz_boxes(x, seed, folder / x) for x in SAYS},
+        **{
+            f"fuzzed labels of {kind}, {name}": fuzz_format(of_kind, name, seed, folder / kind)
+            for kind, (names, of_kind) in FORMATS.items()
+            for name in names
+        },
         "data worker killed": break_workers(data, folder / "killed", kill_worker),
         "data worker stopped": break_workers(data, folder / "stopped", stop_worker),
         "data worker reads forever": break_workers(data, folder / "pipe", block_workers),
@@ -156,8 +166,8 @@ def fuzz(cases: list[Case], seed: int, folder: Path) -> Tally:
     return Tally(FUZZED, FUZZED - len(wrong), problems=wrong)
 
 
-def fuzz_boxes(name: str, seed: int, folder: Path) -> Tally:
-    wrong = box_complaints(name, FUZZED, seed, folder)
+def fuzz_format(find: Complaints, name: str, seed: int, folder: Path) -> Tally:
+    wrong = find(name, FUZZED, seed, folder / name)
     return Tally(FUZZED, FUZZED - len(wrong), problems=wrong)
 
 
