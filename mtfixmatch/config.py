@@ -47,7 +47,7 @@ def _add_dataset_config(cfg: CN) -> None:
     # Path of another run's label_subsets.json, whose images keep their labels; TASKS.<NAME>.LABELS,
     # LABEL_SUBSETS and LABEL_SEED are ignored then. "": none.
     data.LABEL_MANIFEST = ""
-    # Largest share of a label file's entries that may be faulty (images that are not there, boxes
+    # Largest share of a label file's entries that may be faulty (images that do not exist, boxes
     # of a wrong form) and are left out with a warning, 0-1; more of them are an error.
     data.MAX_FAULTS = 0.5
     # Your own data, registered as "coco_style_train" and "coco_style_val". Each kind of task adds

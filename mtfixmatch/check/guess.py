@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from tabulate import tabulate
 
-from ..data.datasets.pixel_notes import MAX_SAMPLED, SMALL_SHARE
+from ..data.datasets.own_data import read_images
+from ..data.datasets.pixel_notes import small_range
 from ..data.datasets.scan import FileScanner
-from ..formats.image_files import ImageFiles, expand, find_images, image_sources
+from ..formats.image_files import ImageFiles, expand
 from ..tasks.own_labels import OWN_DATA
 from ..utils.errors import InputError
 from ..utils.files import write_atomically
-from ..utils.images import RANGE_16BIT, read_image_header, read_value_range
+from ..utils.images import RANGE_16BIT
 from ..utils.notes import Notes
 from .agree import agreeing_labels, unknown_classes
 from .label_guess import BOXES, EXPECTED, MAPS, Labels, best_labels, recognize
@@ -141,7 +141,7 @@ def guess_data(
     if not train.labels:
         raise InputError(_nothing(guess, labels or dict.fromkeys([*layout.train, *tops])))
     guess.val = _validation(finder, layout, labels, val_images, val_labels)
-    guess.range_16bit = _range_16bit(train)
+    guess.range_16bit = small_range(train.headers, RANGE_16BIT, scan, train.images.sources)
     for split in filter(None, (train, guess.val)):
         guess.remarks += [line for x in split.labels for line in (*x.remarks, *_beside_what(x))]
     return guess
@@ -179,18 +179,12 @@ def _absolute(path: str) -> str:
 
 
 def _read_images(sources: Sequence[str], split: str, scan: FileScanner) -> SplitGuess:
-    key = f"{OWN_DATA}.{split.upper()}.IMAGES"
-    found = image_sources(sources, key)
-    paths, names = find_images(found, key, scan.notes)
-    like_maps = named_like_maps(names.values())
-    if len(like_maps) > MIXED * len(names):
-        shown = f"{len(like_maps)} of {len(names)} images are named like maps of others"
+    images, headers = read_images(sources, f"{OWN_DATA}.{split.upper()}.IMAGES", scan)
+    like_maps = named_like_maps(images.names.values())
+    if len(like_maps) > MIXED * len(images.names):
+        shown = f"{len(like_maps)} of {len(images.names)} images are named like maps of others"
         hint = "put the maps into a folder of their own, or name the images by a glob or a list"
         raise InputError(f"{', '.join(sources)}: {shown}, such as {like_maps[0]}: {hint}")
-    source = os.path.commonpath([expand(x) for x in found]) if len(found) == 1 else key
-    headers = scan(paths.values(), read_image_header, name="coco_style_headers", source=source)
-    sizes = {x: headers[path][:2] for x, path in paths.items()}
-    images = ImageFiles(paths=paths, sizes=sizes, names=names, sources=", ".join(found))
     return SplitGuess(list(sources), images, headers)
 
 
@@ -313,19 +307,6 @@ def _nothing(guess: Guess, places: Iterable[str]) -> str:
     seen = "".join(f"; {path}: {why}" for path, why in list(guess.ignored.items())[:3])
     where = f"{', '.join(places)}: no labels were recognized inside or beside"
     return f"{where}: expected {EXPECTED}; --labels names other places{seen}"
-
-
-def _range_16bit(split: SplitGuess) -> tuple[int, int] | None:
-    """Return the values in a sample of 16-bit images, if they are a small part of the range."""
-    files = [path for path, (_, _, bits, _) in split.headers.items() if bits > 8]
-    places = np.linspace(0, len(files) - 1, min(len(files), MAX_SAMPLED)).round().astype(int)
-    ranges = [read_value_range(files[i]) for i in places]
-    if not ranges:
-        return None
-    low = min(least for least, _ in ranges)
-    high = max(low + 1, *(greatest for _, greatest in ranges))
-    is_small = high - low < SMALL_SHARE * (RANGE_16BIT[1] - RANGE_16BIT[0])
-    return (low, high) if is_small else None
 
 
 def seen_table(guess: Guess) -> str:

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.datasets.scan import FileScanner
-from ..formats.boxes import BoxSource, open_boxes
+from ..formats.boxes import open_boxes
 from ..formats.data_yaml import YAML_SUFFIXES
 from ..formats.image_files import ImageFiles, files_of
 from ..formats.label_files import SUFFIXES, is_label_file
 from ..formats.maps import map_format
-from ..formats.sources import LabelSource
+from ..formats.sources import BoxSource, LabelSource
+from ..tasks.png_maps import MAP_SUFFIX
 from ..utils.errors import InputError
 from ..utils.files import contains, reading
-from .map_guess import COLORS, MAP_SUFFIX, guess_classes, guess_maps
+from .map_guess import COLORS, guess_classes, guess_maps
 
 BOXES, MAPS = "BOXES", "MAPS"  # keys of a split in DATASETS.COCO_STYLE
 EXPECTED = (

@@ -10,7 +10,7 @@ from ..formats.data_yaml import YAML_SUFFIXES, read_data_yaml, split_images
 from ..formats.image_files import IMAGE_SUFFIXES, expand
 from ..formats.label_files import SUFFIXES
 from ..utils.errors import InputError
-from ..utils.files import reading
+from ..utils.files import contains
 
 TRAIN, VAL = "train", "val"
 SPLIT_WORDS = {
@@ -119,7 +119,7 @@ def json_files(folder: str, split: str) -> list[str]:
     A folder with many of them, or with those of labelme, has a file for each image.
     """
     paths = [os.path.join(folder, x) for x in _names(folder) if x.lower().endswith(".json")]
-    if len(paths) > MAX_JSONS or any(map(_has_shapes, paths)):
+    if len(paths) > MAX_JSONS or any(contains(x, b'"shapes"') for x in paths):
         return []
     own = [x for x in paths if split_of(x) == split]
     return own or [x for x in paths if not split_of(x)]
@@ -142,11 +142,6 @@ def named_like_maps(names: Iterable[str]) -> list[str]:
     stems = {os.path.splitext(name)[0]: name for name in names}
     matches = {name: MASK_NAME.fullmatch(stem) for stem, name in stems.items()}
     return [name for name, match in matches.items() if match and match[1] in stems]
-
-
-def _has_shapes(path: str) -> bool:
-    with reading(path), open(path, "rb") as file:
-        return b'"shapes"' in file.read()
 
 
 def _read_stems(path: str) -> list[str]:

@@ -1,20 +1,15 @@
 """What a folder of PNG maps holds: how they are named, and what their values may mean."""
 
-import posixpath
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..data.datasets.scan import FileScanner
 from ..formats.image_files import ImageFiles, find_files, without_suffix
 from ..formats.value_maps import scan_colors, scan_values
+from ..tasks.png_maps import MAP_SUFFIX, guess_names, stem_of
 from ..utils.errors import InputError
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
 from ..utils.notes import Notes
 
-MAP_SUFFIX = ".png"
-STEM = "{stem}"
-MAX_NAMED = 200  # maps whose names are compared with those of the images
 MAX_READ = 256  # different values that are read of a map: more than maps of classes have
 VALUES, COLORS = "values", "colors"
 
@@ -62,7 +57,7 @@ def guess_maps(path: str, images: ImageFiles, scan: FileScanner, key: str) -> Ma
     files = [x for x in files if x.path not in taken]
     names = [without_suffix(x.name) for x in files]
     pattern = guess_names(names, [without_suffix(x) for x in images.names.values()])
-    stems = {stem: x.path for x in files if (stem := _stem(x.name, pattern))}
+    stems = {stem: x.path for x in files if (stem := stem_of(x.name, pattern))}
     matched, lines = images.match(list(stems), by_stem=True)
     if not matched:
         shown = f": {lines[0]}" if lines else ""
@@ -74,31 +69,6 @@ def guess_maps(path: str, images: ImageFiles, scan: FileScanner, key: str) -> Ma
         raise InputError(f"{path}: the maps have {' and '.join(sorted(kinds))}, expected one kind")
     values = {x for _, seen in found.values() for x in seen}
     return Maps(f"PNG, {kinds.pop()}", pattern, list(matched.values()), values)
-
-
-def guess_names(maps: Sequence[str], images: Iterable[str]) -> str:
-    """Return MAP_NAMES: the most common difference between names of maps and of images.
-
-    Both lack their suffix. With equal names, or none that agree, it is {stem}.png.
-    """
-    stems = sorted({posixpath.basename(x) for x in images}, key=len, reverse=True)
-    known = set(stems)
-    step = max(1, len(maps) // MAX_NAMED)
-    counts: Counter = Counter()
-    for name in map(posixpath.basename, maps[::step]):
-        stem = name if name in known else next((x for x in stems if x in name), "")
-        if stem:
-            counts[name.replace(stem, STEM, 1)] += 1
-    return (counts.most_common(1)[0][0] if counts else STEM) + MAP_SUFFIX
-
-
-def _stem(name: str, pattern: str) -> str:
-    """Return the path of a map without what a pattern adds to it; "": it has another name."""
-    folder, base = posixpath.split(name)
-    before, after = pattern.split(STEM)
-    inside = base[len(before) : len(base) - len(after)]
-    fits = base == f"{before}{inside}{after}" and inside
-    return posixpath.join(folder, inside) if fits else ""
 
 
 def map_values(path: str) -> list:

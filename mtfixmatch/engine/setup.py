@@ -190,6 +190,7 @@ def _check_numbers(cfg: CfgNode) -> None:
         "INPUT.TRAIN_SIZE": (all(x > 0 and x % 32 == 0 for x in sides), "multiples of 32"),
         "INPUT.RANGE_16BIT": (_is_16bit_range(cfg.INPUT.RANGE_16BIT), whole),
         "INPUT.SCALE_RANGE": (0 < low <= high, "0 < least <= greatest"),
+        "DATASETS.MAX_FAULTS": (0 <= cfg.DATASETS.MAX_FAULTS <= 1, "a share, 0-1"),
         "DATALOADER.MAX_BROKEN": (0 <= cfg.DATALOADER.MAX_BROKEN <= 1, "a share, 0-1"),
     }
     for key, (is_valid, requirement) in checks.items():

@@ -11,9 +11,8 @@ from pycocotools import mask as coco_mask
 from ..utils.errors import InputError, first_line
 from ..utils.files import reading
 from ..utils.json_values import is_number, shown_json, shown_text
-from .boxes import BoxSource, ListedImage
 from .shapes import Runs, bounds_of, decode_shape, run_lengths
-from .sources import Scan, pixel_size
+from .sources import BoxSource, ListedImage, Scan, pixel_size
 
 SECTIONS = ("categories", "images", "annotations")
 
@@ -232,18 +231,21 @@ def decode_json(path: str, kind: type) -> Any:
     with reading(path), open(path, "rb") as file:
         content = file.read().removeprefix(b"\xef\xbb\xbf")
     try:
-        return msgspec.json.decode(content, type=kind)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{path}: has another form than expected ({first_line(error)})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        values = json.loads(content.decode(), parse_constant=lambda name: None)
-        return msgspec.json.decode(msgspec.json.encode(values), type=kind)
+        return _decode(content, kind)
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: has another form than expected ({first_line(error)})") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({first_line(error)})") from None
+
+
+def _decode(content: bytes, kind: type) -> Any:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except (ValueError, RecursionError):  # maybe for NaN alone; else Python says what is wrong
+        values = json.loads(content.decode(), parse_constant=lambda name: None)
+        return msgspec.json.decode(msgspec.json.encode(values), type=kind)
 
 
 def id_key(value: Any) -> Any:

@@ -5,9 +5,8 @@ from typing import Any
 import msgspec
 
 from .coco import CocoReader
-from .maps import ListedMap, MapSource
 from .shapes import PackedShapes, Row, Runs, decode_shape
-from .sources import Scan
+from .sources import ListedMap, MapSource, Scan
 
 # Kinds of faults.
 BAD_SHAPES = "annotations without polygons or a mask that can be drawn, left out"

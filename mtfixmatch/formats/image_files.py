@@ -20,6 +20,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 OTHER_SUFFIXES = (".txt", ".json", ".xml", ".yaml", ".yml", ".csv", ".md", ".cache", ".npy", ".db")
 
 UNREAD = "files of a suffix that is not read"
+MISSING = "files that a list names but that do not exist, left out"
 REPEATED = "file names that several folders have: labels belong to the image of the first folder"
 
 
@@ -60,7 +61,9 @@ def find_files(
 def _find(
     source: str, suffixes: Sequence[str], key: str, notes: Notes, seen: set[str]
 ) -> list[FoundFile]:
-    files = files_of(source, key, seen)
+    missing: list[str] = []
+    files = files_of(source, key, seen, missing)
+    notes.check_share(f"{key}: {source}", MISSING, missing, len(files) + len(missing))
     unread = [x.path for x in files if not x.name.lower().endswith((*suffixes, *OTHER_SUFFIXES))]
     notes.add(f"{UNREAD} in {key}", unread)
     kept = [x for x in files if x.name.lower().endswith(tuple(suffixes))]
@@ -69,15 +72,23 @@ def _find(
     return kept
 
 
-def files_of(source: str, key: str, seen: set[str] | None = None) -> list[FoundFile]:
+def files_of(
+    source: str, key: str, seen: set[str] | None = None, missing: list[str] | None = None
+) -> list[FoundFile]:
     """Return all files of a source, see `find_files`; real folders in `seen` are passed over.
+
+    Args:
+        source: folder, glob, file or text file with paths.
+        key: config key of the source, for messages.
+        seen: real folders that were walked, extended by those of this source.
+        missing: takes the paths in a text file that do not exist; None: they are an error.
 
     Raises:
         InputError: the source does not exist.
     """
     seen = set() if seen is None else seen
     files: list[FoundFile] = []
-    for place in _places(source, key):
+    for place in _places(source, key, missing):
         base = _fixed_part(source) if place != source else place
         walked = _walk(place, seen) if os.path.isdir(place) else [place]
         folder = base if os.path.isdir(base) else os.path.dirname(base)
@@ -93,10 +104,10 @@ def _relative(path: str, folder: str) -> str:
     return name.replace(os.sep, "/")
 
 
-def _places(source: str, key: str) -> list[str]:
+def _places(source: str, key: str, missing: list[str] | None) -> list[str]:
     """Return the existing files and folders that a source means."""
     if source.lower().endswith(".txt") and os.path.isfile(source):
-        return _listed_paths(source, key)
+        return _listed_paths(source, key, missing)
     if os.path.exists(source):
         return [source]
     places = sorted(glob.glob(source, recursive=True))
@@ -106,17 +117,20 @@ def _places(source: str, key: str) -> list[str]:
     return places
 
 
-def _listed_paths(source: str, key: str) -> list[str]:
+def _listed_paths(source: str, key: str, missing: list[str] | None) -> list[str]:
     """Return the paths in a text file, one in each line, relative to its folder or to here."""
     with reading(source), open(source, encoding="utf-8-sig", errors="replace") as file:
         lines = [line.strip().replace("\\", "/") for line in file]
     folder = os.path.dirname(source)
     paths = [expand(line) for line in lines if line]
     paths = [os.path.normpath(x if os.path.isfile(x) else os.path.join(folder, x)) for x in paths]
-    for path in paths:
-        if not os.path.isfile(path):
-            raise InputError(f"{key}: {source} lists {path}, which does not exist")
-    return paths
+    absent = [x for x in paths if not os.path.isfile(x)]
+    if absent and missing is None:
+        raise InputError(f"{key}: {source} lists {absent[0]}, which does not exist")
+    if missing is not None:
+        missing += absent
+    gone = set(absent)
+    return [x for x in paths if x not in gone]
 
 
 def _fixed_part(pattern: str) -> str:

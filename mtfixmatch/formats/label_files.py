@@ -8,9 +8,8 @@ from typing import Any
 
 from ..utils.errors import InputError
 from ..utils.files import contains
-from .boxes import BoxSource, ListedImage
 from .image_files import IMAGE_SUFFIXES, FoundFile, files_of, without_suffix
-from .sources import LabelSource, Scan
+from .sources import BoxSource, LabelSource, ListedImage, Scan
 
 SUFFIXES = (".txt", ".xml", ".json")
 # Files beside labels, by their names, that are no labels.

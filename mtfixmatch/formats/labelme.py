@@ -8,11 +8,10 @@ import msgspec
 
 from ..utils.errors import InputError
 from ..utils.json_values import is_number, shown_json, shown_text
-from .boxes import BoxSource
 from .coco import decode_json, id_key
 from .image_files import FoundFile
 from .label_files import LabelFile, image_name, read_label_files
-from .sources import Scan, pixel_size
+from .sources import BoxSource, Scan, pixel_size
 
 # Kind of a shape with an area -> least number of its points.
 KINDS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 2, "rotation": 3}

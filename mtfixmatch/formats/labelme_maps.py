@@ -15,9 +15,8 @@ from ..utils.images import MAX_PIXELS
 from .image_files import FoundFile
 from .label_files import BAD_ENTRIES, LabelFile, image_name, note_label, other_name
 from .labelme import Shape, check_shape, read_labelme
-from .maps import ListedMap, MapSource
 from .shapes import PackedShapes, Polygons, Row, Runs, check_polygons
-from .sources import Scan
+from .sources import ListedMap, MapSource, Scan
 
 IGNORED = "__ignore__"  # label of pixels to ignore, in labelme's own exports
 CIRCLE_POINTS = 180  # corners of the polygon for a circle

@@ -11,10 +11,8 @@ import msgspec
 
 from ..utils.files import is_path
 from ..utils.json_values import shown_json, shown_text
-from .boxes import BoxSource, ListedImage
 from .coco import BAD_ENTRIES, ORPHANS, CocoReader, box_fields, id_key
-from .maps import ListedMap, MapSource, Segments
-from .sources import Scan
+from .sources import BoxSource, ListedImage, ListedMap, MapSource, Scan, Segments
 
 TWICE = "annotations of an image that another one is for, left out"
 MAX_ID = (1 << 24) - 1  # three bytes of a color

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..utils.json_values import is_number
+from .shapes import PackedShapes
 
 
 class Scan(Protocol):
@@ -72,6 +73,78 @@ class LabelSource:
     num_entries: int = 0
     left_out: dict[str, list[str]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+
+
+class ListedImage(NamedTuple):
+    """An image that a source lists, with its boxes.
+
+    Attributes:
+        name: path of the image as the source writes it.
+        size: [height, width] in pixels that the source says; None: it does not.
+        boxes: [class index, iscrowd, x0, y0, x1, y1, name or number for messages] of each box, ends
+            exclusive; empty: none; None: the source says that the image is not labeled.
+        file: its label file, for messages; "": the source is one file.
+        other_name: another name, in case that no image has the first; "": none.
+    """
+
+    name: str
+    size: list[int] | None
+    boxes: list[list] | None
+    file: str = ""
+    other_name: str = ""
+
+
+@dataclass
+class BoxSource(LabelSource):
+    """A file or a folder with boxes.
+
+    Attributes:
+        images: the images that it lists.
+        relative: whether boxes are in shares of the image's width and height, not in pixels.
+        of_all_classes: whether an image is labeled for all classes that are trained, because the
+            files have no list of classes; False: for `classes`.
+        entry: word in front of the number of a box, for messages.
+    """
+
+    images: list[ListedImage]
+    relative: bool = False
+    of_all_classes: bool = False
+    entry: str = ""
+
+
+class Segments(NamedTuple):
+    """The segments of an image in a PNG of panoptic annotations.
+
+    Attributes:
+        path: the PNG, whose colors r + 256 g + 65536 b are ids of segments; 0: none.
+        ids: id of each segment.
+        classes: name of the class of each.
+    """
+
+    path: str
+    ids: Sequence[int]
+    classes: Sequence[str]
+
+
+class ListedMap(NamedTuple):
+    """An image that a source lists, with its map; see `Listed`.
+
+    Attributes:
+        label: the map; None: the image is not labeled.
+    """
+
+    name: str
+    size: list[int] | None
+    label: PackedShapes | Segments | None
+    file: str = ""
+    other_name: str = ""
+
+
+@dataclass
+class MapSource(LabelSource):
+    """A file or a folder with maps; see `LabelSource`."""
+
+    images: list[ListedMap]
 
 
 def pixel_size(height: Any, width: Any) -> list[int] | None:

@@ -7,10 +7,9 @@ from xml.etree import ElementTree
 from ..utils.errors import InputError, first_line
 from ..utils.files import reading
 from ..utils.json_values import parse_number
-from .boxes import BoxSource
 from .image_files import FoundFile
 from .label_files import LabelFile, image_name, read_label_files
-from .sources import Scan, pixel_size
+from .sources import BoxSource, Scan, pixel_size
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 MISPLACED = "elements with a box that are no <object>, left out"

@@ -7,11 +7,10 @@ from typing import Any
 from ..utils.errors import InputError
 from ..utils.files import reading
 from ..utils.json_values import parse_number
-from .boxes import BoxSource
 from .data_yaml import YAML_SUFFIXES, class_names, read_data_yaml, split_images, split_of
 from .image_files import FoundFile, files_of, without_suffix
 from .label_files import LabelFile, image_name, is_label_file, read_label_files
-from .sources import Scan
+from .sources import BoxSource, Scan
 
 SUFFIX = ".txt"
 IMAGES, LABELS = "images", "labels"  # the folders of images and labels have one of these parts

@@ -7,8 +7,8 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from ..formats.boxes import BoxSource, ListedImage
 from ..formats.image_files import ImageFiles
+from ..formats.sources import BoxSource, ListedImage
 from ..utils.boxes import clip_box, is_far
 from ..utils.errors import InputError
 from ..utils.notes import Notes
@@ -104,11 +104,13 @@ class BoxReader:
             if not listed.boxes and self.unannotated == "unlabeled":
                 continue
             known = self._labels_of(image_id, whole)
+            seen = {_values(box) for box in known}
             for box, name in self._boxes(source, listed, image_id, class_ids, counts):
-                if box in known:
+                if _values(box) in seen:
                     path = self.images.paths[image_id]
                     self.notes.add(REPEATED, f"{_where(source, listed, name)} in {path}")
                 else:
+                    seen.add(_values(box))
                     known.append(box)
         if not source.lists_images:
             self._add_others(source, {image_id for _, image_id in ids}, whole)
@@ -207,6 +209,11 @@ class BoxReader:
         used = {a["category_id"] for boxes in self.annotations.values() for a in boxes}
         absent = [name for i, name in enumerate(self.classes) if i not in used]
         return OwnLabels(labels=labels, listed=self.listed, absent=absent, broken=self.broken)
+
+
+def _values(annotation: dict[str, Any]) -> tuple:
+    """Return what makes two annotations of an image the same."""
+    return (*annotation["bbox"], annotation["category_id"], annotation["iscrowd"])
 
 
 def _where(source: BoxSource, listed: ListedImage, name: Any) -> str:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
-from ..formats.boxes import BoxSource, open_boxes
+from ..formats.boxes import open_boxes
 from ..formats.image_files import ImageFiles
+from ..formats.sources import BoxSource
 from ..utils.errors import InputError, check_choice
 from . import retinanet  # noqa: F401  # registers its head, as fcos does
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold

@@ -11,10 +11,10 @@ from ..utils.errors import InputError
 from ..utils.notes import Notes
 
 # Kinds of notes.
-MISSING = "images that a label file lists but are not there, left out"
-NO_IMAGE = "label files of images that are not there, left out"
-OTHER_NAME = "label files that name another image than the one they are named like, whose they are"
-TWICE = "entries for an image that another entry names, taken together"
+MISSING = "images that a label file lists but that do not exist, left out"
+NO_IMAGE = "label files of images that do not exist, left out"
+OTHER_NAME = "label files that name another image than their own name does, which counts"
+TWICE = "images that are listed twice, whose labels are taken together"
 WRONG_SIZE = "images whose labels are for another size, not labeled"
 
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..formats.image_files import ImageFiles, expand
-from ..formats.maps import MapSource, Segments, map_format
+from ..formats.maps import map_format
 from ..formats.shapes import ShapeMap
+from ..formats.sources import MapSource, Segments
 from ..formats.value_maps import ValueMap
 from ..utils.labels import IGNORE_LABEL
 from .image_matcher import TWICE as ENTRY_TWICE
@@ -29,8 +30,8 @@ from .shape_maps import ShapeReader
 NO_ID = 0  # color of the pixels of no segment
 
 # Kinds of notes.
-AGAIN = "entries for an image that another entry names, of which the first counts"
-NO_PNG = "maps whose PNG is not there, left out"
+AGAIN = "images that are listed twice, of whose labels the first counts"
+NO_PNG = "maps whose PNG does not exist, left out"
 TWICE = "maps of images that an earlier entry of MAPS has, left out"
 OTHER_CLASSES = "classes of panoptic annotations that are not trained, ignored"
 
@@ -88,7 +89,19 @@ class OwnMapReader:
                 self._add_source(open_maps(path, self.files.scan))
         used = self.shapes.drawn | set(np.flatnonzero(self.pixels).tolist())
         absent = [name for i, name in enumerate(self.classes) if i not in used]
-        return OwnLabels(self.labels, self.listed, absent, self.broken - self.labels.keys())
+        return OwnLabels(
+            labels=self.labels,
+            listed=self.listed,
+            absent=absent,
+            broken=self.broken - self.labels.keys(),
+            remark=self._remark(),
+        )
+
+    def _remark(self) -> str:
+        if not self.pixels.any():
+            return ""
+        share = self.pixels[IGNORE_LABEL] / self.pixels.sum()
+        return f"{100 * share:.1f} % of the pixels of PNGs are ignored"
 
     def _add_pngs(self, path: str) -> None:
         maps = match_maps(path, self.files, self.images)

@@ -44,12 +44,14 @@ class OwnLabels:
             folder with a file for each image.
         absent: names of the classes that no label has.
         broken: ids of the images whose label file cannot be read; they take no part.
+        remark: what the log says beside the number of labeled images.
     """
 
     labels: dict[str, dict[str, Any]]
     listed: set[str] = field(default_factory=set)
     absent: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    remark: str = ""
 
 
 class OwnLabelsReader:

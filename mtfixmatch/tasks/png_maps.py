@@ -2,7 +2,8 @@
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,11 @@ from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
 from .map_values import IGNORE_KEY, VALUES_KEY
 from .own_labels import OWN_DATA, OwnFiles
 
-MAP_SUFFIXES = (".png",)
+MAP_SUFFIX = ".png"
 STEM = "{stem}"
 # Share of ignored pixels from which on the reader warns.
 MANY_IGNORED = 0.5
+MAX_NAMED = 200  # maps whose names are compared with those of the images
 # Number of unknown colors from which on an image was not saved as a map.
 MANY_COLORS = 16
 
@@ -56,10 +58,10 @@ def match_maps(path: str, files: OwnFiles, images: ImageFiles) -> dict[str, str]
     pattern = files.options["MAP_NAMES"]
     if pattern.count(STEM) != 1:
         raise InputError(f"{OWN_DATA}.MAP_NAMES is {pattern!r}: it must hold {STEM} once")
-    (found,) = find_files([path], MAP_SUFFIXES, files.key, files.notes)
+    (found,) = find_files([path], (MAP_SUFFIX,), files.key, files.notes)
     stems: dict[str, str] = {}
     for file in found:
-        stem = _stem_of(file.name, pattern)
+        stem = stem_of(file.name, pattern)
         if stem is None:
             files.notes.add(OTHER_NAME, f"{file.path} (expected {pattern})")
         elif stems.setdefault(stem, file.path) != file.path:
@@ -68,7 +70,7 @@ def match_maps(path: str, files: OwnFiles, images: ImageFiles) -> dict[str, str]
     alone = [stem for stem in stems if stem not in matched]
     lines = [f"{stems[stem]}: {line}" for stem, line in zip(alone, lines, strict=True)]
     if lines:
-        lines[0] += _hint(alone[0], images)
+        lines[0] += _hint(alone, images)
     if not matched:
         shown = lines[0] if lines else f"expected {pattern}"
         raise InputError(f"{files.key}: no map in {path} is named like an image: {shown}")
@@ -76,7 +78,7 @@ def match_maps(path: str, files: OwnFiles, images: ImageFiles) -> dict[str, str]
     return {image_id: stems[stem] for stem, image_id in matched.items()}
 
 
-def _stem_of(name: str, pattern: str) -> str | None:
+def stem_of(name: str, pattern: str) -> str | None:
     """Return the path of a map without what `pattern`, such as {stem}_mask.png, adds to it."""
     before, after = (re.escape(part) for part in pattern.split(STEM))
     folder, base = posixpath.split(name)
@@ -84,15 +86,27 @@ def _stem_of(name: str, pattern: str) -> str | None:
     return posixpath.join(folder, match[1]) if match else None
 
 
-def _hint(stem: str, images: ImageFiles) -> str:
-    """Return how to name maps if a stem is that of an image with something added."""
-    base = posixpath.basename(stem)
-    names = {posixpath.basename(without_suffix(x)): x for x in images.names.values()}
-    image = max((x for x in names if x in base and x != base), key=len, default="")
-    if not image:
-        return ""
-    pattern = f"{base.replace(image, STEM, 1)}.png"
-    return f"; {OWN_DATA}.MAP_NAMES {pattern!r} would make it that of {names[image]}"
+def guess_names(maps: Sequence[str], images: Iterable[str]) -> str:
+    """Return MAP_NAMES: the most common difference between names of maps and of images.
+
+    Both lack their suffix. With equal names, or none that agree, it is {stem}.png.
+    """
+    stems = sorted({posixpath.basename(x) for x in images}, key=len, reverse=True)
+    known = set(stems)
+    step = max(1, len(maps) // MAX_NAMED)
+    counts: Counter = Counter()
+    for name in map(posixpath.basename, maps[::step]):
+        stem = name if name in known else next((x for x in stems if x in name), "")
+        if stem:
+            counts[name.replace(stem, STEM, 1)] += 1
+    return (counts.most_common(1)[0][0] if counts else STEM) + MAP_SUFFIX
+
+
+def _hint(stems: Sequence[str], images: ImageFiles) -> str:
+    """Return MAP_NAMES that would fit maps without an image, "" if they have nothing in common."""
+    pattern = guess_names(stems, [without_suffix(x) for x in images.names.values()])
+    has_none = pattern == STEM + MAP_SUFFIX
+    return "" if has_none else f"; {OWN_DATA}.MAP_NAMES {pattern!r} would fit"
 
 
 def read_pngs(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from ..formats.image_files import ImageFiles
 from ..formats.labelme_maps import IGNORED
-from ..formats.maps import ListedMap, MapSource
 from ..formats.shapes import PackedShapes, Row, ShapeMap, bounds_of
+from ..formats.sources import ListedMap, MapSource
 from ..utils.boxes import clip_box, is_far
 from ..utils.errors import InputError
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL

@@ -310,7 +310,7 @@ def test_labels_without_an_image_are_noted(root):
     maps, boxes = root / "labels/sem_seg/masks/train", root / "labels/det_20/det_train.json"
     notes = Notes()
     load(root, notes=notes)
-    assert notes.lines["images that have labels but are not there, left out"] == [
+    assert notes.lines["images that have labels but do not exist, left out"] == [
         f"{maps}: 'g' is not in {root}/images/10k/train",
         f"{boxes}: 'a' is not in {root}/images/100k/train",
     ]
@@ -354,11 +354,11 @@ def truncate(root):
         (truncate, "det_train.json: is truncated"),
         (
             delete("images/100k/train/a.jpg", "images/100k/train/b.jpg"),
-            "det_train.json: 2 of 3 images that have labels but are not there, left out",
+            "det_train.json: 2 of 3 images that have labels but do not exist, left out",
         ),
         (
             delete(*(f"images/10k/train/{x}.jpg" for x in "bce")),
-            "masks/train: 3 of 4 images that have labels but are not there, left out",
+            "masks/train: 3 of 4 images that have labels but do not exist, left out",
         ),
     ],
 )

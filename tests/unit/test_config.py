@@ -207,6 +207,7 @@ BAD = [
     ("MODEL.SEM_SEG_HEAD.LOSS_TYPE", "hard_pixel_mining", "MODEL.SEM_SEG_HEAD.LOSS_TYPE is"),
     ("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "smooth_l1", "it must be one of giou"),
     ("DATALOADER.MAX_BROKEN", 1.5, "DATALOADER.MAX_BROKEN is 1.5"),
+    ("DATASETS.MAX_FAULTS", -0.1, "DATASETS.MAX_FAULTS is -0.1"),
     ("DATASETS.TRAIN", ("town_train",), "there is no dataset 'town_train'"),
     ("DATASETS.TRAIN", (), "DATASETS.TRAIN is empty"),
     ("DATASETS.ROOT", "nowhere", "nowhere"),

@@ -11,8 +11,8 @@ from PIL import Image
 from mtfixmatch.check.guess import guess_data, seen_table
 from mtfixmatch.check.label_guess import BOXES, MAPS, Labels, best_labels
 from mtfixmatch.check.layouts import find_layout, named_like_maps, split_of
-from mtfixmatch.check.map_guess import guess_names
 from mtfixmatch.check.write_config import CONFIG, config_text, crop_size, write_config
+from mtfixmatch.tasks.png_maps import guess_names
 from mtfixmatch.utils.errors import InputError
 from tests.support.box_writers import Box, write_coco, write_yolo
 from tests.support.layouts import CLASSES, LAYOUTS, SIZE, make_image, make_images, make_map

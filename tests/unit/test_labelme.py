@@ -105,7 +105,7 @@ def test_the_name_in_a_file_is_the_second_one(data):
     assert data.boxes("b.png") == [(0, 0, *PIXELS)]
     data.write("labels/0001.json", content(shape(), imagePath=None))
     assert data.boxes("b.png") is None
-    assert "'0001' is not in" in data.note("label files of images that are not there")
+    assert "'0001' is not in" in data.note("label files of images that do not exist")
 
 
 def test_the_image_in_a_file_is_not_kept(data, tmp_path):

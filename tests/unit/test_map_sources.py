@@ -167,7 +167,7 @@ def test_an_image_that_is_listed_twice_has_the_shapes_of_both(data):
     images = [{"id": i, "file_name": name} for i, name in (("a", "a.png"), ("b", "./a.png"))]
     maps = data.coco(("b", "tree", [RIGHT]), ("a", "sky", [LEFT]), images=images)
     assert data.read(maps)["a"][0].tolist() == [1, 1, 1, 2, 2, 2]
-    assert "taken together" in data.note("another entry names")
+    assert "taken together" in data.note("listed twice")
 
 
 def test_maps_of_another_task_have_its_keys(data):

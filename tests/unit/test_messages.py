@@ -126,24 +126,24 @@ CASES = {
     ),
     "image twice": (
         lambda d: d.content["images"].append(listed(13, "./a.jpg")),
-        "entries for an image that another entry names, taken together: 1 "
+        "images that are listed twice, whose labels are taken together: 1 "
         "({root}/boxes.json: 'a.jpg')",
     ),
     "missing image": (
         lambda d: change(d, "images", 1, file_name="z.jpg"),
-        "images that a label file lists but are not there, left out: 1 "
+        "images that a label file lists but that do not exist, left out: 1 "
         "({root}/boxes.json: image 'z.jpg' is not in {root}/images (the nearest is "
         "'d.jpg'))",
     ),
     "image of another suffix": (
         lambda d: change(d, "images", 1, file_name="c.png"),
-        "images that a label file lists but are not there, left out: 1 "
+        "images that a label file lists but that do not exist, left out: 1 "
         "({root}/boxes.json: image 'c.png' is not in {root}/images (the nearest is "
         "'c.jpg'))",
     ),
     "all images missing": (
         lambda d: [change(d, "images", i, file_name=f"z{i}.jpg") for i in (0, 1)] and None,
-        "{root}/boxes.json: 2 of 2 images that a label file lists but are not there, "
+        "{root}/boxes.json: 2 of 2 images that a label file lists but that do not exist, "
         "left out, more than DATASETS.MAX_FAULTS 0.5 allows, such as: {root}/boxes.json: "
         "image 'z0.jpg' is not in {root}/images (the nearest is 'd.jpg'); "
         "{root}/boxes.json: image 'z1.jpg' is not in {root}/images",
@@ -288,7 +288,7 @@ CASES = {
         lambda d: [(d.maps / f"{x}.png").rename(d.maps / f"{x}_mask.png") for x in "ac"] and None,
         "DATASETS.COCO_STYLE.TRAIN.MAPS: no map in {root}/maps is named like an image: "
         "{root}/maps/a_mask.png: 'a_mask' is not in {root}/images; "
-        "DATASETS.COCO_STYLE.MAP_NAMES '{stem}_mask.png' would make it that of a.jpg",
+        "DATASETS.COCO_STYLE.MAP_NAMES '{stem}_mask.png' would fit",
     ),
     "masks of 0 and 255": (
         lambda d: paint(d, 0, 255),
@@ -344,8 +344,9 @@ CASES = {
     ),
     "list with a missing file": (
         lambda d: write(d, "train.txt", "images/gone.jpg") or files(IMAGES="train.txt")(d),
-        "DATASETS.COCO_STYLE.TRAIN.IMAGES: {root}/train.txt lists "
-        "{root}/images/gone.jpg, which does not exist",
+        "DATASETS.COCO_STYLE.TRAIN.IMAGES: {root}/train.txt: 1 of 1 files that a list names but "
+        "that do not exist, left out, more than DATASETS.MAX_FAULTS 0.5 allows, such as: "
+        "{root}/images/gone.jpg",
     ),
     "image of an unread suffix": (
         lambda d: (d.images / "e.heic").touch(),

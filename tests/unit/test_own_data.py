@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import unicodedata
 from pathlib import Path
@@ -276,7 +277,7 @@ def test_of_two_names_the_one_with_more_folders_is_right(data):
     data.content["images"][0]["file_name"] = "images/a.jpg"
     data.content["annotations"].append(annotation(3, 13, [0, 0, 3, 3]))
     assert len(data.boxes_of()) == 2
-    note = data.note("not there")
+    note = data.note("do not exist")
     assert f"'other/a.jpg' is one of several names of {data.images / 'a.jpg'}" in note
 
 
@@ -291,14 +292,14 @@ def test_a_missing_image_is_counted_and_the_nearest_is_named(data):
     data.content["images"][1]["file_name"] = "c.png"
     data.load()
     expected = f"image 'c.png' is not in {data.images} (the nearest is 'c.jpg'))"
-    assert f"1 ({data.boxes}: {expected}" in data.note("not there")
+    assert f"1 ({data.boxes}: {expected}" in data.note("do not exist")
 
 
 def test_an_image_of_an_unread_suffix_is_named(data):
     (data.images / "e.heic").write_bytes(b"")
     data.content["images"][1]["file_name"] = "e.heic"
     data.load()
-    assert "images of the suffix of" in data.note("not there")
+    assert "images of the suffix of" in data.note("do not exist")
     assert f"{KEY}.IMAGES: 1 ({data.images / 'e.heic'})" in data.note("suffix that is not read")
 
 
@@ -306,7 +307,7 @@ def test_mostly_missing_images_are_an_error(data):
     for image in data.content["images"]:
         image["file_name"] = f"gone_{image['id']}.jpg"
     message = data.message()
-    assert f"{data.boxes}: 2 of 2 images that a label file lists but are not there" in message
+    assert f"{data.boxes}: 2 of 2 images that a label file lists but that do not exist" in message
     assert "more than DATASETS.MAX_FAULTS 0.5 allows, such as: " in message
 
 
@@ -379,8 +380,15 @@ def test_a_text_file_with_paths(data):
     records = data.load(files={"IMAGES": str(path)})
     assert [r["image_id"] for r in records] == ["images/a.jpg", "images/sub/b.png"]
     assert len(records[0]["annotations"]) == 2
-    path.write_text("images/gone.jpg")
-    assert "train.txt lists" in data.message(files={"IMAGES": str(path)})
+
+
+def test_missing_files_of_a_list_are_counted(data):
+    path = data.root / "train.txt"
+    path.write_text("images/a.jpg\nimages/gone.jpg")
+    assert len(data.load(files={"IMAGES": str(path)})) == 1
+    assert f"left out: 1 ({data.root}/images/gone.jpg)" in data.note("files that a list names")
+    path.write_text("images/a.jpg\nimages/gone.jpg\nimages/lost.jpg")
+    assert "2 of 3 files that a list names" in data.message(files={"IMAGES": str(path)})
 
 
 def test_equal_stems_matter_only_for_labels_by_stem(data):
@@ -470,6 +478,17 @@ def test_a_map_with_an_unknown_id_is_left_out_and_named(data, unknown):
     assert "2 of 2 maps with values that are no class" in data.message()
 
 
+def test_the_share_of_ignored_pixels_is_logged(data, caplog):
+    """Of the two maps, 90 of 1,200 pixels have the ignored value."""
+    ids = np.zeros((HEIGHT, WIDTH), np.uint8)
+    ids[:3] = 255
+    save(data.maps / "a.png", ids)
+    save(data.maps / "c.png", 0 * ids)
+    with caplog.at_level(logging.INFO, logger="mtfixmatch"):
+        data.load()
+    assert "2 for segmentation (7.5 % of the pixels of PNGs are ignored)" in caplog.text
+
+
 def test_maps_that_belong_to_no_image(data):
     (data.maps / "c.png").rename(data.maps / "c_mask.png")
     assert "sem_seg_file_name" not in data.load()[1]
@@ -484,7 +503,7 @@ def test_the_names_of_maps_are_guessed_in_a_message(data):
     black(data.images / "street_1.jpg")
     (data.maps / "c.png").rename(data.maps / "street_1_mask.png")
     data.load()
-    expected = "DATASETS.COCO_STYLE.MAP_NAMES '{stem}_mask.png' would make it that of street_1.jpg"
+    expected = "DATASETS.COCO_STYLE.MAP_NAMES '{stem}_mask.png' would fit"
     assert expected in data.note("belong to no image")
 
 

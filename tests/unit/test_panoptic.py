@@ -99,9 +99,9 @@ def test_pngs_that_are_not_there(data):
     (data.root / "panoptic" / "b.png").unlink()
     assert set(data.read(str(path))) == {"a", "c"}
     image, png = data.images / "b.png", data.root / "panoptic" / "b.png"
-    assert f"{path}: image {image} has the map {png}" in data.note("whose PNG is not there")
+    assert f"{path}: image {image} has the map {png}" in data.note("whose PNG does not exist")
     (data.root / "panoptic" / "a.png").unlink()
-    assert "2 of 3 maps whose PNG is not there" in data.message(str(path))
+    assert "2 of 3 maps whose PNG does not exist" in data.message(str(path))
 
 
 def test_faulty_segments(data):

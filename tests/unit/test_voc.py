@@ -97,7 +97,7 @@ def test_the_name_in_a_file_is_the_second_one(data, filename):
     data.write("labels/0001.xml", annotation(thing(), filename=filename))
     data.write("labels/0002.xml", annotation(thing(), filename=filename))
     assert data.boxes("b.png") == [(0, 0, *PIXELS)]
-    note = data.note("label files of images that are not there")  # of two, the first has it
+    note = data.note("label files of images that do not exist")  # of two, the first has it
     assert f"{data.labels / '0002.xml'}: '0002' is not in" in note
 
 

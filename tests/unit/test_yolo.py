@@ -201,7 +201,7 @@ def test_files_that_are_no_labels(data):
 def test_labels_of_other_images_are_noted(data):
     data.write("labels/c.txt", BOX)
     assert data.boxes() == [(1, 0, *PIXELS)]
-    assert f"{data.labels / 'c.txt'}: 'c' is not in" in data.note("images that are not there")
+    assert f"{data.labels / 'c.txt'}: 'c' is not in" in data.note("images that do not exist")
     data.write("labels/a.txt", "").unlink()
     assert "no label file is named like an image" in data.message()
 

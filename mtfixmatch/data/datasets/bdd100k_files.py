@@ -36,7 +36,7 @@ PLACES = {
     MAPS: (("labels/sem_seg/masks/{}", ".png"), ("seg/labels/{}", "_train_id.png")),
 }
 PARENTS = ("", "bdd100k")
-MISSING = "images that have labels but are not there, left out"  # for notes
+MISSING = "images that have labels but do not exist, left out"  # for notes
 CITYSCAPES_FOLDERS = ("leftImg8bit", "gtFine")
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,7 @@ class OwnData:
         kinds: task name -> kind of the tasks that are trained; only their labels are read.
         classes: task name -> names of the classes, where the config of the task has them.
         range_16bit: INPUT.RANGE_16BIT.
+        place: what to call the node in messages.
     """
 
     node: CfgNode
@@ -43,6 +44,7 @@ class OwnData:
     classes: Mapping[str, Sequence[str]]
     range_16bit: tuple[int, int] = RANGE_16BIT
     place: str = OWN_DATA
+    _names: dict[str, list[str]] = field(default_factory=dict)  # see `class_names`
 
     def load(self, split: str, scan: FileScanner) -> list[Record]:
         """Return the records of a split, TRAIN or VAL, sorted by image id.
@@ -72,9 +74,12 @@ class OwnData:
 
         Without training files, they are those of the validation files.
         """
-        known = list(self.classes.get(name, ()))
-        train, val = (self._files(name, split, scan) for split in (TRAIN, VAL))
-        return known or self.kinds[name].own_classes(train if train.paths else val)
+        if name not in self._names:  # the files are read once for both splits
+            train, val = (self._files(name, split, scan) for split in (TRAIN, VAL))
+            own_classes = self.kinds[name].own_classes
+            listed = list(self.classes.get(name, ()))
+            self._names[name] = listed or own_classes(train if train.paths else val)
+        return self._names[name]
 
     def listed_classes(self, name: str) -> list[str]:
         """Return the classes of a task that are known before a file is read, maybe none."""
@@ -83,17 +88,9 @@ class OwnData:
 
     def _images(self, split: str, scan: FileScanner) -> ImageFiles:
         key = f"{self.place}.{split}.IMAGES"
-        sources = image_sources(paths_of(self.node[split].IMAGES), key)
-        if not sources:
-            raise InputError(f"{key} is empty: name the folders of the images")
-        paths, names = find_images(sources, key, scan.notes)
-        source = os.path.commonpath([expand(x) for x in sources]) if len(sources) == 1 else key
-        headers = scan(paths.values(), read_image_header, name="coco_style_headers", source=source)
-        note_pixels(headers, self.range_16bit, scan, source)
-        by_id = {x: headers[path][:2] for x, path in paths.items() if path in headers}
-        unread = scan.notes.lines.get(f"{UNREAD} in {key}", ())
-        shown = ", ".join(sources)
-        return ImageFiles(paths=paths, sizes=by_id, names=names, sources=shown, unread=unread)
+        images, headers = read_images(paths_of(self.node[split].IMAGES), key, scan)
+        note_pixels(headers, self.range_16bit, scan, images.sources)
+        return images
 
     def _labels(self, split: str, images: ImageFiles, scan: FileScanner) -> dict[str, OwnLabels]:
         """Read the labels of each task that has files in a split."""
@@ -172,6 +169,32 @@ class OwnData:
         return record
 
 
+def read_images(
+    sources: Sequence[str], key: str, scan: FileScanner
+) -> tuple[ImageFiles, dict[str, list[int]]]:
+    """Return the images in sources, and file -> what `read_image_header` returns.
+
+    Args:
+        sources: value of a key IMAGES.
+        key: the key, for messages and caches.
+        scan: scanner with the notes.
+
+    Raises:
+        InputError: there are no sources, or no images in one of them.
+    """
+    sources = image_sources(sources, key)
+    if not sources:
+        raise InputError(f"{key} is empty: name the folders of the images")
+    paths, names = find_images(sources, key, scan.notes)
+    source = os.path.commonpath([expand(x) for x in sources]) if len(sources) == 1 else key
+    headers = scan(paths.values(), read_image_header, name="coco_style_headers", source=source)
+    sizes = {x: headers[path][:2] for x, path in paths.items() if path in headers}
+    unread = scan.notes.lines.get(f"{UNREAD} in {key}", ())
+    shown = ", ".join(sources)
+    images = ImageFiles(paths=paths, sizes=sizes, names=names, sources=shown, unread=unread)
+    return images, headers
+
+
 def paths_of(value: Any) -> list[str]:
     """Return the paths in a config value: a string, a list, or nothing."""
     return [value] if isinstance(value, str) and value else list(value or ())
@@ -190,10 +213,14 @@ def _real(paths: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _log_labels(name: str, records: Sequence[Record], labels: Mapping[str, OwnLabels]) -> None:
+def _log_labels(split: str, records: Sequence[Record], labels: Mapping[str, OwnLabels]) -> None:
     """Log how many images have labels of each task, and of none."""
-    counts = [f"{len(own.labels)} for {name}" for name, own in labels.items()]
-    keys = {key for own in labels.values() for x in own.labels.values() for key in x}
-    none = sum(not keys & record.keys() for record in records)
-    shown = ", ".join([*counts, f"{none} for no task"])
-    logger.info("%s: of %d images are labeled: %s", name, len(records), shown)
+    ids = {record["image_id"]: record["file_name"] for record in records}
+    counts = [
+        f"{len(ids.keys() & own.labels)} for {task}" + (f" ({own.remark})" if own.remark else "")
+        for task, own in labels.items()
+    ]
+    none = sorted(ids.keys() - {x for own in labels.values() for x in own.labels})
+    first = f" (the first: {ids[none[0]]})" if none else ""
+    shown = ", ".join([*counts, f"{len(none)} for no task{first}"])
+    logger.info("%s: of %d images are labeled: %s", split, len(records), shown)
