@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ..augmentation.geometry import Size
 from ..utils.errors import check_choice
+from .auto_labels import AutoLabeled
 from .own_labels import OwnLabelsReader
 
 Target = Any
@@ -70,7 +71,7 @@ class Statistics:
     images: dict[str, int] = field(default_factory=dict)
 
 
-class Task(OwnLabelsReader, ABC):
+class Task(OwnLabelsReader, AutoLabeled, ABC):
     """A task without its network.
 
     Attributes:
