@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..data.datasets.scan import FileScanner
@@ -48,6 +48,7 @@ class Labels:
         remarks: sentences on what the user should know or decide.
         values: values or colors of PNG maps, for which classes are invented.
         is_beside: whether it is outside of the dataset, beside the images.
+        broken: file -> message, for files that cannot be read.
     """
 
     path: str
@@ -60,6 +61,7 @@ class Labels:
     remarks: list[str] = field(default_factory=list)
     values: set[int] = field(default_factory=set)
     is_beside: bool = False
+    broken: dict[str, str] = field(default_factory=dict)
 
 
 def invented(count: int) -> list[str]:
@@ -77,8 +79,21 @@ def recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> lis
         key: option of the command line or config key, for messages.
 
     Raises:
-        InputError: it holds labels of a known format that cannot be used for these images.
+        InputError: it holds labels of a known format that cannot be used for these images, or more
+            files that cannot be read than labels.
     """
+    broken: dict[str, str] = {}
+    try:
+        found = _recognize(path, images, replace(scan, broken=broken), key)
+    except InputError as error:
+        raise InputError(next(iter(broken.values()), str(error))) from error
+    if len(broken) > max((len(x.labeled) for x in found), default=0):
+        raise InputError(next(iter(broken.values())))
+    return [replace(x, broken=broken) for x in found]
+
+
+def _recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> list[Labels]:
+    """Return what `recognize` does; files that cannot be read are in `scan.broken`."""
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isfile(path) and suffix in (".json", *YAML_SUFFIXES):
         if suffix == ".json" and contains(path, b'"segments_info"'):
@@ -189,7 +204,7 @@ def _match(source: LabelSource, images: ImageFiles) -> list[tuple[Any, str]]:
     if not pairs or (source.lists_images and 2 * len(pairs) < len(source.images)):
         shown = f"{len(pairs)} of its {len(source.images)} images are there"
         raise InputError(f"{source.path}: {shown}{f', such as: {lines[0]}' if lines else ''}")
-    return pairs
+    return [x for x in pairs if x[1] in images.sizes]  # those that can be read
 
 
 def _empty_remark(path: str, labels: Labels, source: BoxSource) -> str:
