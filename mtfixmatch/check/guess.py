@@ -206,6 +206,7 @@ def _read_images(sources: Sequence[str], split: str, scan: FileScanner) -> Split
     if len(like_maps) > MIXED * len(images.names):
         shown = f"{len(like_maps)} of {len(images.names)} images are named like maps of others"
         hint = "put the maps into a folder of their own, or name the images by a glob or a list"
+        hint += f", and the maps by {OPTIONS[split]}"
         raise InputError(f"{', '.join(sources)}: {shown}, such as {like_maps[0]}: {hint}")
     return SplitGuess(list(sources), images, headers, broken=broken)
 

@@ -1,5 +1,6 @@
 """What a file or folder with labels holds: its format, its classes, and the images it is for."""
 
+import glob
 import os
 import re
 from collections import Counter
@@ -101,9 +102,11 @@ def _recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> li
         return [_guess_boxes(path, "COCO" if suffix == ".json" else YOLO, images, scan, key)]
     taken = {os.path.abspath(x) for x in images.paths.values()}
     counts: Counter = Counter()
+    has_images = False
     for file in files_of(path, key):
         suffix = os.path.splitext(file.name)[1].lower()
-        is_image = suffix == MAP_SUFFIX and os.path.abspath(file.path) in taken
+        is_image = os.path.abspath(file.path) in taken
+        has_images |= is_image
         counts[suffix] += is_label_file(file.name) and not is_image
     several = sum(counts[x] > 0 for x in SUFFIXES) > 1
     found = [
@@ -111,7 +114,8 @@ def _recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> li
         for x in SUFFIXES
         if counts[x] and not (several and x != _main_suffix(counts))
     ]
-    return found + ([guess_png(path, images, scan, key)] if counts[MAP_SUFFIX] else [])
+    maps = _select(path, MAP_SUFFIX) if has_images else path
+    return found + ([guess_png(maps, images, scan, key)] if counts[MAP_SUFFIX] else [])
 
 
 def _guess_panoptic(path: str, images: ImageFiles, scan: FileScanner, key: str) -> list[Labels]:
@@ -156,7 +160,9 @@ def _main_suffix(counts: Counter) -> str:
 
 
 def _select(folder: str, suffix: str) -> str:
-    return os.path.join(folder, "**", f"*{suffix}") if os.path.isdir(folder) else folder
+    return (
+        os.path.join(glob.escape(folder), "**", f"*{suffix}") if os.path.isdir(folder) else folder
+    )
 
 
 def _guess_boxes(path: str, name: str, images: ImageFiles, scan: FileScanner, key: str) -> Labels:
@@ -170,6 +176,10 @@ def _guess_boxes(path: str, name: str, images: ImageFiles, scan: FileScanner, ke
         used = max((box[0] for x in boxes.values() for box in x), default=0)
         labels.classes = invented(used + 1)
         labels.remarks.append(f"{path}: no file has names of the classes: rename class_0 ...")
+    crowds = [box[1] for x in boxes.values() for box in x]
+    if crowds and all(crowds):
+        text = "boxes are ignored regions (iscrowd), so there is no object to train on"
+        labels.remarks.append(f"{path}: all {len(crowds)} {text}")
     if POLYGONS.search(_head(source, path)):
         text = f"its polygons and masks mean boxes; they are maps, too, with {MAPS}: {path}"
         labels.remarks.append(f"{path}: {text}")
