@@ -11,7 +11,7 @@ from typing import Any
 from ..data.datasets.scan import FileScanner
 from ..formats.boxes import open_boxes
 from ..formats.data_yaml import YAML_SUFFIXES
-from ..formats.image_files import ImageFiles, files_of
+from ..formats.image_files import IMAGE_SUFFIXES, ImageFiles, files_of
 from ..formats.label_files import SUFFIXES, is_label_file
 from ..formats.maps import map_format
 from ..formats.sources import BoxSource, LabelSource
@@ -100,22 +100,27 @@ def _recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> li
         if suffix == ".json" and contains(path, b'"segments_info"'):
             return _guess_panoptic(path, images, scan, key)
         return [_guess_boxes(path, "COCO" if suffix == ".json" else YOLO, images, scan, key)]
-    taken = {os.path.abspath(x) for x in images.paths.values()}
-    counts: Counter = Counter()
-    has_images = False
-    for file in files_of(path, key):
-        suffix = os.path.splitext(file.name)[1].lower()
-        is_image = os.path.abspath(file.path) in taken
-        has_images |= is_image
-        counts[suffix] += is_label_file(file.name) and not is_image
+    counts, has_images = _count_files(path, images, key)
     several = sum(counts[x] > 0 for x in SUFFIXES) > 1
     found = [
         _guess_boxes(_select(path, x) if several else path, FORMATS[x], images, scan, key)
         for x in SUFFIXES
         if counts[x] and not (several and x != _main_suffix(counts))
     ]
+    others = [x for x in IMAGE_SUFFIXES if counts[x]]
+    if others and not (found or has_images or counts[MAP_SUFFIX]):
+        raise InputError(f"{path}: maps are read as {MAP_SUFFIX}, these files are {others[0]}")
     maps = _select(path, MAP_SUFFIX) if has_images else path
     return found + ([guess_png(maps, images, scan, key)] if counts[MAP_SUFFIX] else [])
+
+
+def _count_files(path: str, images: ImageFiles, key: str) -> tuple[Counter, bool]:
+    """Return suffix -> number of files that may be labels, and whether images are among them."""
+    taken = {os.path.abspath(x) for x in images.paths.values()}
+    files = files_of(path, key)
+    others = [x for x in files if os.path.abspath(x.path) not in taken]
+    suffixes = [os.path.splitext(x.name)[1].lower() for x in others if is_label_file(x.name)]
+    return Counter(suffixes), len(others) < len(files)
 
 
 def _guess_panoptic(path: str, images: ImageFiles, scan: FileScanner, key: str) -> list[Labels]:

@@ -49,3 +49,9 @@ def test_boxes_that_all_are_ignored_regions_are_said(root, crowds, is_said):
     (root / "boxes.json").write_text(json.dumps(content))
     text = f"{path}: all 2 boxes are ignored regions (iscrowd), so there is no object to train on"
     assert (text in guess(root).remarks) == is_said
+
+
+def test_maps_as_jpeg_are_said_to_be_none(root):
+    make_images(root / "images", 2)
+    make_images(root / "masks", 2)
+    assert error(root).endswith(f"{root / 'masks'}: maps are read as .png, these files are .jpg")
