@@ -10,6 +10,7 @@ import pytest
 from mtfixmatch.data.datasets.scan import FileScanner
 from mtfixmatch.inference.label_formats import FORMATS, write_format
 from mtfixmatch.inference.label_formats.cvat import run_lengths
+from mtfixmatch.inference.label_formats.label_studio import brush_runs
 from mtfixmatch.tasks.auto_labels import HUMAN, AutoLabel, LabeledImage
 from mtfixmatch.utils.errors import InputError
 from mtfixmatch.utils.labels import IGNORE_LABEL
@@ -153,7 +154,7 @@ def test_run_lengths(rows, expected):
 
 
 def test_label_studio_by_hand(data):
-    assert write(data, "label-studio") == ["label-studio: segmentation: maps are left out"]
+    assert write(data, "label-studio") == []
     folder = data.root / "label-studio"
     a, b, c = json.loads((folder / "tasks.json").read_text())
     assert [x["id"] for x in (a, b, c)] == [1, 2, 3]
@@ -168,13 +169,40 @@ def test_label_studio_by_hand(data):
     assert value["rectanglelabels"] == ["cat"] and "score" not in human
     (prediction,) = a["predictions"]
     assert (prediction["model_version"], prediction["score"]) == (NETWORK, 0.5)
-    box, unsure = prediction["result"]
+    box, unsure, road, sky = prediction["result"]
     assert (box["score"], box["original_width"], box["original_height"]) == (0.875, 30, 20)
     assert "meta" not in box and unsure["meta"] == {"text": ["unsure"]}
+    assert road["value"]["brushlabels"] == ["road"] and sky["value"]["format"] == "rle"
+    assert sky["value"]["rle"] == brush_runs(data.pixels == 1)
+    assert len({x["id"] for x in (human, box, unsure, road, sky)}) == 5
     view = ElementTree.parse(folder / "interface.xml").getroot()
-    names = [view.find("Image").get("name"), view.find("RectangleLabels").get("name")]
-    assert [human["to_name"], human["from_name"]] == names
-    assert [x.get("value") for x in view.iter("Label")] == BOX_CLASSES
+    assert [x.tag for x in view] == ["Image", "RectangleLabels", "BrushLabels"]
+    names = [x.get("name") for x in view]
+    assert names == [human["to_name"], human["from_name"], road["from_name"]]
+    assert [x.get("value") for x in view.iter("Label")] == BOX_CLASSES + MAP_CLASSES
+
+
+def test_brush_runs_by_hand():
+    """One pixel of 0 and two of 255, in four channels: runs of 4 and of 8."""
+    header = f"{12:032b}" + "00111" + "0010" + "0011" + "0111" + "1111"
+    bits = header + "1" + "00" + "011" + "00000000" + "1" + "00" + "111" + "11111111"
+    bits += "0" * (-len(bits) % 8)
+    expected = [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
+    assert brush_runs(np.array([[False, True, True]])) == expected
+
+
+@pytest.mark.parametrize(
+    "length, parts", [(2, 1), (3, 1), (64, 1), (65, 1), (16384, 1), (16385, 2), (40000, 3)]
+)
+def test_long_runs_are_divided(length, parts):
+    bits = "".join(f"{x:08b}" for x in brush_runs(np.ones((1, length), bool)))[53:]
+    runs, total = 0, 0
+    while bits.startswith("1"):
+        size = (3, 4, 8, 16)[int(bits[1:3], 2)]
+        total += int(bits[3 : 3 + size], 2) + 1
+        assert bits[3 + size : 11 + size] == "1" * 8
+        bits, runs = bits[11 + size :], runs + 1
+    assert (runs, total) == (parts, 4 * length) and not bits.strip("0") and len(bits) < 8
 
 
 @pytest.mark.parametrize("name", FORMATS)
