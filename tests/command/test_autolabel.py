@@ -29,6 +29,7 @@ from mtfixmatch.utils.labels import IGNORE_LABEL
 from tests.support.engine_helpers import build_trainer, run_config
 from tests.support.helpers import REPOSITORY, tiny_config
 from tests.support.own_data import annotation, black, listed, save
+from tests.support.partial import NAME, partial_dataset
 
 NETWORK = "oracle@0123456789ab"
 STRICT = Settings(precision=1.0, lower=0.5, least=1)
@@ -203,6 +204,34 @@ def test_measured_on_hidden_labels(street_root, tmp_path):
     _, _, records = reload(tmp_path / "new", street_root)
     truth = {x["file_name"]: x for x in get_records(["street_train"])}
     assert all(x["annotations"] == truth[name]["annotations"] for name, x in records.items())
+
+
+def test_partial_labels_are_completed(street_root, tmp_path):
+    with partial_dataset(street_root) as opts:
+        cfg = tiny_config(street_root, *opts)
+        partial = {x["file_name"]: x for x in get_records([NAME])}
+        run(cfg, tmp_path / "new")
+        task = build_tasks(cfg)[1]
+        maps = {name: task.load_map(x) for name, x in partial.items()}
+    _, tasks, records = reload(tmp_path / "new", street_root)
+    truth = {x["file_name"]: x for x in get_records(["street_train"])}
+    measured = {a["category_id"] for x in get_records(["street_val"]) for a in x["annotations"]}
+    assert records.keys() == partial.keys() and any(
+        "labeled_classes" in x for x in partial.values()
+    )
+    for name, record in records.items():
+        human, classes = partial[name]["annotations"], partial[name].get("labeled_classes")
+        own = record["annotations"]
+        assert own[: len(human)] == human
+        if classes is not None:
+            others = [a for a in truth[name]["annotations"] if a["category_id"] not in classes]
+            kept = [a for a in others if a["category_id"] in measured and not a["iscrowd"]]
+            added = [a["category_id"] for a in own[len(human) :]]
+            assert added == [a["category_id"] for a in kept]
+            assert set(record.get("labeled_classes", range(8))) == {*classes, *measured}
+        pixels, known = tasks["segmentation"].load_map(record), maps[name] != IGNORE_LABEL
+        assert (pixels[known] == maps[name][known]).all()
+        assert (pixels[~known] != IGNORE_LABEL).any()
 
 
 # The user's own data
