@@ -20,12 +20,15 @@ from ..engine import MultiTaskTrainer, evaluate_checkpoint, load_config
 from ..runtime.lock import locked
 from ..runtime.rank_watch import failure_of
 from ..runtime.signals import STOPPED, forwarding
+from ..utils.checkout import config_path
 from ..utils.errors import InputError
 from ..utils.log import log_to
 
 
 def main(args: Namespace) -> dict[str, Any]:
     """Train or evaluate in this process, one of `launch_main`; return the results."""
+    if args.config_file:  # which default_setup reads, too
+        args.config_file = str(config_path(args.config_file))
     cfg = load_config(args.config_file, args.opts, resume=args.resume, eval_only=args.eval_only)
     if args.eval_only:  # in a folder of its own, so that the files of a run stay unchanged
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
