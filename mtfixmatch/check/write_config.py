@@ -130,6 +130,8 @@ def _sampling(guess: Guess) -> list[str]:
         lines += [f'  SAMPLING: "explicit"  # {count}', f"  LABELED_PER_BATCH: {LABELED}"]
     else:
         lines.append('  SAMPLING: "implicit"  # each image is labeled')
+    if broken := guess.train.unreadable():
+        lines.append(f"  SKIP_BROKEN: true  # files that cannot be read: {len(broken)}")
     if every == images:
         hint = "nothing is unlabeled: with more images, DenseFixMatch and explicit sampling"
         lines.append(f'FIXMATCH: {{METHOD: "Supervised"}}  # {hint}')
