@@ -36,6 +36,8 @@ def parse_args() -> Namespace:
     add("--least", type=int, default=default.least, help=what)
     what = "DATASETS.TEST, or the labels that the config hides from the training (default: test)"
     add("--measure-on", choices=SOURCES, default=default.source, help=what)
+    what = "parts of the images, each measured by thresholds of the others; 1: no such measurement"
+    add("--folds", type=int, default=default.folds, help=f"{what} (default: {default.folds})")
     what = "write the labels for other tools as well"
     add("--to", nargs="+", choices=FORMATS, default=[], help=what)
     add("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
@@ -50,6 +52,7 @@ def main(args: Namespace) -> None:
         lower=args.lower,
         least=args.least,
         source=args.measure_on,
+        folds=args.folds,
     )
     predictor = load(args.model, device=args.device)
     cfg = load_config(args.config_file, args.opts)

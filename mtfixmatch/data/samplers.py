@@ -1,6 +1,7 @@
 """Choose the images of each batch."""
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..formats.image_files import files_of
 from ..utils.errors import InputError
 from .records import Records
 
@@ -74,10 +76,24 @@ def _permutation(size: int, seed: int, pool: int, epoch: int) -> np.ndarray:
 
 
 def labeled_indices(records: Records, keys: dict[str, str], which: str) -> list[int]:
-    """Return the indices of records with "any" label, "all" or that of one task by `keys`."""
+    """Return the indices of the records that count as labeled.
+
+    Args:
+        records: dataset records.
+        keys: task name -> label key.
+        which: "any" label, "all" labels, that of the task of this name, or the path of a text file
+            (.txt) that lists the images, one path in each line.
+
+    Raises:
+        InputError: `which` is something else, or the file cannot be read.
+    """
     choices = ["any", "all", *keys]
+    if which.endswith(".txt"):
+        listed = {os.path.realpath(x.path) for x in files_of(which, "DATALOADER.LABELED")}
+        return [i for i, r in enumerate(records) if os.path.realpath(r["file_name"]) in listed]
     if which not in choices:
-        raise InputError(f"DATALOADER.LABELED is {which!r}, expected one of {', '.join(choices)}")
+        expected = f"{', '.join(choices)}, or a text file (.txt) with the paths of images"
+        raise InputError(f"DATALOADER.LABELED is {which!r}, expected one of {expected}")
     label_keys = [keys[which]] if which in keys else list(keys.values())
     any_or_all = any if which == "any" else all
     return [i for i, r in enumerate(records) if any_or_all(key in r for key in label_keys)]

@@ -58,8 +58,8 @@ def autolabel(
     records = hide_by_config(cfg, tasks, read_records(cfg, cfg.DATASETS.TRAIN))
     check_partial_labels(records, tasks)
     measured = measured_records(cfg, tasks, records, settings.source)
-    meters, thresholds = measure_thresholds(predictor.model, cfg, tasks, measured, settings)
-    tables = [threshold_table(t, meters[t.name], thresholds[t.name]) for t in tasks]
+    thresholds = measure_thresholds(predictor.model, cfg, tasks, measured, settings)
+    tables = [threshold_table(t, thresholds[t.name], settings.precision) for t in tasks]
     if settings.source == HIDDEN:
         records = [with_hidden_labels(record) for record in records]
     with _new_folder(output) as folder:

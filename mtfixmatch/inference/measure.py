@@ -1,5 +1,6 @@
 """Measure a network's scores on labeled images, and choose the thresholds of its labels."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .results import network_results
 from .thresholds import choose_threshold
 
 TEST, HIDDEN = SOURCES = ("test", "hidden")
+MOST_FOLDS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +29,15 @@ class Settings:
         lower: share from which on predictions are ignored and not background, at most `precision`.
         least: number of predictions, or of images for maps, that a precision must rest on.
         source: what is measured on, see `measured_records`.
+        folds: parts of the labeled images, each of which is measured with the thresholds that the
+            others choose; 1: all images choose the thresholds and are measured with them.
     """
 
     precision: float = 0.9
     lower: float = 0.3
     least: int = 10
     source: str = TEST
+    folds: int = 5
 
     def __post_init__(self):
         """Raise InputError for values that cannot be used."""
@@ -41,6 +46,8 @@ class Settings:
             raise InputError(f"{values}: expected 0 < lower <= precision <= 1")
         if self.least < 1:
             raise InputError(f"least {self.least}: expected 1 or more")
+        if not 1 <= self.folds <= MOST_FOLDS:
+            raise InputError(f"folds {self.folds}: expected 1 to {MOST_FOLDS}")
         check_choice("measure-on", self.source, SOURCES)
 
 
@@ -102,29 +109,38 @@ def measure_thresholds(
     tasks: Sequence[Task],
     records: Sequence[Record],
     settings: Settings,
-) -> tuple[dict[str, ScoreMeter], dict[str, Thresholds]]:
-    """Return what measured each task, and the thresholds of its classes; see `choose_threshold`.
+) -> dict[str, Thresholds]:
+    """Return the thresholds of the classes of each task; see `choose_threshold`.
 
     Raises:
         InputError: an image cannot be read, or no class of any task reaches the precision.
     """
-    meters = {task.name: task.score_meter() for task in tasks}
+    meters = {task.name: [task.score_meter() for _ in range(settings.folds)] for task in tasks}
     results = network_results(model, cfg, records, "measuring")
     for result, record in zip(results, records, strict=True):
         if isinstance(result, InputError):
             raise result
         for task in tasks:
             if task.label_key in record:
-                meters[task.name].add(record, result)
-    thresholds = {name: _thresholds(meter, settings) for name, meter in meters.items()}
+                meters[task.name][fold_of(record, settings.folds)].add(record, result)
+    thresholds = {name: _thresholds(parts, settings) for name, parts in meters.items()}
     if not any(x for own in thresholds.values() for x in own):
         what = f"no class reaches a precision of {settings.precision} on {len(records)} images"
         least = f"with {settings.least} predictions or more"
-        raise InputError(f"{what} {least}: lower --precision or --least")
-    return meters, thresholds
+        if settings.folds > 1:
+            least += f", cross-fitted in {settings.folds} parts"
+        raise InputError(f"{what} {least}: lower --precision or --least, or label more images")
+    return thresholds
 
 
-def _thresholds(meter: ScoreMeter, settings: Settings) -> Thresholds:
-    lower = settings.lower if meter.has_lower else settings.precision
+def fold_of(record: Record, folds: int) -> int:
+    """Return the part of an image, 0 to `folds` - 1: a hash of its id, whatever the others are."""
+    digest = hashlib.sha256(str(record["image_id"]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % folds
+
+
+def _thresholds(parts: Sequence[ScoreMeter], settings: Settings) -> Thresholds:
+    lower = settings.lower if parts[0].has_lower else settings.precision
     limits = (settings.precision, lower, settings.least)
-    return [choose_threshold(scores, *limits) for scores in meter.scores()]
+    classes = zip(*(part.scores() for part in parts), strict=True)
+    return [choose_threshold(scores, *limits) for scores in classes]

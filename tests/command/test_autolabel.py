@@ -32,7 +32,7 @@ from tests.support.own_data import annotation, black, listed, save
 from tests.support.partial import NAME, partial_dataset
 
 NETWORK = "oracle@0123456789ab"
-STRICT = Settings(precision=1.0, lower=0.5, least=1)
+STRICT = Settings(precision=1.0, lower=0.5, least=1, folds=1)
 RIGHT, WRONG = 0.875, 0.25  # scores
 SHORT = ("SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 0, "TEST.EVAL_PERIOD", 0)
 
@@ -197,7 +197,7 @@ def test_the_data_check_passes_and_a_training_starts(labeled, tmp_path):
 def test_measured_on_hidden_labels(street_root, tmp_path):
     """What is measured on is a human label, too."""
     cfg = config(street_root, "DATASETS.TEST", ())
-    hidden = Settings(precision=1.0, lower=0.5, least=1, source="hidden")
+    hidden = Settings(precision=1.0, lower=0.5, least=1, source="hidden", folds=1)
     report, model = run(cfg, tmp_path / "new", hidden)
     assert "16 of 16 images are labeled, 16 by humans" in report
     assert len(model.seen) == 12 == len(set(model.seen))
