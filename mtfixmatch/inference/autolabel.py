@@ -5,10 +5,7 @@ image gets what it lacks. The result is a new dataset with a config to train on 
 """
 
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
@@ -22,6 +19,7 @@ from .dataset_config import VAL_DATASET, write_dataset_config
 from .label_formats import write_format
 from .label_images import ImageLabeler, label_counts
 from .measure import HIDDEN, Settings, measure_thresholds, measured_records, with_hidden_labels
+from .output_folder import new_folder, writing
 from .predictor import Predictor
 from .review import write_review
 from .thresholds import threshold_table
@@ -54,27 +52,28 @@ def autolabel(
     """
     tasks = build_tasks(cfg)
     check_network(predictor, cfg, tasks)
-    _check_output(output)
-    records = hide_by_config(cfg, tasks, read_records(cfg, cfg.DATASETS.TRAIN))
-    check_partial_labels(records, tasks)
-    measured = measured_records(cfg, tasks, records, settings.source)
-    thresholds = measure_thresholds(predictor.model, cfg, tasks, measured, settings)
-    tables = [threshold_table(t, thresholds[t.name], settings.precision) for t in tasks]
-    if settings.source == HIDDEN:
-        records = [with_hidden_labels(record) for record in records]
-    with _new_folder(output) as folder:
-        labeler = ImageLabeler(tasks, thresholds, folder, predictor.identity)
-        images, broken = labeler.label(predictor.model, cfg, records)
-        lines = [*tables, label_counts(tasks, images), *broken]
-        write_review(images, tasks, folder)
-        written = labeler.write(images)
-        validation = _copy_validation(cfg, tasks, os.path.join(folder, "val"))
-        write_dataset_config(cfg, tasks, written, validation, folder=folder, output=output)
-        classes = {task.name: task.class_names for task in tasks}
-        for name in formats:
-            lines += write_format(name, images, classes, os.path.join(folder, name))
-        report = "\n\n".join(lines) + "\n"
-        write_atomically(os.path.join(folder, REPORT), report)
+    with new_folder(output) as folder:
+        records = hide_by_config(cfg, tasks, read_records(cfg, cfg.DATASETS.TRAIN))
+        check_partial_labels(records, tasks)
+        measured = measured_records(cfg, tasks, records, settings.source)
+        thresholds = measure_thresholds(predictor.model, cfg, tasks, measured, settings)
+        lines = [threshold_table(t, thresholds[t.name], settings.precision) for t in tasks]
+        if settings.source == HIDDEN:
+            records = [with_hidden_labels(record) for record in records]
+        with writing(output):
+            labeler = ImageLabeler(tasks, thresholds, folder, predictor.identity)
+            images, broken = labeler.label(predictor.model, cfg, records)
+            lines += [label_counts(tasks, images), *broken]
+            write_review(images, tasks, folder)
+            written = labeler.write(images)
+            validation = _copy_validation(cfg, tasks, os.path.join(folder, "val"))
+            places = {"folder": folder, "output": output}
+            write_dataset_config(cfg, tasks, images, written, validation, **places)
+            classes = {task.name: task.class_names for task in tasks}
+            for name in formats:
+                lines += write_format(name, images, classes, os.path.join(folder, name))
+            report = "\n\n".join(lines) + "\n"
+            write_atomically(os.path.join(folder, REPORT), report)
     return report
 
 
@@ -94,30 +93,6 @@ def check_network(predictor: Predictor, cfg: CfgNode, tasks: Sequence[Task]) -> 
     if predictor.range_16bit != tuple(cfg.INPUT.RANGE_16BIT):
         values = f"INPUT.RANGE_16BIT is {tuple(cfg.INPUT.RANGE_16BIT)} in the config"
         raise InputError(f"{values}, but {predictor.name} was trained with {predictor.range_16bit}")
-
-
-def _check_output(output: str) -> None:
-    if os.path.exists(output) and not os.path.isdir(output):
-        raise InputError(f"--output {output}: it is a file, expected a folder")
-    if os.path.isdir(output) and os.listdir(output):
-        raise InputError(f"--output {output}: the folder is not empty; name another one")
-
-
-@contextmanager
-def _new_folder(output: str) -> Iterator[str]:
-    """Make a folder beside `output` that takes its place when it is complete."""
-    output = os.path.abspath(output)
-    folder = f"{output}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        os.makedirs(folder)
-        yield folder
-        os.replace(folder, output)
-    except OSError as error:
-        raise InputError(
-            f"--output {output} cannot be written: {error.strerror or error}"
-        ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy_validation(

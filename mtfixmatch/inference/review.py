@@ -14,7 +14,7 @@ from ..tasks.auto_labels import LabeledImage
 from ..utils.files import write_atomically
 
 TABLE, SHEET = "review.csv", "contact_sheet.png"
-HEADER = ("image", "task", "class", "unsure", "score")
+HEADER = ("image", "image_unsure", "task", "class", "unsure", "score")
 IMAGE_KEYS = ("file_name", "image_id", "height", "width", "range_16bit")  # of a record
 PICTURES = 8  # images on the contact sheet
 MAX_WIDTH = 640  # of a picture in pixels
@@ -22,24 +22,31 @@ MAX_WIDTH = 640  # of a picture in pixels
 
 def write_review(images: Sequence[LabeledImage], tasks: Sequence[Task], folder: str) -> None:
     """Write the table, and the pictures of the images that come first in it."""
-    rows = sorted(
-        (
-            (image, name, review)
-            for image in images
-            for name, label in image.labels.items()
-            for review in label.review
-        ),
-        key=lambda row: (-row[2].unsure, row[2].score, row[0].path, row[1]),
-    )
+    unsure = {image.path: image_unsure(image) for image in images}
+    ranked = sorted(images, key=lambda x: (-unsure[x.path], x.path))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
-    for image, name, x in rows:
-        writer.writerow([image.path, name, x.class_name, f"{x.unsure:.4f}", f"{x.score:.4f}"])
+    for image in ranked:
+        rows = [(name, x) for name, label in image.labels.items() for x in label.review]
+        for name, x in sorted(rows, key=lambda row: (-row[1].unsure, row[1].score)):
+            figures = [f"{value:.4f}" for value in (unsure[image.path], x.unsure, x.score)]
+            writer.writerow([image.path, figures[0], name, x.class_name, *figures[1:]])
     write_atomically(os.path.join(folder, TABLE), text.getvalue())
-    first = list({image.path: image for image, _, _ in rows}.values())[:PICTURES]
+    first = [x for x in ranked if any(label.review for label in x.labels.values())][:PICTURES]
     if first:
         _draw_sheet(first, tasks, os.path.join(folder, SHEET))
+
+
+def image_unsure(image: LabeledImage) -> float:
+    """Return the mean over an image's tasks of the mean over their classes of `Review.unsure`.
+
+    A human sees the whole image, and all tasks count alike: a share of boxes and one of pixels
+    cannot be compared, but each of them grows with what is left to a human.
+    """
+    shares = [[x.unsure for x in label.review] for label in image.labels.values()]
+    means = [sum(x) / len(x) for x in shares if x]
+    return sum(means) / len(means) if means else 0.0
 
 
 def _draw_sheet(images: Sequence[LabeledImage], tasks: Sequence[Task], path: str) -> None:

@@ -69,7 +69,7 @@ class Review(NamedTuple):
 
     Attributes:
         class_name: name of the class.
-        unsure: share in [0, 1] of what was predicted that is ignored.
+        unsure: share in [0, 1] of the class's boxes or pixels in the image that are ignored.
         score: least or mean score in [0, 1] of what was predicted.
     """
 
@@ -84,7 +84,7 @@ class AutoLabel:
 
     Attributes:
         keys: the keys of the record that hold it; empty: the image stays without a label.
-        review: a row for each class that was predicted.
+        review: a row for each class with a threshold that was predicted.
         boxes: its boxes as annotations of a record, with "provenance" and, of a network, "score";
             None: it has no boxes.
         num_classes: number of classes that the boxes are for.

@@ -159,10 +159,10 @@ class MapLabeler(AutoLabeler):
         review = [
             Review(
                 class_name=self.task.class_names[i],
-                unsure=float(doubtful[i] / human.size),
+                unsure=float(doubtful[i] / found[i]),
                 score=float(confidence[i] / found[i] / BINS),
             )
-            for i in np.flatnonzero(found)
+            for i in np.flatnonzero(found * (self.limits < NEVER))
         ]
         pixels = np.where(sure, classes, human).astype(np.uint8)
         return _Filled(pixels, review, float(bins[sure].mean() / BINS) if sure.any() else None)

@@ -62,7 +62,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     Several processes can write at the same time. After an error the old file is unchanged.
     """
     target = os.fspath(path)
-    temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = temporary_path(target)
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -94,10 +94,20 @@ def sha256_of(path: str | os.PathLike) -> str:
     return sha256.hexdigest()
 
 
+def temporary_path(path: str) -> str:
+    """Return the path of a temporary file or folder that is to replace `path`."""
+    return f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+
+
+def is_temporary(path: str) -> bool:
+    """Return whether a path is one of `temporary_path`."""
+    return bool(_TEMPORARY.search(path))
+
+
 def remove_temporaries(folder: str) -> None:
     """Delete the temporary files of killed processes; no process may be writing to the folder."""
     for name in os.listdir(folder):
-        if _TEMPORARY.search(name):
+        if is_temporary(name):
             os.remove(os.path.join(folder, name))
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import sys
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -178,8 +179,18 @@ def test_provenance_scores_and_report(labeled):
 def test_least_certain_first(labeled):
     with open(labeled.output / "review.csv") as file:
         rows = list(csv.DictReader(file))
-    unsure = [float(x["unsure"]) for x in rows]
-    assert unsure == sorted(unsure, reverse=True) and unsure[0] > 0
+    order = [(-float(x["image_unsure"]), x["image"]) for x in rows]
+    assert order == sorted(order) and order[0][0] < 0
+    for image in {x["image"] for x in rows}:
+        own = [x for x in rows if x["image"] == image]
+        unsure = [float(x["unsure"]) for x in own]
+        assert unsure == sorted(unsure, reverse=True)
+        shares = defaultdict(list)
+        for x in own:
+            shares[x["task"]].append(float(x["unsure"]))
+        means = [np.mean(values) for values in shares.values()]
+        assert float(own[0]["image_unsure"]) == pytest.approx(np.mean(means), abs=2e-4)
+    assert {x["task"] for x in rows} == {"detection", "segmentation"}
     assert {x["image"] for x in rows} <= labeled.truth.keys()
     with Image.open(labeled.output / "contact_sheet.png") as sheet:
         assert sheet.width == 2 * 256 + 2 * 4
@@ -189,7 +200,12 @@ def test_the_data_check_passes_and_a_training_starts(labeled, tmp_path):
     output = ("OUTPUT_DIR", str(tmp_path / "run"))
     cfg, *_ = reload(labeled.output, labeled.root, *SHORT, *output, "SOLVER.AMP.ENABLED", False)
     assert not check_data(cfg, str(tmp_path / "check"), decode_all=True).errors
-    assert cfg.FIXMATCH.METHOD == "Supervised" and cfg.DATASETS.TEST == ("street_val",)
+    assert cfg.FIXMATCH.METHOD == labeled.cfg.FIXMATCH.METHOD
+    assert cfg.DATASETS.TEST == ("street_val",) and cfg.DATALOADER.SAMPLING == "explicit"
+    human = [
+        x for x, y in labeled.hidden.items() if y.keys() & {"annotations", "sem_seg_file_name"}
+    ]
+    assert (labeled.output / "human_images.txt").read_text().splitlines() == human
     build_trainer(cfg).train()
     assert (tmp_path / "run" / "model_final.pth").exists()
 

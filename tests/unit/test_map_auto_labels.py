@@ -73,7 +73,7 @@ def test_unsure_pixels_are_ignored(task, tmp_path):
     assert np.array_equal(task.load_map(record(**made.keys)), expected)
     road, sky = made.review
     assert (road.class_name, sky.class_name, sky.unsure) == ("road", "sky", 0.0)
-    assert road.unsure == pytest.approx(9 / 20)
+    assert road.unsure == pytest.approx(9 / 10)
     assert road.score == pytest.approx((9 * 0.899 + 0.9) / 10)
     labeler.write([])
     rows = (tmp_path / "segmentation_provenance.csv").read_text().splitlines()
@@ -86,7 +86,9 @@ def test_unsure_pixels_are_ignored(task, tmp_path):
 def test_a_class_without_a_threshold_is_ignored(task, tmp_path):
     limits = [None, threshold(0.6, 0.6)]
     args = (task, tmp_path, record(), halves(ROAD, SKY), 0.99, limits)
-    assert np.array_equal(label(*args)[1], halves(IGNORE_LABEL, SKY))
+    made, pixels, _ = label(*args)
+    assert np.array_equal(pixels, halves(IGNORE_LABEL, SKY))
+    assert [x.class_name for x in made.review] == ["sky"]  # road is not labeled anywhere
 
 
 def test_a_map_without_a_sure_pixel_is_no_label(task, tmp_path):

@@ -1,3 +1,4 @@
+import os
 from itertools import islice
 
 import pytest
@@ -119,6 +120,24 @@ def test_counts_that_do_not_divide_name_the_keys():
 )
 def test_labeled_indices(which, expected):
     assert labeled_indices(RECORDS, KEYS, which) == expected
+
+
+def test_labeled_images_of_a_list(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).touch()
+    os.symlink(tmp_path / "b.png", tmp_path / "link.png")
+    (tmp_path / "mine.txt").write_text(f"{tmp_path}/c.png\nlink.png\n")
+    records = [{"file_name": str(tmp_path / name)} for name in ("a.png", "b.png", "c.png")]
+    which = str(tmp_path / "mine.txt")
+    assert labeled_indices(records, KEYS, which) == [1, 2]
+    assert build(records, labeled=which) == ([[1, 2], [0]], [2, 6])
+    with pytest.raises(InputError, match=r"no image is labeled .DATALOADER.LABELED is '.*mine.txt"):
+        build(records[:1], labeled=which)
+    (tmp_path / "mine.txt").write_text("d.png")
+    with pytest.raises(InputError, match=r"^DATALOADER.LABELED: .*mine.txt lists .*d.png, which"):
+        labeled_indices(records, KEYS, which)
+    with pytest.raises(InputError, match=r"^DATALOADER.LABELED: there is no folder '.*/no.txt'"):
+        labeled_indices(records, KEYS, str(tmp_path / "no.txt"))
 
 
 def test_labeled_indices_lists_the_choices():
