@@ -63,7 +63,8 @@ def _add_loader_config(cfg: CN) -> None:
     # Sampling of mini-batches (Sec. 3): "uniform" from the labeled images, "implicit" from all
     # images, "explicit": LABELED_PER_BATCH labeled images and the rest from the other images.
     cfg.DATALOADER.SAMPLING = "uniform"
-    # Images that count as labeled: with a label for "any" task, "all" tasks, or the task named so.
+    # Images that count as labeled: with a label for "any" task, "all" tasks, or the task named so;
+    # or those in a text file (.txt) with a path in each line.
     cfg.DATALOADER.LABELED = "any"
     # Number of labeled images in a batch of SOLVER.IMS_PER_BATCH, for "explicit".
     cfg.DATALOADER.LABELED_PER_BATCH = 8

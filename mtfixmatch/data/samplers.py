@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..formats.image_files import files_of
+from ..formats.image_files import expand, files_of
 from ..utils.errors import InputError
 from .records import Records
 
@@ -89,7 +89,7 @@ def labeled_indices(records: Records, keys: dict[str, str], which: str) -> list[
     """
     choices = ["any", "all", *keys]
     if which.endswith(".txt"):
-        listed = {os.path.realpath(x.path) for x in files_of(which, "DATALOADER.LABELED")}
+        listed = {os.path.realpath(x.path) for x in files_of(expand(which), "DATALOADER.LABELED")}
         return [i for i, r in enumerate(records) if os.path.realpath(r["file_name"]) in listed]
     if which not in choices:
         expected = f"{', '.join(choices)}, or a text file (.txt) with the paths of images"
