@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ..augmentation.geometry import Size
 from ..utils.errors import check_choice
+from .exported import ExportedTask, ExportingHead
 from .own_labels import OwnLabelsReader
 
 Target = Any
@@ -70,7 +71,7 @@ class Statistics:
     images: dict[str, int] = field(default_factory=dict)
 
 
-class Task(OwnLabelsReader, ABC):
+class Task(OwnLabelsReader, ExportedTask, ABC):
     """A task without its network.
 
     Attributes:
@@ -308,7 +309,7 @@ class Task(OwnLabelsReader, ABC):
         """Measure pseudo-labels of N >= 1 images, against their labels where they have one."""
 
 
-class TaskHead(nn.Module, ABC):
+class TaskHead(nn.Module, ExportingHead, ABC):
     """The head of a task: outputs, losses and predictions.
 
     Attributes:

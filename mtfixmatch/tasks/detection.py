@@ -36,7 +36,9 @@ from .box_target import (
     make_target,
 )
 from .coco_ap import CocoApEvaluator
+from .dense_export import box_differences
 from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead
+from .exported import Difference, Exports
 from .fcos import add_fcos_config
 from .own_labels import OWN_DATA, OwnFiles, OwnLabels
 
@@ -321,6 +323,17 @@ class Detection(Task):
         ignore = torch.zeros(len(instances), dtype=torch.bool)
         boxes, classes = instances.pred_boxes.tensor, instances.pred_classes
         return boxes_target(instances.image_size, boxes, classes, ignore)
+
+    def exported_result(self, exports: Exports, image_size: Size) -> Instances:
+        """See base class."""
+        valid = exports["scores"] > 0
+        boxes, scores, classes = (exports[x][valid] for x in ("boxes", "scores", "classes"))
+        fields = {"pred_boxes": Boxes(boxes), "scores": scores, "pred_classes": classes}
+        return Instances(image_size, **fields)
+
+    def export_differences(self, expected: Exports, exports: Exports) -> list[Difference]:
+        """See base class."""
+        return box_differences(expected, exports)
 
     def draw(self, image: np.ndarray, target: Instances) -> np.ndarray:
         """See base class; ignored boxes are grey and without a name."""

@@ -21,10 +21,11 @@ from ..utils.errors import InputError, check_choice
 from ..utils.images import read_label_map
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
+from .exported import Exports
 from .map_labels import MapKeys, OwnMapReader, map_classes
 from .mean_iou import MeanIoUEvaluator
 from .own_labels import OwnFiles, OwnLabels
-from .segmentation_head import SegmentationHead, class_map
+from .segmentation_head import SegmentationHead, class_map, logits_of
 
 
 class MapReader(Protocol):
@@ -244,6 +245,10 @@ class Segmentation(Task):
     def result_target(self, result: dict, threshold: float) -> Tensor:
         """See base class."""
         return result[self.result_key].argmax(dim=0).to("cpu", torch.uint8)
+
+    def exported_result(self, exports: Exports, image_size: Size) -> Tensor:
+        """See base class."""
+        return logits_of(exports["map"], exports["confidence"], len(self.class_names))
 
     def draw(self, image: np.ndarray, target: Tensor) -> np.ndarray:
         """See base class."""
