@@ -11,4 +11,13 @@ with warnings.catch_warnings():
     from . import modeling  # noqa: F401
     from .config import add_mtfixmatch_config
 
-__all__ = ["add_mtfixmatch_config"]
+__all__ = ["add_mtfixmatch_config", "load"]
+
+
+def __getattr__(name: str):
+    """Import `load` when it is used, because it needs the whole package."""
+    if name != "load":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .inference.predictor import load
+
+    return load

@@ -1,7 +1,7 @@
 """Pictures: ground truth beside predictions, labels before and after their warp."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -49,7 +49,10 @@ def as_uint8(images: Tensor) -> np.ndarray:
     return (images.clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _draw_all(image: np.ndarray, tasks: Sequence[Task], targets: dict[str, Target]) -> np.ndarray:
+def draw_targets(
+    image: np.ndarray, tasks: Sequence[Task], targets: Mapping[str, Target]
+) -> np.ndarray:
+    """Return an RGB image (H, W, 3) uint8 with the targets of its tasks, by name, drawn over it."""
     # Label maps would cover boxes, so tasks that fill pixels are drawn first.
     for task in sorted(tasks, key=lambda t: not t.fills_pixels):
         if targets.get(task.name) is not None:
@@ -93,7 +96,7 @@ def _with_labels(
         for task in tasks
         if targets.get(task.name) is not None
     }
-    return [image, _draw_all(image, tasks, enlarged)]
+    return [image, draw_targets(image, tasks, enlarged)]
 
 
 def choose_records(
@@ -130,7 +133,7 @@ def truth_tiles(records: Sequence[dict], tasks: Sequence[Task]) -> list[np.ndarr
     for record in records:
         image = EvalMapper()(record)["image"].permute(1, 2, 0).numpy()
         targets = {t.name: t.load_target(record) for t in tasks if t.label_key in record}
-        tiles.append(_draw_all(image, tasks, targets))
+        tiles.append(draw_targets(image, tasks, targets))
     return tiles
 
 
@@ -147,7 +150,7 @@ def prediction_tiles(
         result = model([inputs])[0]
         targets = {t.name: t.result_target(result, threshold) for t in tasks}
         image = inputs["image"].permute(1, 2, 0).numpy()
-        tiles.append(_draw_all(image, tasks, targets))
+        tiles.append(draw_targets(image, tasks, targets))
     return tiles
 
 
