@@ -150,15 +150,16 @@ class MultiTaskNet(nn.Module):
         Returns:
             "<task>_<name of an export>" -> tensor (N, ...).
         """
-        image_size = images.shape[-2:]
+        image_size = height, width = images.shape[2], images.shape[3]
         step = max(self.backbone.size_divisibility, 1)
-        down, right = ((side + step - 1) // step * step - side for side in image_size)
+        rows, columns = ((side + step - 1) // step * step for side in image_size)
         pixels = (images - self.pixel_mean) / self.pixel_std
-        batch = F.pad(pixels, (0, right, 0, down))
-        features, exports = self._features(batch), {}
+        batch = F.pad(pixels, (0, columns - width, 0, rows - height))
+        features = self._features(batch)
+        exports: dict[str, Tensor] = {}
         for task in tasks:
             outputs = self._run_head(task, features)
-            own = self.head(task).export(outputs, batch.shape[-2:], image_size)
+            own = self.head(task).export(outputs, (rows, columns), image_size)
             exports |= {f"{task}_{name}": tensor for name, tensor in own.items()}
         return exports
 

@@ -55,7 +55,9 @@ def onnx_suppress(
     boxes: Any, scores: Any, classes: Any, num_classes: int, iou: float, limit: int
 ) -> Any:
     """Build `suppress` of ONNX operators."""
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
+
+    op: Any = opset20  # whose types do not know that it takes constants
 
     ids = op.Constant(value_ints=list(range(num_classes)))
     of_class = op.Equal(op.Unsqueeze(classes, [1]), op.Unsqueeze(ids, [0, 2]))
@@ -157,6 +159,6 @@ def box_differences(expected: Exports, exports: Exports) -> list[Difference]:
         errors += gaps.tolist()
     share = (total - pairs) / max(total, 1)
     return [
-        Difference("boxes: share without a counterpart", share, 0.01, total),
-        Difference("scores: greatest error", max(errors), 1e-3, pairs),
+        Difference("boxes: share without a counterpart", share, 0.02, total, True),
+        Difference("scores: greatest error", max(errors), 1e-3, pairs, False),
     ]

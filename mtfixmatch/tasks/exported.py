@@ -6,9 +6,10 @@ a map. They hold what the results of the network in PyTorch hold.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..augmentation.geometry import Size
@@ -25,15 +26,29 @@ class Difference:
 
     Attributes:
         name: what differs, with its unit.
-        value: 0 if they are equal.
+        value: share of the elements, or greatest error of one; 0 if all are equal.
         tolerance: greatest value that rounding explains.
         total: number of elements that were compared.
+        is_share: whether `value` is a share.
     """
 
     name: str
     value: float
     tolerance: float
     total: int
+    is_share: bool
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether rounding explains it; of any number of elements, one may differ."""
+        return self.value <= self.tolerance or (self.is_share and self.value * self.total <= 1.01)
+
+    def __add__(self, other: "Difference") -> "Difference":
+        """Return the difference in the same respect for the images of both."""
+        total = self.total + other.total
+        wrong = self.value * self.total + other.value * other.total
+        value = wrong / max(total, 1) if self.is_share else float(np.max([self.value, other.value]))
+        return replace(self, value=value, total=total)
 
 
 class ExportingHead(ABC):
@@ -83,10 +98,9 @@ class ExportedTask(ABC):
 
 def tensor_difference(name: str, expected: Tensor, values: Tensor) -> Difference:
     """Return the greatest relative error of float values, or the share of others that differ."""
-    if not expected.numel():
-        return Difference(name, 0.0, ERROR, 0)
+    total = expected.numel()
     if expected.is_floating_point():
         error = (values - expected).abs().amax() / expected.abs().amax().clamp(min=1)
-        return Difference(f"{name}: relative error", float(error), ERROR, expected.numel())
+        return Difference(f"{name}: greatest error", float(error), ERROR, total, False)
     share = (values != expected).float().mean()
-    return Difference(f"{name}: share that differs", float(share), SHARE, expected.numel())
+    return Difference(f"{name}: share that differs", float(share), SHARE, total, True)
