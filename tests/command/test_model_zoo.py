@@ -504,7 +504,8 @@ def test_an_untrained_model_of_a_config():
 
 
 def test_a_wheel_has_the_configs_and_all_packages(tmp_path):
-    for name in ("configs", "mtfixmatch"):
+    packages = ("mtfixmatch", "mtfixmatch_runtime")
+    for name in ("configs", *packages):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, tmp_path)
@@ -513,7 +514,8 @@ def test_a_wheel_has_the_configs_and_all_packages(tmp_path):
     (wheel,) = (tmp_path / "out").iterdir()
     files = {path.relative_to(REPOSITORY).as_posix() for path in CONFIGS.rglob("*.yaml")}
     files = {f"mtfixmatch/{name}" for name in files}
-    modules = {p.relative_to(REPOSITORY) for p in (REPOSITORY / "mtfixmatch").rglob("*.py")}
+    found = [path for name in packages for path in (REPOSITORY / name).rglob("*.py")]
+    modules = {path.relative_to(REPOSITORY) for path in found}
     files |= {path.as_posix() for path in modules}
     assert files <= {*ZipFile(wheel).namelist()}
     # Without it find_packages would leave a folder out.
