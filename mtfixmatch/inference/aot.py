@@ -32,11 +32,10 @@ def export_aot(
     compiler = os.environ.get("CXX", "")
     if not any(shutil.which(x) for x in (compiler or "c++", *COMPILERS)):
         raise InputError(f"--aot needs a C++ compiler: install {COMPILERS[0]}, or set $CXX to one")
-    program = trace(source)
     with writing(output) as temporary, tempfile.TemporaryDirectory() as folder:
         package = os.path.join(folder, "model.pt2")
         with torch.no_grad(), quiet(), naming(source):
-            torch._inductor.aoti_compile_and_package(program, package_path=package)
+            torch._inductor.aoti_compile_and_package(trace(source), package_path=package)
             compiled = torch._inductor.aoti_load_package(package)
 
         def run(images: Tensor) -> dict[str, Exports]:

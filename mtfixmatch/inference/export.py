@@ -111,9 +111,8 @@ def export_onnx(
         InputError: the network cannot be exported, its results differ, or the file cannot be
             written; then `output` is as it was.
     """
-    program = to_onnx(source)
     with writing(output) as temporary:
-        save_onnx(program, metadata_of(source), temporary)
+        save_onnx(to_onnx(source), metadata_of(source), temporary)
         exported = ExportedNet(open_network(temporary), source.tasks)
         differences = compare(source.tasks, source.net.run, exported.run, images)
         check_differences(differences, output)
@@ -141,9 +140,10 @@ def trace(source: Source) -> ExportedProgram:
 def to_onnx(source: Source) -> Any:
     """Return the network as a torch.onnx.ONNXProgram."""
     try:
+        import onnxruntime  # noqa: F401  # which compares the results
         import onnxscript  # noqa: F401  # which torch.onnx imports when it is called
-    except ImportError:
-        raise InputError(f"the export to .onnx needs onnx and onnxscript: {EXTRA}") from None
+    except ImportError as error:
+        raise InputError(f"the export to .onnx needs {error.name}: {EXTRA}") from None
     operators: dict[Callable, Callable] = {}
     for task in source.tasks:
         operators |= source.model.head(task.name).onnx_operators()

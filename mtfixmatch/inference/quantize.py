@@ -4,6 +4,7 @@ The quantization is static: the ranges of all activations are those on the calib
 Dynamic quantization, which measures them anew for each image, breaks these networks.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -42,10 +43,12 @@ def export_int8(
     Raises:
         InputError: as for `export_onnx`.
     """
-    metadata = metadata_of(source)
+    if evaluation:
+        _check_classes(evaluation, source.tasks)
     with writing(output) as temporary, tempfile.TemporaryDirectory() as folder:
         full = os.path.join(folder, "full.onnx")
-        save_onnx(to_onnx(source), metadata, full)
+        program, metadata = to_onnx(source), metadata_of(source)
+        save_onnx(program, metadata, full)
         nets = [ExportedNet(open_network(full), source.tasks)]
         check_differences(compare(source.tasks, source.net.run, nets[0].run, images[:1]), output)
         _quantize(full, temporary, images)
@@ -80,8 +83,6 @@ def _quantize(path: str, output: str, images: Sequence[np.ndarray]) -> None:
 
 def _set_metadata(path: str, metadata: Mapping[str, Any]) -> None:
     """Put the metadata back, which the quantization drops."""
-    import json
-
     import onnx
 
     from mtfixmatch_runtime import KEY
@@ -91,17 +92,19 @@ def _set_metadata(path: str, metadata: Mapping[str, Any]) -> None:
     onnx.save(model, path)
 
 
+def _check_classes(cfg: CfgNode, tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        if list(cfg.TASKS.get(task.name.upper(), {}).get("CLASSES", [])) != task.class_names:
+            problem = f"the classes of {task.name} in DATASETS.TEST are not those of the network"
+            raise InputError(f"--config-file: {problem}")
+
+
 def metrics_of(net: ExportedNet, cfg: CfgNode, tasks: Sequence[Task]) -> dict[str, float]:
     """Return name of a task -> its metric on DATASETS.TEST.
 
     Raises:
-        InputError: the data have other classes, or no label of any of the tasks.
+        InputError: the data have no label of any of the tasks.
     """
-    for task in tasks:
-        node = cfg.TASKS.get(task.name.upper(), {})
-        if list(node.get("CLASSES", [])) != task.class_names:
-            problem = f"the classes of {task.name} in DATASETS.TEST are not those of the network"
-            raise InputError(f"--config-file: {problem}")
     records = eval_records(cfg, tasks)
     evaluated = labeled_tasks(tasks, records)
     results = evaluate(net.eval(), build_eval_loader(cfg, records), records, evaluated)
