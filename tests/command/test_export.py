@@ -31,7 +31,13 @@ FOUR_TASKS = (
     "MODEL: {TASKS: [detection, segmentation, drivable, brightness]}\n"
     "TASKS: {DRIVABLE: {KIND: Segmentation}, BRIGHTNESS: {KIND: Brightness}}\n"
 )
+# Fewer levels make an export much faster; tests/unit/test_export.py has all of them.
+LEVELS = (
+    *("MODEL.RETINANET.IN_FEATURES", ["p3", "p5", "p7"]),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", [[16, 24], [64, 96], [256, 384]]),
+)
 TIMM = (
+    *("MODEL.FCOS.IN_FEATURES", ["p4", "p6"]),
     *("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.NAME", "resnet10t"),
     *("MODEL.TIMM.WEIGHTS", "", "TASKS.DETECTION.HEAD", "FCOSHead"),
 )
@@ -61,7 +67,7 @@ def run_folder(folder, predictor):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("four")
     (folder / "four.yaml").write_text(FOUR_TASKS)
-    return run_folder(folder / "run", small_predictor(config=folder / "four.yaml"))
+    return run_folder(folder / "run", small_predictor(*LEVELS, config=folder / "four.yaml"))
 
 
 @pytest.fixture(scope="module")
