@@ -18,6 +18,7 @@ setup(
     ],
     package_dir={"mtfixmatch.configs": "configs"},  # mtfixmatch.model_zoo reads them
     package_data={"mtfixmatch.configs": ["**/*.yaml"]},
+    entry_points={"console_scripts": ["mtfixmatch = mtfixmatch.commands.cli:main"]},
     python_requires=">=3.10",
     # detectron2 is not on PyPI under its own name: tools/setup_env.sh installs it.
     install_requires=[

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 import mtfixmatch
+from mtfixmatch.commands.export import main, parse_args
 from mtfixmatch.inference.export import Source, export_onnx
 from mtfixmatch.inference.exported import ExportedNet
 from mtfixmatch.inference.verify import compare, generated_images
@@ -21,7 +22,6 @@ from mtfixmatch.tasks import TASK_REGISTRY
 from mtfixmatch.utils.errors import InputError
 from mtfixmatch.utils.images import read_rgb_pixels
 from mtfixmatch_runtime import KEY, ExportedModelError, Network
-from projects.export import main, parse_args
 from tests.support.brightness import Brightness
 from tests.support.exporting import small_predictor
 from tests.support.helpers import CONFIGS, REPOSITORY
