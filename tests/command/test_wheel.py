@@ -95,7 +95,8 @@ def trained(installed, checked):
 def test_it_has_the_configs_and_all_packages(wheel):
     files = {path.relative_to(REPOSITORY).as_posix() for path in CONFIGS.rglob("*.yaml")}
     files = {f"mtfixmatch/{name}" for name in files}
-    modules = {p.relative_to(REPOSITORY) for p in (REPOSITORY / "mtfixmatch").rglob("*.py")}
+    folders = [REPOSITORY / name for name in ("mtfixmatch", "mtfixmatch_runtime")]
+    modules = {p.relative_to(REPOSITORY) for folder in folders for p in folder.rglob("*.py")}
     files |= {path.as_posix() for path in modules}
     assert files <= {*ZipFile(wheel).namelist()}
     # Without it find_packages would leave a folder out.
