@@ -2,6 +2,7 @@
 from setuptools import find_packages, setup
 
 SUBMITIT = "submitit>=1.5,<2"  # submits the runs of a study to SLURM
+AV = "av>=12,<17"  # writes videos as H.264
 TIMM = "timm>=1.0,<2"  # networks for build_timm_fpn_backbone
 
 setup(
@@ -12,7 +13,10 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["mtfixmatch", "mtfixmatch.*"]), "mtfixmatch.configs"],
     package_dir={"mtfixmatch.configs": "configs"},  # mtfixmatch.model_zoo reads them
-    package_data={"mtfixmatch.configs": ["**/*.yaml"]},
+    package_data={
+        "mtfixmatch.configs": ["**/*.yaml"],
+        "mtfixmatch.inference": ["page.html"],
+    },
     python_requires=">=3.10",
     # detectron2 is not on PyPI under its own name: tools/setup_env.sh installs it.
     install_requires=[
@@ -34,6 +38,7 @@ setup(
     ],
     extras_require={
         "slurm": [SUBMITIT],
+        "video": [AV],
         "timm": [TIMM],
         "dev": [
             *(SUBMITIT, TIMM),

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..augmentation.geometry import Size
 from ..utils.errors import check_choice
 from .own_labels import OwnLabelsReader
+from .saving import SavedResults
 
 Target = Any
 # Predictions for N images before any threshold, indexed by image: boxes with scores, logits, ...
@@ -70,7 +71,7 @@ class Statistics:
     images: dict[str, int] = field(default_factory=dict)
 
 
-class Task(OwnLabelsReader, ABC):
+class Task(OwnLabelsReader, SavedResults, ABC):
     """A task without its network.
 
     Attributes:

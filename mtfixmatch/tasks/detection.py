@@ -28,6 +28,7 @@ from . import retinanet  # noqa: F401  # registers its head, as fcos does
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
 from .box_figures import box_sizes, true_positives
 from .box_labels import UNANNOTATED, UNANNOTATED_KEY, BoxReader, class_list
+from .box_saving import SavedBoxes
 from .box_target import (
     PartialInstances,
     boxes_target,
@@ -42,7 +43,7 @@ from .own_labels import OWN_DATA, OwnFiles, OwnLabels
 
 
 @TASK_REGISTRY.register()
-class Detection(Task):
+class Detection(SavedBoxes, Task):
     """Detection of objects by boxes."""
 
     default_name = "detection"

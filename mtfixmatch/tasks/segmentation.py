@@ -22,6 +22,7 @@ from ..utils.images import read_label_map
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
 from .map_labels import MapKeys, OwnMapReader, map_classes
+from .map_saving import SavedMaps
 from .mean_iou import MeanIoUEvaluator
 from .own_labels import OwnFiles, OwnLabels
 from .segmentation_head import SegmentationHead, class_map
@@ -98,7 +99,7 @@ def count_classes(item: tuple[MapReader, str, Size]) -> list[int]:
 
 
 @TASK_REGISTRY.register()
-class Segmentation(Task):
+class Segmentation(SavedMaps, Task):
     """Segmentation of an image into one class for each pixel."""
 
     default_name = "segmentation"

@@ -1,0 +1,31 @@
+"""Predicted maps and their confidence as PNGs."""
+
+from typing import Any
+
+from torch import Tensor
+
+from .saving import Layer, SavedResults
+
+MAPS, CONFIDENCE = "maps", "confidence"
+
+
+class SavedMaps(SavedResults):
+    """The part of a segmentation task that writes maps to files."""
+
+    class_names: list[str]
+    colors: list[list[int]]
+    result_key: str
+    saved_layers = (MAPS, CONFIDENCE)
+    saved_on_request = (CONFIDENCE,)
+
+    def record(self, result: dict[str, Any], threshold: float) -> dict[str, Any]:
+        """See base class: the classes that some pixel has."""
+        return {"classes": result[self.result_key].argmax(dim=0).unique().tolist()}
+
+    def layer(self, name: str, result: dict[str, Any]) -> Layer:
+        """Return the class of each pixel, or 255 times its probability as grey values."""
+        logits: Tensor = result[self.result_key]
+        if name == MAPS:
+            return Layer(logits.argmax(dim=0).byte().cpu().numpy(), self.colors)
+        confidence = (255 * logits.softmax(dim=0).amax(dim=0)).round()
+        return Layer(confidence.byte().cpu().numpy(), [])
