@@ -1,7 +1,6 @@
 """The folder of predictions: its files for each image, and those for all images."""
 
 import io
-import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -145,8 +144,8 @@ class Output:
             parts = task.list_parts(lambda: saved_images(items), info)
             yield self._common(parts, task.saved_list, f"{task.name}.json")
         for task, name in self.layers:
-            if task.class_names:
-                yield self._common(_class_table(task), name, task.name, CLASSES)
+            if table := task.class_table(name):
+                yield self._common(table, name, task.name, CLASSES)
         if self.has_pictures:
             layers = [(task.name, name) for task, name in self.layers]
             yield self._common(page_parts(items, self.tasks, layers, info), PAGE)
@@ -154,12 +153,6 @@ class Output:
     def _common(self, content: Any, *parts: str) -> tuple[str, ...]:
         self._write(content, *parts)
         return parts
-
-
-def _class_table(task: Task) -> str:
-    pairs = zip(task.class_names, task.colors, strict=True)
-    rows = [{"id": i, "name": name, "color": color} for i, (name, color) in enumerate(pairs)]
-    return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
 
 
 def _png(layer: Layer) -> bytes:

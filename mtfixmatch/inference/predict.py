@@ -119,7 +119,7 @@ def _wanted(predictor: Predictor, save: Sequence[str] | None) -> list[str]:
     choices = save_choices(predictor.tasks)
     for name in save or ():
         check_choice("--save", name, choices)
-    return [name for name, by_default in choices.items() if name in (save or ()) or by_default]
+    return [name for name, by_default in choices.items() if (name in save if save else by_default)]
 
 
 def _check_settings(settings: Settings, folder: str) -> None:

@@ -1,5 +1,6 @@
 """Predicted maps and their confidence as PNGs."""
 
+import json
 from typing import Any
 
 from torch import Tensor
@@ -29,3 +30,11 @@ class SavedMaps(SavedResults):
             return Layer(logits.argmax(dim=0).byte().cpu().numpy(), self.colors)
         confidence = (255 * logits.softmax(dim=0).amax(dim=0)).round()
         return Layer(confidence.byte().cpu().numpy(), [])
+
+    def class_table(self, name: str) -> str:
+        """See base class: id, name and color of each class of a map, one in a line."""
+        if name != MAPS:
+            return ""
+        pairs = zip(self.class_names, self.colors, strict=True)
+        rows = [{"id": i, "name": x, "color": color} for i, (x, color) in enumerate(pairs)]
+        return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"

@@ -74,10 +74,14 @@ class SavedResults:
         """Return the layer of this name of the model's result for an image."""
         raise NotImplementedError
 
+    def class_table(self, name: str) -> str:
+        """Return JSON that says what the values in the layers of this name are; "": nothing."""
+        return ""
+
     def list_parts(
         self, images: Callable[[], Iterable[SavedImage]], info: Mapping[str, Any]
     ) -> Iterable[str]:
-        """Yield the text of the list in parts.
+        """Yield the text of the list, JSON, in parts.
 
         Args:
             images: function that iterates over the images; it may be called several times.
