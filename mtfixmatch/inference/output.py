@@ -147,8 +147,7 @@ class Output:
             if table := task.class_table(name):
                 yield self._common(table, name, task.name, CLASSES)
         if self.has_pictures:
-            layers = [(task.name, name) for task, name in self.layers]
-            yield self._common(page_parts(items, self.tasks, layers, info), PAGE)
+            yield self._common(page_parts(items, self.tasks, self.layers, info), PAGE)
 
     def _common(self, content: Any, *parts: str) -> tuple[str, ...]:
         self._write(content, *parts)

@@ -16,7 +16,7 @@ DIGITS = 2  # of the positions of boxes, in pixels
 def page_parts(
     items: Sequence[Done],
     tasks: Sequence[Task],
-    layers: Sequence[tuple[str, str]],
+    layers: Sequence[tuple[Task, str]],
     info: Mapping[str, Any],
 ) -> Iterator[str]:
     """Yield the page in parts.
@@ -24,7 +24,7 @@ def page_parts(
     Args:
         items: the finished images and videos, in their order.
         tasks: the tasks of the network.
-        layers: name of a task and of a layer that is written for each image.
+        layers: tasks, each with the name of a layer that is written for each image.
         info: what identifies the network and the options.
     """
     before, after = TEMPLATE.read_text(encoding="utf-8").split(PLACE)
@@ -35,7 +35,11 @@ def page_parts(
         ]
         for task in tasks
     }
-    head = {"info": info, "classes": named, "layers": [{"task": t, "name": n} for t, n in layers]}
+    shown = [
+        {"task": task.name, "name": name, "hidden": name in task.saved_on_request}
+        for task, name in layers
+    ]
+    head = {"info": info, "classes": named, "layers": shown}
     yield before + _as_script(head)[:-1]
     for key, is_video in (("videos", True), ("images", False)):
         yield f',\n"{key}": ['
