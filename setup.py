@@ -41,7 +41,7 @@ setup(
         "video": [AV],
         "timm": [TIMM],
         "dev": [
-            *(SUBMITIT, TIMM),
+            *(AV, SUBMITIT, TIMM),
             *("pytest>=8,<10", "pytest-xdist>=3.5,<4", "hypothesis>=6.100,<7", "psutil>=5.9"),
             *("ruff>=0.6", "mypy>=1.11"),
         ],
