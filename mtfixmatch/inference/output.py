@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..engine.visualize import draw_targets
 from ..tasks import Task
 from ..tasks.saving import Layer
 from ..utils.errors import InputError
@@ -95,18 +96,19 @@ class Output:
             InputError: a file cannot be written.
         """
         out = shot.item.frame_out(shot.frame)
+        results, targets = prediction.results, prediction.targets(self.threshold)
         for task, name in self.layers:
-            layer = task.layer(name, prediction.results)
+            layer = task.layer(name, results, targets[task.name])
             self._write(_png(layer), name, task.name, f"{out}.png")
-        drawn = prediction.draw(self.threshold) if self.has_pictures else None
-        if drawn is not None and not shot.item.is_video:
-            self._write(_jpeg(drawn), PICTURES, f"{out}.jpg")
-            self._write(_jpeg(shot.pixels), IMAGES, f"{out}.jpg")
-            drawn = None
-        records = {
-            task.name: task.record(prediction.results, self.threshold) for task in self.tasks
-        }
-        return SavedShot(shot, records, drawn)
+        records = {x.name: x.record(results, targets[x.name], self.threshold) for x in self.tasks}
+        if not self.has_pictures:
+            return SavedShot(shot, records, None)
+        drawn = draw_targets(shot.pixels, self.tasks, targets)
+        if shot.item.is_video:
+            return SavedShot(shot, records, drawn)
+        self._write(_jpeg(drawn), PICTURES, f"{out}.jpg")
+        self._write(_jpeg(shot.pixels), IMAGES, f"{out}.jpg")
+        return SavedShot(shot, records, None)
 
     def _write(self, content: Any, *parts: str) -> None:
         path = self.path(*parts)

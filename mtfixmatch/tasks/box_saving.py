@@ -15,7 +15,7 @@ class SavedBoxes(SavedResults):
     result_key: str
     saved_list = "boxes"
 
-    def record(self, result: dict[str, Any], threshold: float) -> dict[str, Any]:
+    def record(self, result: dict[str, Any], target: Any, threshold: float) -> dict[str, Any]:
         """See base class; the boxes are in the order of the network."""
         instances = result[self.result_key].to("cpu")
         kept = instances[instances.scores > threshold]

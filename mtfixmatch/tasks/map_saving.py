@@ -19,17 +19,16 @@ class SavedMaps(SavedResults):
     saved_layers = (MAPS, CONFIDENCE)
     saved_on_request = (CONFIDENCE,)
 
-    def record(self, result: dict[str, Any], threshold: float) -> dict[str, Any]:
+    def record(self, result: dict[str, Any], target: Tensor, threshold: float) -> dict[str, Any]:
         """See base class: the classes that some pixel has."""
-        return {"classes": result[self.result_key].argmax(dim=0).unique().tolist()}
+        return {"classes": target.flatten().bincount().nonzero().flatten().tolist()}
 
-    def layer(self, name: str, result: dict[str, Any]) -> Layer:
+    def layer(self, name: str, result: dict[str, Any], target: Tensor) -> Layer:
         """Return the class of each pixel, or 255 times its probability as grey values."""
-        logits: Tensor = result[self.result_key]
         if name == MAPS:
-            return Layer(logits.argmax(dim=0).byte().cpu().numpy(), self.colors)
-        confidence = (255 * logits.softmax(dim=0).amax(dim=0)).round()
-        return Layer(confidence.byte().cpu().numpy(), [])
+            return Layer(target.numpy(), self.colors)
+        shares = result[self.result_key].softmax(dim=0).amax(dim=0)
+        return Layer((255 * shares).round().byte().cpu().numpy(), [])
 
     def class_table(self, name: str) -> str:
         """See base class: id, name and color of each class of a map, one in a line."""

@@ -58,7 +58,7 @@ class SavedResults:
     saved_layers: ClassVar[tuple[str, ...]] = ()
     saved_on_request: ClassVar[tuple[str, ...]] = ()
 
-    def record(self, result: dict[str, Any], threshold: float) -> dict[str, Any]:
+    def record(self, result: dict[str, Any], target: Any, threshold: float) -> dict[str, Any]:
         """Return what a list and the page need of the model's result for an image, for JSON.
 
         Two keys have a meaning everywhere: "boxes", a list of [class id, score, x0, y0, x1, y1] in
@@ -66,12 +66,13 @@ class SavedResults:
 
         Args:
             result: the model's result for an image, see `Task.result_key`.
+            target: what `Task.result_target` makes of it.
             threshold: least score of an object, in [0, 1].
         """
         return {}
 
-    def layer(self, name: str, result: dict[str, Any]) -> Layer:
-        """Return the layer of this name of the model's result for an image."""
+    def layer(self, name: str, result: dict[str, Any], target: Any) -> Layer:
+        """Return the layer of this name for an image; see `record`."""
         raise NotImplementedError
 
     def class_table(self, name: str) -> str:

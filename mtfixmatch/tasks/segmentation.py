@@ -244,7 +244,8 @@ class Segmentation(SavedMaps, Task):
 
     def result_target(self, result: dict, threshold: float) -> Tensor:
         """See base class."""
-        return result[self.result_key].argmax(dim=0).to("cpu", torch.uint8)
+        # On a CPU, `max` takes less than half the time of `argmax`.
+        return result[self.result_key].max(dim=0).indices.to("cpu", torch.uint8)
 
     def draw(self, image: np.ndarray, target: Tensor) -> np.ndarray:
         """See base class."""

@@ -35,11 +35,15 @@ def boxes():
 
 
 def test_a_record_has_the_boxes_over_the_threshold(tasks, boxes):
-    record = tasks["detection"].record
+    task = tasks["detection"]
+
+    def record(threshold):
+        return task.record(boxes, task.result_target(boxes, threshold), threshold)
+
     first, second = [1, 0.75, 1.0, 2.0, 4.5, 8.0], [0, 0.5, 0.0, 0.0, 20.0, 10.0]
-    assert record(boxes, 0.0) == {"boxes": [first, second]}
-    assert record(boxes, 0.5) == {"boxes": [first]}
-    assert record(boxes, 0.75) == {"boxes": []}
+    assert record(0.0) == {"boxes": [first, second]}
+    assert record(0.5) == {"boxes": [first]}
+    assert record(0.75) == {"boxes": []}
 
 
 def write_list(tasks, path, images):
@@ -49,7 +53,7 @@ def write_list(tasks, path, images):
 
 def test_boxes_are_a_coco_file(tasks, boxes, tmp_path):
     task, path = tasks["detection"], tmp_path / "boxes.json"
-    records = {"detection": task.record(boxes, 0.0)}
+    records = {"detection": task.record(boxes, None, 0.0)}
     empty = {"detection": {"boxes": []}}
     images = [SavedImage("a/x.jpg", (10, 20), records), SavedImage("y.jpg", (3, 4), empty)]
     images.append(SavedImage("v.mp4#000007", (10, 20), records, "v.mp4", 7))
@@ -88,11 +92,12 @@ def test_maps_and_confidence(tasks):
     logits[1, 0, 0] = logits[2, 0, 1] = 50.0
     logits[:2, 0, 2] = 0.0
     result = {"sem_seg": logits}
-    assert task.record(result, 0.9) == {"classes": [0, 1, 2]}
-    maps = task.layer("maps", result)
+    target = task.result_target(result, 0.9)
+    assert task.record(result, target, 0.9) == {"classes": [0, 1, 2]}
+    maps = task.layer("maps", result, target)
     assert maps.values.tolist() == [[1, 2, 0]] and maps.values.dtype == np.uint8
     assert maps.colors == [[0, 0, 255], [9, 9, 9], [0, 255, 0]]
-    confidence = task.layer("confidence", result)
+    confidence = task.layer("confidence", result, target)
     assert confidence.values.tolist() == [[255, 255, 128]] and confidence.colors == []
     table = json.loads(task.class_table("maps"))
     assert table[1] == {"id": 1, "name": "road", "color": [9, 9, 9]}
@@ -101,4 +106,4 @@ def test_maps_and_confidence(tasks):
 
 def test_a_kind_that_saves_nothing(tasks):
     kind = SavedResults()
-    assert not (kind.saved_list or kind.saved_layers or kind.record({}, 0.5))
+    assert not (kind.saved_list or kind.saved_layers or kind.record({}, None, 0.5))
