@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, as ratios within one run (`make bench`).
+"""Where the time of a training step and of a prediction goes, as ratios (`make bench`).
 
 Every comparison alternates between its two sides in short blocks, so that a machine that gets
 slower or faster meanwhile does not tip it.
@@ -27,6 +27,7 @@ from mtfixmatch.engine import step as step_module
 from mtfixmatch.engine.setup import resolve_config
 from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks.config import set_classes
+from tools.bench_predict import bench_predict
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
 OUTPUT = "output/bench.json"
@@ -249,6 +250,7 @@ def main(opts: list[str]) -> None:
             | bench_generator()
             | bench_precision(*opts)
             | bench_memory(*opts)
+            | bench_predict()
         )
     shares = results.pop("shares_of_step")
     results["ema_share_of_step"] = shares["update_teacher"]
