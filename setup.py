@@ -17,6 +17,7 @@ setup(
         "mtfixmatch.configs": ["**/*.yaml"],
         "mtfixmatch.inference": ["page.html"],
     },
+    entry_points={"console_scripts": ["mtfixmatch = mtfixmatch.commands.cli:main"]},
     python_requires=">=3.10",
     # detectron2 is not on PyPI under its own name: tools/setup_env.sh installs it.
     install_requires=[

@@ -1,90 +1,11 @@
 #!/usr/bin/env python3
-"""Check datasets before a training: counts, leaks, broken files, a contact sheet.
+"""Check datasets before a training, or write the config of your own data: see --help."""
 
-They are those of a training config, or with --images those in folders of your own: then formats and
-classes are guessed, what was seen is printed, and a config to start from is written as config.yaml.
-
-The report is printed and written to the output folder as check_data.md, together with the pictures
-labels.png and contact_sheet.png and a cache that makes the next check faster. The exit status is 1
-if there is an error, such as an image that is both in training and in validation.
-"""
-
-import os
-import shlex
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from pathlib import Path
 
-import torch
+from mtfixmatch.commands.check import main, parse_args, run
 
-from mtfixmatch.check.dataset import check_data, make_folder
-from mtfixmatch.check.findings import ReaderWarnings, limit_lines
-from mtfixmatch.check.guess import guess_data, seen_table
-from mtfixmatch.check.report import check_report
-from mtfixmatch.check.write_config import write_config
-from mtfixmatch.engine import load_config
-from mtfixmatch.engine.setup import resolve_config
-from mtfixmatch.model_zoo import get_config_file
-from mtfixmatch.utils.errors import InputError
-
-BASE = "Base-Small.yaml"
-
-
-def parse_args():
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--config-file", default="", metavar="FILE", help="training config")
-    what = "folders, globs or text files of training images, instead of a config"
-    source.add_argument("--images", nargs="+", default=[], metavar="PATH", help=what)
-    what = "files and folders of their labels (default: looked for beside and inside)"
-    add("--labels", nargs="+", default=[], metavar="PATH", help=what)
-    what = "those of validation (default: found by the usual names, such as train and val)"
-    add("--val-images", nargs="+", default=[], metavar="PATH", help=what)
-    add("--val-labels", nargs="+", default=[], metavar="PATH", help="labels of validation")
-    what = "default: <OUTPUT_DIR>/check_data, with --images ./check_data"
-    add("--output", metavar="FOLDER", help=what)
-    add("--decode", action="store_true", help="decode every image instead of a sample of 200")
-    add("opts", nargs="*", metavar="KEY VALUE", help="override the config; before --images")
-    args = parser.parse_intermixed_args()
-    if not args.images and (args.labels or args.val_images or args.val_labels):
-        parser.error("--labels, --val-images and --val-labels need --images")
-    return args
-
-
-def guess_config(args):
-    """Guess what is in the folders, print it, and return the path of the config it writes."""
-    args.output = args.output or "check_data"
-    make_folder(args.output)
-    paths = (args.images, args.labels, args.val_images, args.val_labels)
-    cache_dir = resolve_config("", args.opts).DATASETS.CACHE_DIR
-    guess = guess_data(*paths, output=args.output, cache_dir=cache_dir)
-    print(seen_table(guess) + "\n")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return write_config(guess, args.output, get_config_file(BASE), device)
-
-
-def main(args):
-    with ReaderWarnings() as reader_warnings:
-        if args.images:
-            args.config_file = guess_config(args)
-        cfg = load_config(args.config_file, args.opts)
-        cfg.freeze()
-        folder = args.output or os.path.join(cfg.OUTPUT_DIR, "check_data")
-        findings = check_data(cfg, folder, decode_all=args.decode)
-    report = check_report(findings, reader_warnings.messages)
-    print(report)
-    Path(folder, "check_data.md").write_text(report, encoding="utf-8")
-    for kind, lines in (("warning", findings.warnings), ("error", findings.errors)):
-        for line in lines:
-            print(f"{kind}: {line}", file=sys.stderr)
-    if args.images and not findings.errors:
-        print(f"Next: python projects/train_net.py --config-file {shlex.quote(args.config_file)}")
-    return 1 if findings.errors else 0
-
+__all__ = ["main", "parse_args"]
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse_args()))
-    except InputError as error:  # of the config, or one line for each broken file of a dataset
-        sys.exit("\n".join(f"error: {line}" for line in limit_lines(error.messages)))
+    sys.exit(run())

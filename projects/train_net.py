@@ -1,79 +1,9 @@
 #!/usr/bin/env python3
-"""Train or evaluate a multi-task network, from a config file and KEY VALUE pairs.
+"""Train or evaluate a multi-task network: see --help."""
 
---num-gpus starts several processes, as in Detectron2; torchrun can start them, too.
-"""
+from mtfixmatch.commands.train import launch_main, run
 
-import os
-import sys
-from contextlib import nullcontext
-
-import mtfixmatch  # noqa: F401 - silences a warning in the imports of detectron2 below
-
-# isort: split
-import torch
-import torch.distributed as dist
-from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.engine.launch import DEFAULT_TIMEOUT
-from detectron2.utils import comm
-from torch.multiprocessing.spawn import ProcessException
-
-from mtfixmatch.engine import MultiTaskTrainer, evaluate_checkpoint, load_config
-from mtfixmatch.runtime.lock import locked
-from mtfixmatch.runtime.rank_watch import failure_of
-from mtfixmatch.runtime.signals import STOPPED, forwarding
-from mtfixmatch.utils.errors import InputError
-from mtfixmatch.utils.log import log_to
-
-
-def main(args):
-    cfg = load_config(args.config_file, args.opts, resume=args.resume, eval_only=args.eval_only)
-    if args.eval_only:  # in a folder of its own, so that the files of a run stay unchanged
-        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
-        cfg.freeze()
-        default_setup(cfg, args)
-        log_to(cfg.OUTPUT_DIR)
-        return evaluate_checkpoint(cfg)
-    cfg.freeze()
-    with locked(cfg.OUTPUT_DIR):
-        default_setup(cfg, args)
-        log_to(cfg.OUTPUT_DIR)
-        trainer = MultiTaskTrainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
-
-
-def launch_main(args):
-    if dist.is_torchelastic_launched():
-        join_torchrun(args)
-        return main(args)
-    with forwarding() if args.num_gpus * args.num_machines > 1 else nullcontext():
-        launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
-
-
-def join_torchrun(args):
-    """Join the process group of the processes that torchrun has started."""
-    local_rank, args.num_gpus = (int(os.environ[n]) for n in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    store, rank, world_size = next(dist.rendezvous("env://"))
-    args.num_machines, args.machine_rank = world_size // args.num_gpus, rank // args.num_gpus
-    # After a failure torchrun restarts the processes, but keeps the store with the old addresses.
-    store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    group = {"rank": rank, "world_size": world_size, "timeout": DEFAULT_TIMEOUT}
-    dist.init_process_group(backend, store=store, **group)
-    comm.create_local_process_group(args.num_gpus)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-    comm.synchronize()
-
+__all__ = ["launch_main"]
 
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
-    try:
-        launch_main(args)
-    except (InputError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
-    except ProcessException as error:
-        if getattr(error, "exit_code", None) == STOPPED:
-            sys.exit(STOPPED)
-        sys.exit(f"error: {failure_of(error, args.machine_rank * args.num_gpus)}")
+    run()

@@ -13,7 +13,7 @@ from ..data.datasets.pixel_notes import small_range
 from ..data.datasets.scan import FileScanner
 from ..formats.image_files import ImageFiles, expand
 from ..tasks.own_labels import OWN_DATA
-from ..utils.errors import InputError
+from ..utils.errors import InputError, InputErrors
 from ..utils.files import write_atomically
 from ..utils.images import RANGE_16BIT
 from ..utils.notes import Notes
@@ -45,12 +45,14 @@ class SplitGuess:
         images: the images.
         headers: what `read_image_header` returns for each file.
         labels: the labels of all tasks.
+        broken: file -> message, for images that cannot be read.
     """
 
     sources: list[str]
     images: ImageFiles
     headers: dict[str, list[int]]
     labels: list[Labels] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
 
     def of(self, key: str) -> list[Labels]:
         """Return the labels of a task, by its key BOXES or MAPS."""
@@ -64,6 +66,11 @@ class SplitGuess:
     def labeled(self, key: str) -> set[str]:
         """Return the ids of the images that are labeled for a task."""
         return set().union(*(x.labeled for x in self.of(key)))
+
+    def unreadable(self) -> list[str]:
+        """Return a message for each image and each file of labels that cannot be read."""
+        broken = [self.broken, *(x.broken for x in self.labels)]
+        return list({file: text for part in broken for file, text in part.items()}.values())
 
 
 @dataclass
@@ -92,7 +99,7 @@ class Guess:
 
     def split_images(self, split: SplitGuess) -> set[str]:
         """Return the ids of the images of a split; of shared ones, validation has the labeled."""
-        images = set(split.images.paths)
+        images = set(split.images.sizes)  # of those that can be read
         if not self.val or not self.shares_images:
             return images
         held_out = self.val.labeled(BOXES) | self.val.labeled(MAPS)
@@ -144,7 +151,18 @@ def guess_data(
     guess.range_16bit = small_range(train.headers, RANGE_16BIT, scan, train.images.sources)
     for split in filter(None, (train, guess.val)):
         guess.remarks += [line for x in split.labels for line in (*x.remarks, *_beside_what(x))]
+    guess.remarks += _unreadable(guess)
     return guess
+
+
+def _unreadable(guess: Guess) -> list[str]:
+    """Return remarks on files that cannot be read."""
+    notes = Notes()
+    what = "files of the training that cannot be read, left out with their images"
+    notes.add(f"{what} (DATALOADER.SKIP_BROKEN)", guess.train.unreadable())
+    what = "files of validation that cannot be read, but must be: repair or remove them"
+    notes.add(what, guess.val.unreadable() if guess.val else [])
+    return notes.messages()
 
 
 def _check_exist(option: str, paths: Sequence[str]) -> None:
@@ -179,13 +197,18 @@ def _absolute(path: str) -> str:
 
 
 def _read_images(sources: Sequence[str], split: str, scan: FileScanner) -> SplitGuess:
-    images, headers = read_images(sources, f"{OWN_DATA}.{split.upper()}.IMAGES", scan)
+    broken: dict[str, str] = {}
+    key = f"{OWN_DATA}.{split.upper()}.IMAGES"
+    images, headers = read_images(sources, key, replace(scan, broken=broken))
+    if not headers:
+        raise InputErrors(*broken.values())
     like_maps = named_like_maps(images.names.values())
     if len(like_maps) > MIXED * len(images.names):
         shown = f"{len(like_maps)} of {len(images.names)} images are named like maps of others"
         hint = "put the maps into a folder of their own, or name the images by a glob or a list"
+        hint += f", and the maps by {OPTIONS[split]}"
         raise InputError(f"{', '.join(sources)}: {shown}, such as {like_maps[0]}: {hint}")
-    return SplitGuess(list(sources), images, headers)
+    return SplitGuess(list(sources), images, headers, broken=broken)
 
 
 @dataclass

@@ -1,16 +1,17 @@
 """What a file or folder with labels holds: its format, its classes, and the images it is for."""
 
+import glob
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..data.datasets.scan import FileScanner
 from ..formats.boxes import open_boxes
 from ..formats.data_yaml import YAML_SUFFIXES
-from ..formats.image_files import ImageFiles, files_of
+from ..formats.image_files import IMAGE_SUFFIXES, ImageFiles, files_of
 from ..formats.label_files import SUFFIXES, is_label_file
 from ..formats.maps import map_format
 from ..formats.sources import BoxSource, LabelSource
@@ -48,6 +49,7 @@ class Labels:
         remarks: sentences on what the user should know or decide.
         values: values or colors of PNG maps, for which classes are invented.
         is_beside: whether it is outside of the dataset, beside the images.
+        broken: file -> message, for files that cannot be read.
     """
 
     path: str
@@ -60,6 +62,7 @@ class Labels:
     remarks: list[str] = field(default_factory=list)
     values: set[int] = field(default_factory=set)
     is_beside: bool = False
+    broken: dict[str, str] = field(default_factory=dict)
 
 
 def invented(count: int) -> list[str]:
@@ -77,26 +80,47 @@ def recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> lis
         key: option of the command line or config key, for messages.
 
     Raises:
-        InputError: it holds labels of a known format that cannot be used for these images.
+        InputError: it holds labels of a known format that cannot be used for these images, or more
+            files that cannot be read than labels.
     """
+    broken: dict[str, str] = {}
+    try:
+        found = _recognize(path, images, replace(scan, broken=broken), key)
+    except InputError as error:
+        raise InputError(next(iter(broken.values()), str(error))) from error
+    if len(broken) > max((len(x.labeled) for x in found), default=0):
+        raise InputError(next(iter(broken.values())))
+    return [replace(x, broken=broken) for x in found]
+
+
+def _recognize(path: str, images: ImageFiles, scan: FileScanner, key: str) -> list[Labels]:
+    """Return what `recognize` does; files that cannot be read are in `scan.broken`."""
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isfile(path) and suffix in (".json", *YAML_SUFFIXES):
         if suffix == ".json" and contains(path, b'"segments_info"'):
             return _guess_panoptic(path, images, scan, key)
         return [_guess_boxes(path, "COCO" if suffix == ".json" else YOLO, images, scan, key)]
-    taken = {os.path.abspath(x) for x in images.paths.values()}
-    counts: Counter = Counter()
-    for file in files_of(path, key):
-        suffix = os.path.splitext(file.name)[1].lower()
-        is_image = suffix == MAP_SUFFIX and os.path.abspath(file.path) in taken
-        counts[suffix] += is_label_file(file.name) and not is_image
+    counts, has_images = _count_files(path, images, key)
     several = sum(counts[x] > 0 for x in SUFFIXES) > 1
     found = [
         _guess_boxes(_select(path, x) if several else path, FORMATS[x], images, scan, key)
         for x in SUFFIXES
         if counts[x] and not (several and x != _main_suffix(counts))
     ]
-    return found + ([guess_png(path, images, scan, key)] if counts[MAP_SUFFIX] else [])
+    others = [x for x in IMAGE_SUFFIXES if counts[x]]
+    if others and not (found or has_images or counts[MAP_SUFFIX]):
+        raise InputError(f"{path}: maps are read as {MAP_SUFFIX}, these files are {others[0]}")
+    maps = _select(path, MAP_SUFFIX) if has_images else path
+    return found + ([guess_png(maps, images, scan, key)] if counts[MAP_SUFFIX] else [])
+
+
+def _count_files(path: str, images: ImageFiles, key: str) -> tuple[Counter, bool]:
+    """Return suffix -> number of files that may be labels, and whether images are among them."""
+    taken = {os.path.abspath(x) for x in images.paths.values()}
+    files = files_of(path, key)
+    others = [x for x in files if os.path.abspath(x.path) not in taken]
+    suffixes = [os.path.splitext(x.name)[1].lower() for x in others if is_label_file(x.name)]
+    return Counter(suffixes), len(others) < len(files)
 
 
 def _guess_panoptic(path: str, images: ImageFiles, scan: FileScanner, key: str) -> list[Labels]:
@@ -141,7 +165,9 @@ def _main_suffix(counts: Counter) -> str:
 
 
 def _select(folder: str, suffix: str) -> str:
-    return os.path.join(folder, "**", f"*{suffix}") if os.path.isdir(folder) else folder
+    return (
+        os.path.join(glob.escape(folder), "**", f"*{suffix}") if os.path.isdir(folder) else folder
+    )
 
 
 def _guess_boxes(path: str, name: str, images: ImageFiles, scan: FileScanner, key: str) -> Labels:
@@ -155,6 +181,10 @@ def _guess_boxes(path: str, name: str, images: ImageFiles, scan: FileScanner, ke
         used = max((box[0] for x in boxes.values() for box in x), default=0)
         labels.classes = invented(used + 1)
         labels.remarks.append(f"{path}: no file has names of the classes: rename class_0 ...")
+    crowds = [box[1] for x in boxes.values() for box in x]
+    if crowds and all(crowds):
+        text = "boxes are ignored regions (iscrowd), so there is no object to train on"
+        labels.remarks.append(f"{path}: all {len(crowds)} {text}")
     if POLYGONS.search(_head(source, path)):
         text = f"its polygons and masks mean boxes; they are maps, too, with {MAPS}: {path}"
         labels.remarks.append(f"{path}: {text}")
@@ -189,7 +219,7 @@ def _match(source: LabelSource, images: ImageFiles) -> list[tuple[Any, str]]:
     if not pairs or (source.lists_images and 2 * len(pairs) < len(source.images)):
         shown = f"{len(pairs)} of its {len(source.images)} images are there"
         raise InputError(f"{source.path}: {shown}{f', such as: {lines[0]}' if lines else ''}")
-    return pairs
+    return [x for x in pairs if x[1] in images.sizes]  # those that can be read
 
 
 def _empty_remark(path: str, labels: Labels, source: BoxSource) -> str:

@@ -62,13 +62,15 @@ def guess_maps(path: str, images: ImageFiles, scan: FileScanner, key: str) -> Ma
     if not matched:
         shown = f": {lines[0]}" if lines else ""
         raise InputError(f"{path}: no map is named like an image{shown}")
-    kept = [stems[x] for x in matched]
-    found = scan(kept, map_values, name="guess_map_values", source=path, strict=True)
+    readable = {stems[x]: image_id for x, image_id in matched.items() if image_id in images.sizes}
+    found = scan(readable, map_values, name="guess_map_values", source=path)
+    if not found:
+        raise InputError(f"{path}: no map can be read")
     kinds = {kind for kind, _ in found.values()}
     if len(kinds) > 1:
         raise InputError(f"{path}: the maps have {' and '.join(sorted(kinds))}, expected one kind")
     values = {x for _, seen in found.values() for x in seen}
-    return Maps(f"PNG, {kinds.pop()}", pattern, list(matched.values()), values)
+    return Maps(f"PNG, {kinds.pop()}", pattern, [readable[x] for x in found], values)
 
 
 def map_values(path: str) -> list:

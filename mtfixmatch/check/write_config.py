@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.checkout import spell_commands
 from ..utils.errors import InputError
 from ..utils.files import write_atomically
 from .guess import Guess, SplitGuess
@@ -49,7 +50,7 @@ def config_text(guess: Guess, output: str, base: str, device: str) -> str:
     train, val = guess.train, guess.val
     tasks = [task for key, task in TASKS.items() if train.of(key)]
     lines = [
-        "# Written by projects/check_data.py; paths are absolute.",
+        f"# Written by {spell_commands('projects/check_data.py')}; paths are absolute.",
         *(f"# {' '.join(text.split())}" for text in dict.fromkeys(guess.remarks)),
         f"_BASE_: {_yaml(base)}  # a small network, trained from scratch",
         "MODEL:",
@@ -129,6 +130,8 @@ def _sampling(guess: Guess) -> list[str]:
         lines += [f'  SAMPLING: "explicit"  # {count}', f"  LABELED_PER_BATCH: {LABELED}"]
     else:
         lines.append('  SAMPLING: "implicit"  # each image is labeled')
+    if broken := guess.train.unreadable():
+        lines.append(f"  SKIP_BROKEN: true  # files that cannot be read: {len(broken)}")
     if every == images:
         hint = "nothing is unlabeled: with more images, DenseFixMatch and explicit sampling"
         lines.append(f'FIXMATCH: {{METHOD: "Supervised"}}  # {hint}')

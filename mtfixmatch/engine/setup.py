@@ -17,6 +17,7 @@ from ..data.datasets import DATASET_NAMES, check_class_lists, get_records, regis
 from ..methods import build_method
 from ..modeling.timm_backbone import resolve_backbone
 from ..tasks.config import build_tasks, complete_task_config, set_classes, task_kinds
+from ..utils.checkout import config_path
 from ..utils.errors import InputError, check_choice
 from ..utils.images import RANGE_16BIT
 from ..utils.log import start_log
@@ -62,7 +63,8 @@ def load_config(
     """Load the config of a run and fill in what data and machine decide.
 
     Args:
-        config_file: path of the config file; "": the defaults.
+        config_file: path of the config file, or name of a config of this package, such as
+            "street/quickstart.yaml"; "": the defaults.
         opts: `KEY VALUE` pairs of the command line.
         resume: with SEED -1, use the seed that the run in OUTPUT_DIR has drawn.
         eval_only: read no training data; see `prepare_config`.
@@ -90,9 +92,11 @@ def resolve_config(config_file: str, opts: list[str]) -> CfgNode:
     cfg = get_cfg()
     add_mtfixmatch_config(cfg)
     if config_file:
-        if not os.path.isfile(config_file):
-            raise InputError(f"--config-file {config_file}: the file does not exist")
-        _merge(cfg.merge_from_file, config_file, config_file)
+        path = config_path(config_file)
+        if not path.is_file():
+            problem = "the file does not exist, and this package has no config of that name"
+            raise InputError(f"--config-file {config_file}: {problem}")
+        _merge(cfg.merge_from_file, str(path), config_file)
     complete_task_config(cfg)
     _accept_other_types(cfg, opts)
     _merge(cfg.merge_from_list, opts, "the command line")

@@ -11,7 +11,6 @@ The trained weights of a config are those of the model that was published under 
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +23,8 @@ from ..engine.checkpoint import MultiTaskCheckpointer
 from ..engine.setup import resolve_config, take_classes
 from ..modeling import MultiTaskNet
 from ..runtime.zoo_files import Root, find_model
+from ..utils.checkout import CONFIGS
 from ..utils.errors import InputError, first_line
-
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-if not CONFIGS.is_dir():  # an installed package contains them, a checkout has them beside it
-    CONFIGS = CONFIGS.parent.parent / "configs"
 
 
 def config_names() -> list[str]:

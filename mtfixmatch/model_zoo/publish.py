@@ -25,6 +25,7 @@ from ..engine.setup import resolve_config
 from ..runtime.checkpoint_files import damage_of
 from ..runtime.zoo_files import INDEX_FILE, PublishedModel, find_model, is_address, read_index
 from ..tasks.config import build_tasks, task_kinds
+from ..utils.checkout import IN_CHECKOUT, spell_commands
 from ..utils.errors import InputError
 from ..utils.files import read_json, write_atomically
 from . import config_names, get_config, load_weights, read_weights
@@ -162,11 +163,12 @@ def training_command(cfg: CfgNode) -> dict[str, Any]:
         differences[name] = {k: v for k, v in wanted.items() if known.get(k) != v}
     config_file = min(differences, key=lambda name: len(differences[name]))
     pairs = [str(part) for pair in differences[config_file].items() for part in pair]
-    command = ["python", "projects/train_net.py", "--config-file", f"configs/{config_file}", *pairs]
+    path = f"configs/{config_file}" if IN_CHECKOUT else config_file
+    train = spell_commands("python projects/train_net.py")
     missing = _not_in_package(cfg, differences[config_file])
     return {
         "config_file": config_file,
-        "command": None if missing else shlex.join(command),
+        "command": None if missing else f"{train} {shlex.join(['--config-file', path, *pairs])}",
         "not_in_package": missing,
     }
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from ..utils.checkout import spell_commands
 from ..utils.distributed import sum_over_ranks
 from ..utils.files import replacing
 
@@ -128,7 +129,7 @@ class StepGuard:
                 torch.save(dump | more, file)
         except (OSError, RuntimeError) as error:  # the other ranks wait, so go on without it
             return f"{path}, which would replay it, cannot be written: {error}"
-        return f"to replay it: python projects/replay_step.py {path}"
+        return f"to replay it: {spell_commands('python projects/replay_step.py')} {path}"
 
 
 def _norm(tensors: Tensors) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ..utils.checkout import config_path
 from ..utils.errors import InputError
 from ..utils.files import reading
 from .archive import ARCHIVE_FILE, read_archive
@@ -106,7 +107,7 @@ def load_study(
             overrides = _overrides(content, factors, path) + list(opts)
             name = "-".join(f"{k}{x}" if isinstance(x, int) else x for k, x in factors.items())
             runs.setdefault(name, Run(factors, overrides, root / name, archive.get(name, {})))
-    config = (folder / content["config"]).resolve()
+    config = config_path(content["config"], folder).resolve()
     return Study(folder, config, root, content, list(runs.values()), own_output)
 
 

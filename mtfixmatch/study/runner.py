@@ -19,6 +19,7 @@ from .plan import Run
 from .state import state_of, write_status
 
 LOG_FILE = "run.log"
+TRAIN = ("-m", "mtfixmatch", "train")  # in a checkout, and installed without one
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Slot:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Call train_net.py for a run; picklable, so that a SLURM job can carry it to its node."""
+    """Call the training for a run; picklable, so that a SLURM job can carry it to its node."""
 
-    train_net: Path  # the script
     config: Path  # the config file that the run starts from
     gpus: int = 0  # number of GPUs per run; 0 for the device of MODEL.DEVICE
+    train: tuple[str, ...] = TRAIN  # arguments of Python that call the training
 
     def command(self, run: Run) -> list[str]:
         """Return the command of a run, which resumes from a checkpoint if there is one."""
-        command = [sys.executable, "-W", "ignore", str(self.train_net), "--resume"]
+        command = [sys.executable, "-W", "ignore", *self.train, "--resume"]
         if self.gpus:
             command += ["--num-gpus", str(self.gpus), "--dist-url", "auto"]
         command += ["--config-file", str(self.config), "OUTPUT_DIR", str(run.folder)]

@@ -106,11 +106,11 @@ class BoxReader:
             known = self._labels_of(image_id, whole)
             seen = {_values(box) for box in known}
             for box, name in self._boxes(source, listed, image_id, class_ids, counts):
-                if _values(box) in seen:
+                if (values := _values(box)) in seen:
                     path = self.images.paths[image_id]
                     self.notes.add(REPEATED, f"{_where(source, listed, name)} in {path}")
                 else:
-                    seen.add(_values(box))
+                    seen.add(values)
                     known.append(box)
         if not source.lists_images:
             self._add_others(source, {image_id for _, image_id in ids}, whole)

@@ -18,6 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from torch.distributed.run import get_args_parser
 
+from mtfixmatch.commands.cli import COMMANDS as COMMANDS_OF_WHEEL
 from mtfixmatch.config import add_mtfixmatch_config
 from mtfixmatch.data.datasets import get_records
 from mtfixmatch.engine.setup import resolve_config
@@ -25,6 +26,7 @@ from mtfixmatch.methods import METHOD_REGISTRY
 from mtfixmatch.street import generate as street
 from mtfixmatch.study.plan import load_study
 from mtfixmatch.study.show import check_configs
+from mtfixmatch.utils.checkout import COMMAND_OF
 from tests.support.engine_helpers import build_trainer, run_config
 from tests.support.helpers import CONFIGS, REPOSITORY, SMALL
 
@@ -135,6 +137,13 @@ SCRIPTS = {
 MODULES = {"mtfixmatch.street": street._parse_args}
 
 
+def check_installed(words: list[str]) -> None:
+    """An installed command takes the arguments of its script."""
+    assert words[0] in COMMANDS_OF_WHEEL
+    scripts = {command: script for script, command in COMMAND_OF.items()}
+    SCRIPTS[f"projects/{scripts.get(words[0], words[0])}.py"](words[1:])
+
+
 def check_python(words: list[str]) -> None:
     if words[0] == "-m":
         MODULES[words[1]](words[2:])
@@ -148,15 +157,19 @@ def check_make(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
-    assert words[:2] == ["install", "-e"]
-    extra = re.fullmatch(r"\.(?:\[(\w+)\])?", words[2])[1]
+    assert words[0] == "install" and words[1:-1] in ([], ["-e"])
+    extra = re.fullmatch(r"\.(?:\[(\w+)\])?", words[-1])[1]
     assert not extra or f'"{extra}": [' in Path("setup.py").read_text()
 
 
 def check_torchrun(words: list[str]) -> None:
     args = get_args_parser().parse_args(words)
-    assert args.training_script == "projects/train_net.py"
-    check_training(args.training_script_args)
+    if args.module:
+        assert (args.training_script, args.training_script_args[0]) == ("mtfixmatch", "train")
+        check_training(args.training_script_args[1:])
+    else:
+        assert args.training_script == "projects/train_net.py"
+        check_training(args.training_script_args)
 
 
 def check_sbatch(words: list[str]) -> None:
@@ -183,6 +196,7 @@ def check_pytest(words: list[str]) -> None:
 
 PROGRAMS = {
     "make": check_make,
+    "mtfixmatch": check_installed,
     "pip": check_pip,
     "pytest": check_pytest,
     "python": check_python,

@@ -13,7 +13,6 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from zipfile import ZipFile
 
 import pytest
 import torch
@@ -501,20 +500,3 @@ def test_an_untrained_model_of_a_config():
     assert model.training and model.head("detection").num_classes == 8
     with pytest.raises(InputError, match="coco_small.yaml: .* without the data .*coco_style_train"):
         model_zoo.get("coco_style/coco_small.yaml")
-
-
-def test_a_wheel_has_the_configs_and_all_packages(tmp_path):
-    for name in ("configs", "mtfixmatch"):
-        shutil.copytree(REPOSITORY / name, tmp_path / name)
-    for name in ("setup.py", "pyproject.toml"):
-        shutil.copy(REPOSITORY / name, tmp_path)
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*build, "-w", "out", "."], cwd=tmp_path, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "out").iterdir()
-    files = {path.relative_to(REPOSITORY).as_posix() for path in CONFIGS.rglob("*.yaml")}
-    files = {f"mtfixmatch/{name}" for name in files}
-    modules = {p.relative_to(REPOSITORY) for p in (REPOSITORY / "mtfixmatch").rglob("*.py")}
-    files |= {path.as_posix() for path in modules}
-    assert files <= {*ZipFile(wheel).namelist()}
-    # Without it find_packages would leave a folder out.
-    assert all((REPOSITORY / path.parent / "__init__.py").is_file() for path in modules)

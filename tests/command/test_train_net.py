@@ -132,6 +132,16 @@ def test_eval_only_takes_the_best_teacher_of_a_folder(trained, street_root, tmp_
     assert flat(found) == pytest.approx(flat(read_json(output / "results_best.json")["teacher"]))
 
 
+def test_a_config_of_the_package_by_its_name(trained, street_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without a file of that name
+    args = arguments(street_root, tmp_path, "--eval-only", MODEL__WEIGHTS=trained[0])
+    call(["--config-file", "street/resnet18.yaml", *args[2:]])
+    found = read_json(tmp_path / "eval" / "results.json")["teacher"]
+    assert flat(found) == pytest.approx(
+        flat(read_json(trained[0] / "results_best.json")["teacher"])
+    )
+
+
 def flat(results):
     """Numbers by path; a class that never occurs has none."""
     found = {}

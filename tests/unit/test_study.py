@@ -1,4 +1,4 @@
-"""Plan, state, archive and runner of a study; a small script stands in for train_net.py."""
+"""Plan, state, archive and runner of a study; a small script stands in for the training."""
 
 import json
 import math
@@ -384,7 +384,7 @@ if "20" in sys.argv:
 def launcher(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    return Launcher(train_net=script, config=tmp_path / "config.yaml")
+    return Launcher(tmp_path / "config.yaml", train=(str(script),))
 
 
 def test_a_failed_run_is_named_and_the_others_go_on(study, launcher):
@@ -396,13 +396,13 @@ def test_a_failed_run_is_named_and_the_others_go_on(study, launcher):
 
 
 def test_a_killed_run_is_named_by_its_signal(study, launcher):
-    launcher.train_net.write_text("import os; os.kill(os.getpid(), 9)")
+    Path(*launcher.train).write_text("import os; os.kill(os.getpid(), 9)")
     assert launcher(study.runs[0]) == "killed by signal 9"
 
 
 def test_a_run_that_was_asked_to_stop_has_not_failed(study, launcher):
     run = study.runs[0]
-    launcher.train_net.write_text("import sys; sys.exit(75)")
+    Path(*launcher.train).write_text("import sys; sys.exit(75)")
     assert launcher(run) == "exit status 75"
     (run.folder / "last_checkpoint").write_text("model_0000001.pth")
     assert state_of(run).name == "unfinished"
@@ -410,9 +410,9 @@ def test_a_run_that_was_asked_to_stop_has_not_failed(study, launcher):
 
 def test_the_command_is_that_of_the_readme(study, tmp_path):
     run = study.runs[0]
-    launcher = Launcher(Path("train_net.py"), Path("c.yaml"), gpus=2)
+    launcher = Launcher(Path("c.yaml"), gpus=2)
     assert launcher.command(run) == [
-        *(sys.executable, "-W", "ignore", "train_net.py", "--resume"),
+        *(sys.executable, "-W", "ignore", "-m", "mtfixmatch", "train", "--resume"),
         *("--num-gpus", "2", "--dist-url", "auto", "--config-file", "c.yaml"),
         *("OUTPUT_DIR", str(run.folder), *run.overrides),
     ]

@@ -15,6 +15,7 @@ from ...tasks.config import own_key
 from ...tasks.own_labels import OWN_DATA, OwnFiles, OwnLabels
 from ...utils.errors import InputError
 from ...utils.images import RANGE_16BIT, read_image_header
+from ...utils.notes import Notes
 from ..records import Record, make_record
 from .pixel_notes import note_pixels
 from .scan import FileScanner
@@ -45,6 +46,8 @@ class OwnData:
     range_16bit: tuple[int, int] = RANGE_16BIT
     place: str = OWN_DATA
     _names: dict[str, list[str]] = field(default_factory=dict)  # see `class_names`
+    # Split -> folders with its images, so that the many files of a split are listed once.
+    _folders: dict[str, set[str]] = field(default_factory=dict)
 
     def load(self, split: str, scan: FileScanner) -> list[Record]:
         """Return the records of a split, TRAIN or VAL, sorted by image id.
@@ -122,13 +125,13 @@ class OwnData:
         Raises:
             InputError: they are shared, and nothing lists those of validation.
         """
-        other = VAL if split == TRAIN else TRAIN
-        sources, quiet = paths_of(self.node[other].IMAGES), scan.without_notes()
-        try:
-            others = find_images(sources, other, quiet.notes)[0] if sources else {}
-        except InputError:  # the other split says so when it is read
-            others = {}
-        if _folders(images.paths).isdisjoint(_folders(others)):
+        other, quiet = VAL if split == TRAIN else TRAIN, scan.without_notes()
+        self._folders[split] = _folders(images.paths)
+        if other in self._folders and self._folders[other].isdisjoint(self._folders[split]):
+            return set(images.paths)
+        others = self._paths(other, quiet.notes)
+        self._folders[other] = _folders(others)
+        if self._folders[other].isdisjoint(self._folders[split]):
             return set(images.paths)
         files = _real(images.paths)
         if files.keys().isdisjoint(_real(others)):
@@ -140,6 +143,14 @@ class OwnData:
         return {
             image_id for file, image_id in files.items() if (file in held_out) == (split == VAL)
         }
+
+    def _paths(self, split: str, notes: Notes) -> dict[str, str]:
+        """Return image id -> path of a split; of one that cannot be read, none."""
+        sources = paths_of(self.node[split].IMAGES)
+        try:
+            return find_images(sources, split, notes)[0] if sources else {}
+        except InputError:  # that split says so when it is read
+            return {}
 
     def _listed_by_validation(self, scan: FileScanner) -> dict[str, str]:
         """Return the real files of the images that the label files of validation list.

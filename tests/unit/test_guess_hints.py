@@ -1,0 +1,57 @@
+"""What is said of a folder is true, and following it works."""
+
+import json
+
+import pytest
+
+from mtfixmatch.check.label_guess import MAPS
+from tests.support.box_writers import write_coco
+from tests.support.layouts import CLASSES, SIZE, make_images, make_map
+from tests.unit.test_guess import error, guess
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "output").mkdir()
+    return tmp_path / "data"
+
+
+def make_maps(folder, count):
+    for i in range(count):
+        make_map(folder / f"img{i}_mask.png", (0, 1))
+
+
+def test_maps_beside_images_are_a_glob_that_passes_the_images_over(root):
+    make_images(root, 3)
+    make_maps(root, 2)
+    (maps,) = guess(root).train.of(MAPS)
+    assert maps.path == str(root / "**" / "*.png")
+    assert len(maps.labeled) == 2
+
+
+def test_the_hint_for_maps_among_images_of_their_format_works(root):
+    images = make_images(root, 3, suffix=".png")
+    make_maps(root, 3)
+    hint = "name the images by a glob or a list, and the maps by --labels"
+    assert error(root).endswith(hint)
+    listed = root / "images.txt"
+    listed.write_text("".join(f"{name}\n" for name in images))
+    found = guess(root, listed, labels=[root / "*_mask.png"])
+    assert [len(x.labeled) for x in found.train.of(MAPS)] == [3]
+
+
+@pytest.mark.parametrize("crowds, is_said", [((1, 1), True), ((0, 1), False)])
+def test_boxes_that_all_are_ignored_regions_are_said(root, crowds, is_said):
+    path = write_coco(root, make_images(root, 3), CLASSES, SIZE)
+    content = json.loads((root / "boxes.json").read_text())
+    for annotation, crowd in zip(content["annotations"], crowds, strict=True):
+        annotation["iscrowd"] = crowd
+    (root / "boxes.json").write_text(json.dumps(content))
+    text = f"{path}: all 2 boxes are ignored regions (iscrowd), so there is no object to train on"
+    assert (text in guess(root).remarks) == is_said
+
+
+def test_maps_as_jpeg_are_said_to_be_none(root):
+    make_images(root / "images", 2)
+    make_images(root / "masks", 2)
+    assert error(root).endswith(f"{root / 'masks'}: maps are read as .png, these files are .jpg")
