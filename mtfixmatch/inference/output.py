@@ -86,8 +86,11 @@ class Output:
     def clean(self) -> None:
         """Remove what killed processes left; no process may be writing to the folder."""
         shutil.rmtree(self.path(UNFINISHED), ignore_errors=True)
-        for parent, _, _ in os.walk(self.folder):
-            remove_temporaries(parent)
+        remove_temporaries(self.folder)
+        lists, layers = (task.saved_list for task in self.lists), (name for _, name in self.layers)
+        for name in {PICTURES, IMAGES, *lists, *layers}:
+            for parent, _, _ in os.walk(self.path(name)):
+                remove_temporaries(parent)
 
     def save(self, shot: Shot, prediction: Prediction) -> SavedShot:
         """Write the files of an image or frame, except for the frame of a video.

@@ -11,13 +11,16 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2
 import numpy as np
 
-from ..utils.errors import InputError
+from ..utils.errors import InputError, first_line
 
 try:
     import av
 except ImportError:  # the extra "video"
     av = None
 
+ERRORS: tuple[type[Exception], ...] = (OSError,)
+if av is not None:
+    ERRORS += (av.error.FFmpegError,)
 DEFAULT_FPS = 25.0
 
 
@@ -132,8 +135,8 @@ class VideoFile:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:  # PyAV's errors are OSErrors, too
+        except ERRORS as error:
             with suppress(OSError):
                 os.remove(self._temporary)
-            reason = error.strerror or error
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise InputError(f"{self.path} cannot be written: {reason}") from None

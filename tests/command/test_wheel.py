@@ -131,6 +131,13 @@ def test_a_published_model_names_the_installed_command(installed, trained):
     assert f"`{model.facts['command']}`" in table
 
 
+def test_images_are_predicted(installed, trained):
+    printed = installed.mtfixmatch("predict", trained, "data", "--output", "out", "--num-gpus", 0)
+    first, *files = printed.splitlines()
+    assert first.endswith(" files predicted, 0 could not be read")
+    assert "out/index.html" in files and all((installed.folder / x).is_file() for x in files)
+
+
 def test_a_study_starts_its_trainings(installed, checked):
     pairs = installed.options(SOLVER__MAX_ITER=1)
     study = {"title": "Seeds", "config": str(checked[1]), "output": "runs"}
