@@ -2,7 +2,7 @@
 from setuptools import find_packages, setup
 
 SUBMITIT = "submitit>=1.5,<2"  # submits the runs of a study to SLURM
-AV = "av>=12,<17"  # writes videos as H.264
+AV = "av>=12,<19"  # writes videos as H.264
 TIMM = "timm>=1.0,<2"  # networks for build_timm_fpn_backbone
 
 setup(
