@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from mtfixmatch.engine.setup import resolve_config
-from mtfixmatch.inference.output import Output, save_choices
+from mtfixmatch.inference.output import PICTURES, Output, save_choices
 from mtfixmatch.inference.predictor import Predictor, load
 from mtfixmatch.inference.sources import Item
 from mtfixmatch.inference.work import predict_items
@@ -23,7 +23,7 @@ from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks.config import set_classes
 
 CONFIG = "configs/Base-Small.yaml"
-SIZES = {"512x256": (512, 256, 12, 5), "2048x1024": (2048, 1024, 3, 3)}  # images, blocks
+SIZES = {"512x256": (512, 256, 8, 5), "2048x1024": (2048, 1024, 2, 3)}  # images, blocks
 BOXES = 10  # that are drawn in an image
 FRAMES, FRAME_SIZE = (20, 2000), (96, 64)
 
@@ -45,15 +45,25 @@ def bench_predict() -> dict[str, float]:
         folder = Path(name)
         make_run(folder / "run", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0")
         predictor = load(folder / "run", device="cpu")
+        names = [name for name, by_default in save_choices(predictor.tasks).items() if by_default]
         ratios = {
-            f"predict over its network, {size}": _ratio(predictor, folder / size, *numbers)
+            f"predict over its network, {size}, {'+'.join(wanted)}": _ratio(
+                predictor, folder / f"{size} {len(wanted)}", wanted, *numbers
+            )
             for size, numbers in SIZES.items()
+            for wanted in ([name for name in names if name != PICTURES], names)
         }
     return ratios | bench_video_memory()
 
 
 def _ratio(
-    predictor: Predictor, folder: Path, width: int, height: int, images: int, blocks: int
+    predictor: Predictor,
+    folder: Path,
+    wanted: list[str],
+    width: int,
+    height: int,
+    images: int,
+    blocks: int,
 ) -> float:
     """Alternate between the two in blocks, and return the median of the ratios."""
     folder.mkdir()
@@ -65,7 +75,6 @@ def _ratio(
     tensors = [torch.from_numpy(x.transpose(2, 0, 1).copy()) for x in pixels]
     scores = predictor.predict_pixels(pixels[0]).instances.scores
     threshold = float(scores.sort(descending=True).values[BOXES])
-    wanted = [name for name, by_default in save_choices(predictor.tasks).items() if by_default]
     ratios = []
     for block in range(blocks + 1):
         output = folder / f"output {block}"
