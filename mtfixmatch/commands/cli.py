@@ -12,6 +12,7 @@ COMMANDS = {  # name of the module: what it does
     "check": "check a dataset before a training, or write the config of your own data",
     "train": "train or evaluate a network",
     "predict": "predict images and videos, and write boxes, maps, pictures and a page",
+    "autolabel": "label the unlabeled part of a dataset by a trained network",
     "study": "run the experiments of a study and report their results",
     "publish": "publish a trained network in a model zoo",
     "replay": "repeat a training step that was not finite",

@@ -253,10 +253,15 @@ def _warn(text: str) -> None:
         logger.warning(text)
 
 
-def build_eval_loader(cfg: CfgNode, records: Sequence[dict]) -> WatchedLoader:
-    """Build the loader of whole images, one at a time, split over the ranks."""
+def build_eval_loader(
+    cfg: CfgNode, records: Sequence[dict], map_record: Callable[[dict], dict] | None = None
+) -> WatchedLoader:
+    """Build the loader of whole images, one at a time, split over the ranks.
+
+    The workers call `map_record`; None: an `EvalMapper`.
+    """
     workers = cfg.DATALOADER.NUM_WORKERS
-    mapper = WatchedMapper(EvalMapper(), workers)
+    mapper = WatchedMapper(map_record or EvalMapper(), workers)
     loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=workers)
     loader.worker_init_fn = _ignore_stop_signals
     _kill_workers_at_exit()

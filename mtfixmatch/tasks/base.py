@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ..augmentation.geometry import Size
 from ..utils.errors import check_choice
+from .auto_labels import AutoLabeled
 from .own_labels import OwnLabelsReader
 from .saving import SavedResults
 
@@ -71,7 +72,7 @@ class Statistics:
     images: dict[str, int] = field(default_factory=dict)
 
 
-class Task(OwnLabelsReader, SavedResults, ABC):
+class Task(OwnLabelsReader, AutoLabeled, SavedResults, ABC):
     """A task without its network.
 
     Attributes:

@@ -25,7 +25,9 @@ from ..formats.image_files import ImageFiles
 from ..formats.sources import BoxSource
 from ..utils.errors import InputError, check_choice
 from . import retinanet  # noqa: F401  # registers its head, as fcos does
+from .auto_labels import Thresholds
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
+from .box_auto_labels import BoxLabeler, BoxMeter
 from .box_figures import box_sizes, true_positives
 from .box_labels import UNANNOTATED, UNANNOTATED_KEY, BoxReader, class_list
 from .box_saving import SavedBoxes
@@ -272,6 +274,14 @@ class Detection(SavedBoxes, Task):
             inside = geometry.box_areas(boxes) > 0
             targets.append(target[inside & (~uncertain | (instances.scores > floor))])
         return targets
+
+    def score_meter(self) -> BoxMeter:
+        """See base class."""
+        return BoxMeter(self)
+
+    def auto_labeler(self, thresholds: Thresholds, folder: str, provenance: str) -> BoxLabeler:
+        """See base class."""
+        return BoxLabeler(self, thresholds, folder, provenance)
 
     def evaluator(self, records: Sequence[dict]) -> CocoApEvaluator:
         """See base class."""

@@ -20,7 +20,9 @@ from ..formats.image_files import ImageFiles
 from ..utils.errors import InputError, check_choice
 from ..utils.images import read_label_map
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
+from .auto_labels import Thresholds
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
+from .map_auto_labels import MapLabeler, MapMeter
 from .map_labels import MapKeys, OwnMapReader, map_classes
 from .map_saving import SavedMaps
 from .mean_iou import MeanIoUEvaluator
@@ -220,6 +222,14 @@ class Segmentation(SavedMaps, Task):
         size = (maps.shape[1], maps.shape[2])
         maps[~pixels_inside(valid.to(maps.device), size)] = IGNORE_LABEL
         return list(maps)
+
+    def score_meter(self) -> MapMeter:
+        """See base class."""
+        return MapMeter(self)
+
+    def auto_labeler(self, thresholds: Thresholds, folder: str, provenance: str) -> MapLabeler:
+        """See base class."""
+        return MapLabeler(self, thresholds, folder, provenance)
 
     def evaluator(self, records: Sequence[dict]) -> MeanIoUEvaluator:
         """See base class."""

@@ -95,6 +95,14 @@ def check_data(words: list[str]) -> None:
     resolve_config(args.config_file, args.opts)
 
 
+def check_autolabel(words: list[str]) -> None:
+    module = load_script("autolabel")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["autolabel.py", *words])
+        args = module.parse_args()
+    resolve_config(args.config_file, args.opts)
+
+
 def check_study(words: list[str]) -> None:
     module = load_script("run_study")
     args = module.parse(words)
@@ -128,6 +136,7 @@ def check_replay(words: list[str]) -> None:
 SCRIPTS = {
     "projects/train_net.py": check_training,
     "projects/check_data.py": check_data,
+    "projects/autolabel.py": check_autolabel,
     "projects/run_study.py": check_study,
     "projects/publish.py": check_publish,
     "projects/predict.py": check_predict,
