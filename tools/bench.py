@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, as ratios within one run (`make bench`).
+"""Where the time of a training step and of a prediction goes, as ratios (`make bench`).
 
 Every comparison alternates between its two sides in short blocks, so that a machine that gets
 slower or faster meanwhile does not tip it.
@@ -31,6 +31,7 @@ from mtfixmatch.inference.predictor import Predictor
 from mtfixmatch.inference.verify import generated_images
 from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks.config import set_classes
+from tools.bench_predict import bench_predict
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
 EXPORT_SIZES = ((512, 256), (2048, 1024))  # width, height
@@ -282,6 +283,7 @@ def main(opts: list[str]) -> None:
             | bench_export()
             | bench_precision(*opts)
             | bench_memory(*opts)
+            | bench_predict()
         )
     shares = results.pop("shares_of_step")
     results["ema_share_of_step"] = shares["update_teacher"]

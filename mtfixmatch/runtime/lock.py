@@ -18,8 +18,10 @@ LOCK = "run.lock"
 
 
 @contextmanager
-def locked(folder: str) -> Iterator[None]:
+def locked(folder: str, key: str = "OUTPUT_DIR") -> Iterator[None]:
     """Lock a folder for this run, on all ranks together; create it if it does not exist.
+
+    Messages call the folder by `key`, the name of the option that sets it.
 
     The main process holds the lock, and the kernel releases it however that process ends. It is a
     POSIX lock, which data workers do not inherit: they may outlive a main process that was killed.
@@ -27,31 +29,31 @@ def locked(folder: str) -> Iterator[None]:
     Raises:
         InputError: on every rank, if another run holds the lock or the folder is not writable.
     """
-    file, error = _acquire(folder) if comm.is_main_process() else (None, "")
+    file, error = _acquire(folder, key) if comm.is_main_process() else (None, "")
     if error := comm.all_gather(error)[0]:
         raise InputError(error)
     with file or nullcontext():
         yield
 
 
-def _acquire(folder: str) -> tuple[IO[bytes] | None, str]:
+def _acquire(folder: str, key: str) -> tuple[IO[bytes] | None, str]:
     """Return the locked file and "", or None and the reason."""
     try:
         os.makedirs(folder, exist_ok=True)
         file = open(os.path.join(folder, LOCK), "a+b", buffering=0)  # noqa: SIM115
     except OSError as error:
-        return None, f"OUTPUT_DIR {folder} cannot be written: {error.strerror}"
+        return None, f"{key} {folder} cannot be written: {error.strerror}"
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         with file:
             file.seek(0)
             holder = file.read().decode(errors="replace") or "another process"
-        hint = "wait for it, or set another OUTPUT_DIR"
-        return None, f"OUTPUT_DIR {folder} is in use by {holder}: {hint}"
+        hint = f"wait for it, or set another {key}"
+        return None, f"{key} {folder} is in use by {holder}: {hint}"
     except OSError as error:
         hint = "make sure that no other run writes there"
-        logger.warning("OUTPUT_DIR %s cannot be locked (%s): %s", folder, error.strerror, hint)
+        logger.warning("%s %s cannot be locked (%s): %s", key, folder, error.strerror, hint)
     with suppress(OSError):  # the text only serves the message of another run
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())

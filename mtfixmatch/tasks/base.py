@@ -28,6 +28,7 @@ from ..utils.errors import check_choice
 from .auto_labels import AutoLabeled
 from .exported import ExportedTask, ExportingHead
 from .own_labels import OwnLabelsReader
+from .saving import SavedResults
 
 Target = Any
 # Predictions for N images before any threshold, indexed by image: boxes with scores, logits, ...
@@ -72,7 +73,7 @@ class Statistics:
     images: dict[str, int] = field(default_factory=dict)
 
 
-class Task(OwnLabelsReader, AutoLabeled, ExportedTask, ABC):
+class Task(OwnLabelsReader, AutoLabeled, ExportedTask, SavedResults, ABC):
     """A task without its network.
 
     Attributes:

@@ -30,6 +30,7 @@ from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
 from .box_auto_labels import BoxLabeler, BoxMeter
 from .box_figures import box_sizes, true_positives
 from .box_labels import UNANNOTATED, UNANNOTATED_KEY, BoxReader, class_list
+from .box_saving import SavedBoxes
 from .box_target import (
     PartialInstances,
     boxes_target,
@@ -46,7 +47,7 @@ from .own_labels import OWN_DATA, OwnFiles, OwnLabels
 
 
 @TASK_REGISTRY.register()
-class Detection(Task):
+class Detection(SavedBoxes, Task):
     """Detection of objects by boxes."""
 
     default_name = "detection"

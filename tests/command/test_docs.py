@@ -121,6 +121,10 @@ def check_publish(words: list[str]) -> None:
     load_script("publish").parse_args(words)
 
 
+def check_predict(words: list[str]) -> None:
+    load_script("predict").parse_args(words)
+
+
 def check_class_subsets(words: list[str]) -> None:
     load_script("class_subsets/make_data").parse_args(words)
 
@@ -140,6 +144,7 @@ SCRIPTS = {
     "projects/run_study.py": check_study,
     "projects/publish.py": check_publish,
     "projects/export.py": check_export,
+    "projects/predict.py": check_predict,
     "projects/replay_step.py": check_replay,
     "projects/class_subsets/make_data.py": check_class_subsets,
 }

@@ -97,7 +97,7 @@ def test_it_has_the_configs_and_all_packages(wheel):
     files = {f"mtfixmatch/{name}" for name in files}
     folders = [REPOSITORY / name for name in ("mtfixmatch", "mtfixmatch_runtime")]
     modules = {p.relative_to(REPOSITORY) for folder in folders for p in folder.rglob("*.py")}
-    files |= {path.as_posix() for path in modules}
+    files |= {path.as_posix() for path in modules} | {"mtfixmatch/inference/page.html"}
     assert files <= {*ZipFile(wheel).namelist()}
     # Without it find_packages would leave a folder out.
     assert all((REPOSITORY / path.parent / "__init__.py").is_file() for path in modules)
@@ -130,6 +130,13 @@ def test_a_published_model_names_the_installed_command(installed, trained):
     line, table = printed.split("\n", 1)
     assert line == f"pets: output/model_zoo/{model.facts['weights']}"
     assert f"`{model.facts['command']}`" in table
+
+
+def test_images_are_predicted(installed, trained):
+    printed = installed.mtfixmatch("predict", trained, "data", "--output", "out", "--num-gpus", 0)
+    first, *files = printed.splitlines()
+    assert first.endswith(" files predicted, 0 could not be read")
+    assert "out/index.html" in files and all((installed.folder / x).is_file() for x in files)
 
 
 def test_a_study_starts_its_trainings(installed, checked):
