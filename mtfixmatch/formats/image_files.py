@@ -89,7 +89,7 @@ def files_of(
     seen = set() if seen is None else seen
     files: list[FoundFile] = []
     for place in _places(source, key, missing):
-        base = _fixed_part(source) if place != source else place
+        base = fixed_part(source) if place != source else place
         walked = _walk(place, seen) if os.path.isdir(place) else [place]
         folder = base if os.path.isdir(base) else os.path.dirname(base)
         files += [FoundFile(x, _relative(x, folder)) for x in walked]
@@ -133,7 +133,7 @@ def _listed_paths(source: str, key: str, missing: list[str] | None) -> list[str]
     return [x for x in paths if x not in gone]
 
 
-def _fixed_part(pattern: str) -> str:
+def fixed_part(pattern: str) -> str:
     """Return the folder above the first part of a glob or of a list that varies."""
     folder = os.path.dirname(pattern)
     while glob.has_magic(folder):

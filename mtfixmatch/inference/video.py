@@ -16,7 +16,7 @@ from ..utils.errors import InputError, first_line
 try:
     import av
 except ImportError:  # the extra "video"
-    av = None
+    av = None  # type: ignore[assignment]
 
 ERRORS: tuple[type[Exception], ...] = (OSError,)
 if av is not None:
