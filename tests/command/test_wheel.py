@@ -139,6 +139,22 @@ def test_images_are_predicted(installed, trained):
     assert "out/index.html" in files and all((installed.folder / x).is_file() for x in files)
 
 
+RUN_ONNX = """
+import sys
+sys.modules["torch"] = sys.modules["detectron2"] = None  # an import of them fails
+from mtfixmatch_runtime import Network
+print(sorted(Network(sys.argv[1])(sys.argv[2])))
+"""
+
+
+def test_a_network_is_exported_and_needs_no_pytorch(installed, trained):
+    printed = installed.mtfixmatch("export", trained, "--output", "pets.onnx", "--images", "data")
+    assert "pets.onnx" in printed.splitlines()[-1]
+    image = next((installed.folder / "data").rglob("*.jpg"))
+    names = installed.run(sys.executable, "-c", RUN_ONNX, "pets.onnx", image)
+    assert names.strip() == "['detection']"
+
+
 def test_a_study_starts_its_trainings(installed, checked):
     pairs = installed.options(SOLVER__MAX_ITER=1)
     study = {"title": "Seeds", "config": str(checked[1]), "output": "runs"}
