@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, as ratios within one run (`make bench`).
+"""Where the time of a training step and of a prediction goes, as ratios (`make bench`).
 
 Every comparison alternates between its two sides in short blocks, so that a machine that gets
 slower or faster meanwhile does not tip it.
@@ -25,10 +25,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from mtfixmatch.engine import MultiTaskTrainer, load_config
 from mtfixmatch.engine import step as step_module
 from mtfixmatch.engine.setup import resolve_config
+from mtfixmatch.inference.export import Source, export_onnx
+from mtfixmatch.inference.exported import ExportedNet, open_network
+from mtfixmatch.inference.predictor import Predictor
+from mtfixmatch.inference.verify import generated_images
 from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks.config import set_classes
+from tools.bench_predict import bench_predict
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
+EXPORT_SIZES = ((512, 256), (2048, 1024))  # width, height
+CLASSES = {"detection": 8, "segmentation": 19}
 OUTPUT = "output/bench.json"
 GUARD = "looking for non-finite values"
 CONFIG = "configs/Base-Small.yaml"
@@ -181,6 +188,32 @@ def bench_memory(*opts: str) -> dict:
     }
 
 
+def bench_export() -> dict:
+    """Seconds of ONNX Runtime over those of PyTorch for the results of an image, alternating."""
+    cfg = resolve_config(CONFIG, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
+    for name, count in CLASSES.items():
+        set_classes(cfg, name, [str(i) for i in range(count)])
+    predictor = Predictor(model=build_model(cfg), cfg=cfg, name="bench", sha256="")
+    source, ratios = Source.of(predictor), {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.onnx")
+        export_onnx(source, path, generated_images()[:1])
+        exported = ExportedNet(open_network(path), source.tasks)
+    for width, height in EXPORT_SIZES:
+        scene = draw_scene(np.random.default_rng(0), width, height).rgb
+        image = torch.from_numpy(np.ascontiguousarray(scene.transpose(2, 0, 1)))[None]
+        seconds = [[_seconds(net.run, image) for net in (exported, source.net)] for _ in range(6)]
+        ratio = statistics.median(a / b for a, b in seconds[1:])
+        ratios[f"ONNX Runtime over PyTorch, seconds at {width}x{height}"] = ratio
+    return ratios
+
+
+def _seconds(run, image: torch.Tensor) -> float:
+    start = time.perf_counter()
+    run(image)
+    return time.perf_counter() - start
+
+
 def bench_generator() -> dict:
     """Scenes drawn per second by one core."""
     start = time.process_time()
@@ -207,7 +240,7 @@ def _encoder_costs(stride: int) -> dict[str, float]:
     keys = ("MODEL.RESNETS.NORM", "MODEL.SEM_SEG_HEAD.NORM")
     opts = [*(x for key in keys for x in (key, "BN")), "MODEL.DEVICE", "cpu"]
     cfg = resolve_config(PAPER_CONFIG, [*opts, "MODEL.BACKBONE.ENCODER_STRIDE", str(stride)])
-    for name, count in (("detection", 8), ("segmentation", 19)):
+    for name, count in CLASSES.items():
         set_classes(cfg, name, [str(i) for i in range(count)])
     model = build_model(cfg).eval()
     seconds = min(_timed_pass(model, torch.rand(1, 3, 512, 512)) for _ in range(3))
@@ -247,8 +280,10 @@ def main(opts: list[str]) -> None:
         results |= (
             bench_encoder_strides()
             | bench_generator()
+            | bench_export()
             | bench_precision(*opts)
             | bench_memory(*opts)
+            | bench_predict()
         )
     shares = results.pop("shares_of_step")
     results["ema_share_of_step"] = shares["update_teacher"]

@@ -18,6 +18,7 @@ from ..formats.sources import BoxSource, LabelSource
 from ..tasks.png_maps import MAP_SUFFIX
 from ..utils.errors import InputError
 from ..utils.files import contains, reading
+from .class_names import is_of_names
 from .map_guess import COLORS, guess_classes, guess_maps
 
 BOXES, MAPS = "BOXES", "MAPS"  # keys of a split in DATASETS.COCO_STYLE
@@ -119,7 +120,8 @@ def _count_files(path: str, images: ImageFiles, key: str) -> tuple[Counter, bool
     taken = {os.path.abspath(x) for x in images.paths.values()}
     files = files_of(path, key)
     others = [x for x in files if os.path.abspath(x.path) not in taken]
-    suffixes = [os.path.splitext(x.name)[1].lower() for x in others if is_label_file(x.name)]
+    labels = [x for x in others if is_label_file(x.name) and not is_of_names(x.path)]
+    suffixes = [os.path.splitext(x.name)[1].lower() for x in labels]
     return Counter(suffixes), len(others) < len(files)
 
 
@@ -149,7 +151,7 @@ def set_map_classes(maps: Sequence[Labels]) -> None:
     """Set the classes of maps of one kind, for the values of all of them; the first says it."""
     first = maps[0]
     values = set().union(*(x.values for x in maps))
-    paths = ", ".join(dict.fromkeys(x.path for x in maps))
+    paths = [x.path for x in maps]
     found = guess_classes(paths, values, has_colors=first.format.endswith(COLORS))
     options = {"MAP_VALUES": found.table} if found.table else {"SEM_SEG_CLASSES": found.classes}
     for x in maps:

@@ -11,6 +11,7 @@ from ..formats.image_files import IMAGE_SUFFIXES, expand
 from ..formats.label_files import SUFFIXES
 from ..utils.errors import InputError
 from ..utils.files import contains
+from .class_names import is_of_names
 
 TRAIN, VAL = "train", "val"
 SPLIT_WORDS = {
@@ -119,6 +120,7 @@ def json_files(folder: str, split: str) -> list[str]:
     A folder with many of them, or with those of labelme, has a file for each image.
     """
     paths = [os.path.join(folder, x) for x in _names(folder) if x.lower().endswith(".json")]
+    paths = [x for x in paths if not is_of_names(x)]
     if len(paths) > MAX_JSONS or any(contains(x, b'"shapes"') for x in paths):
         return []
     own = [x for x in paths if split_of(x) == split]

@@ -1,5 +1,6 @@
 """What a folder of PNG maps holds: how they are named, and what their values may mean."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..data.datasets.scan import FileScanner
@@ -9,6 +10,7 @@ from ..tasks.png_maps import MAP_SUFFIX, guess_names, stem_of
 from ..utils.errors import InputError
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
 from ..utils.notes import Notes
+from .class_names import NamedValues, names_beside
 
 MAX_READ = 256  # different values that are read of a map: more than maps of classes have
 VALUES, COLORS = "values", "colors"
@@ -33,7 +35,7 @@ class Maps:
 
 @dataclass
 class MapClasses:
-    """Classes that are invented for maps.
+    """Classes of maps.
 
     Attributes:
         classes: their names.
@@ -90,15 +92,24 @@ def map_values(path: str) -> list:
     return [kind, values[:MAX_READ]]
 
 
-def guess_classes(path: str, values: set[int], *, has_colors: bool) -> MapClasses:
-    """Invent classes for maps with these values.
+def guess_classes(paths: Sequence[str], values: set[int], *, has_colors: bool) -> MapClasses:
+    """Return classes for maps with these values: those that a file beside them names, or others.
+
+    Args:
+        paths: folders or globs of the maps.
+        values: values, or colors as r + 256 g + 65536 b.
+        has_colors: whether they are colors.
 
     Raises:
         InputError: they are too many.
     """
+    path = ", ".join(dict.fromkeys(paths))
     classes = sorted(values - (set() if has_colors else {IGNORE_LABEL}))
-    shown = ", ".join(map(str, sorted(values)[:10])) + (", ..." if len(values) > 10 else "")
+    named = names_beside(paths, set(classes), has_colors=has_colors)
     is_binary = values == {0, IGNORE_LABEL} and not has_colors
+    if named and not is_binary and len(named.names) <= INVALID_LABEL:
+        return _named_classes(path, named, has_colors=has_colors)
+    shown = ", ".join(map(str, sorted(values)[:10])) + (", ..." if len(values) > 10 else "")
     remark = f"{path}: the maps have the values {shown}"
     if has_colors:
         remark = f"{path}: each of {len(values)} colors is taken as a class"
@@ -116,6 +127,15 @@ def guess_classes(path: str, values: set[int], *, has_colors: bool) -> MapClasse
         what = "colors" if has_colors else "values"
         raise InputError(f"{path}: the maps have more than {INVALID_LABEL} {what}")
     return MapClasses(names, table, remark)
+
+
+def _named_classes(path: str, named: NamedValues, *, has_colors: bool) -> MapClasses:
+    ids = sorted(named.names)
+    names = [named.names[i] for i in ids]
+    has_gaps = has_colors or ids != list(range(len(ids)))
+    table = [[_value(i, has_colors), named.names[i]] for i in ids] if has_gaps else []
+    ignored = "" if has_colors else "; 255 counts as ignored"
+    return MapClasses(names, table, f"{path}: {named.path} names the classes{ignored}")
 
 
 def _value(value: int, has_colors: bool) -> int | list[int]:

@@ -11,7 +11,9 @@ from importlib import import_module
 COMMANDS = {  # name of the module: what it does
     "check": "check a dataset before a training, or write the config of your own data",
     "train": "train or evaluate a network",
+    "predict": "predict images and videos, and write boxes, maps, pictures and a page",
     "autolabel": "label the unlabeled part of a dataset by a trained network",
+    "export": "write a network as one .onnx file that needs no PyTorch",
     "study": "run the experiments of a study and report their results",
     "publish": "publish a trained network in a model zoo",
     "replay": "repeat a training step that was not finite",

@@ -89,7 +89,7 @@ def files_of(
     seen = set() if seen is None else seen
     files: list[FoundFile] = []
     for place in _places(source, key, missing):
-        base = _fixed_part(source) if place != source else place
+        base = fixed_part(source) if place != source else place
         walked = _walk(place, seen) if os.path.isdir(place) else [place]
         folder = base if os.path.isdir(base) else os.path.dirname(base)
         files += [FoundFile(x, _relative(x, folder)) for x in walked]
@@ -133,7 +133,7 @@ def _listed_paths(source: str, key: str, missing: list[str] | None) -> list[str]
     return [x for x in paths if x not in gone]
 
 
-def _fixed_part(pattern: str) -> str:
+def fixed_part(pattern: str) -> str:
     """Return the folder above the first part of a glob or of a list that varies."""
     folder = os.path.dirname(pattern)
     while glob.has_magic(folder):
@@ -337,14 +337,20 @@ def find_images(
     files = [x for part in found for x in part]
     if len(found) == 1:
         return {x.name: x.path for x in files}, {x.name: x.name for x in files}
-    top = os.path.commonpath([os.path.abspath(x.path) for x in files])
-    top = os.path.dirname(top) if os.path.isfile(top) else top
-    ids = [os.path.relpath(os.path.abspath(x.path), top).replace(os.sep, "/") for x in files]
+    ids = names_below_top([x.path for x in files])
     _note_repeats(found, notes)
     return (
         {i: x.path for i, x in zip(ids, files, strict=True)},
         {i: x.name for i, x in zip(ids, files, strict=True)},
     )
+
+
+def names_below_top(paths: Sequence[str]) -> list[str]:
+    """Return the paths of files below the folder that all of them share, with "/"."""
+    full = [os.path.abspath(x) for x in paths]
+    top = os.path.commonpath(full)
+    top = os.path.dirname(top) if os.path.isfile(top) else top
+    return [os.path.relpath(x, top).replace(os.sep, "/") for x in full]
 
 
 def _note_repeats(found: Iterable[Sequence[FoundFile]], notes: Notes) -> None:

@@ -8,8 +8,10 @@ import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import Image
 
+from ..formats.image_files import find_images
 from ..utils.errors import InputError, check_choice
 from ..utils.images import read_image_header, read_rgb_pixels
+from ..utils.notes import Notes
 
 RGB, BGR = "RGB", "BGR"
 READABLE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits
@@ -51,3 +53,22 @@ def _array_pixels(image: Any, color: str | None) -> np.ndarray:
         raise InputError('an array needs color="RGB" or color="BGR", the order of its channels')
     check_choice("color", color, (RGB, BGR))
     return image if color == RGB else image[..., ::-1]
+
+
+def read_some(
+    sources: Sequence[str], key: str, limit: int, range_16bit: Sequence[int]
+) -> list[np.ndarray]:
+    """Read the images of some sources, at most `limit`, evenly spaced among all.
+
+    Args:
+        sources: folders, globs, files, or text files with paths; see `find_images`.
+        key: option of the sources, for messages.
+        limit: at least 1.
+        range_16bit: values of 16-bit files that become 0 and 255.
+
+    Raises:
+        InputError: a source does not exist or has no image, or an image cannot be read.
+    """
+    paths = list(find_images(sources, key, Notes())[0].values())
+    count = min(len(paths), max(limit, 1))
+    return [read_pixels(paths[i * len(paths) // count], None, range_16bit) for i in range(count)]

@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
+from torch import nn
 
 from ..data.records import Record
 from ..formats.image_files import expand
-from ..modeling import MultiTaskNet
 from ..tasks import Task
 from ..tasks.auto_labels import LabeledImage, Thresholds, WrittenLabels
 from ..utils.errors import InputError
@@ -40,7 +40,7 @@ class ImageLabeler:
         return [self._image(record, None, names) for record in records]
 
     def label(
-        self, model: MultiTaskNet, cfg: CfgNode, records: Sequence[Record]
+        self, model: nn.Module, cfg: CfgNode, records: Sequence[Record]
     ) -> tuple[list[LabeledImage], list[str]]:
         """Return the labeled images, and a line on those that cannot be read, which are left out.
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
+from torch import nn
 
 from ..data.loader import eval_records
 from ..data.records import Record
-from ..modeling import MultiTaskNet
 from ..tasks import Task
 from ..tasks.auto_labels import ScoreMeter, Thresholds
 from ..utils.errors import InputError, check_choice
@@ -104,7 +104,7 @@ def _check_apart(
 
 
 def measure_thresholds(
-    model: MultiTaskNet,
+    model: nn.Module,
     cfg: CfgNode,
     tasks: Sequence[Task],
     records: Sequence[Record],

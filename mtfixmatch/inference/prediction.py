@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..engine.visualize import draw_targets
 from ..tasks import Task
+from ..tasks.base import Target
 from ..utils.errors import InputError
 
 
@@ -52,5 +53,8 @@ class Prediction:
             threshold: least score of a box, in [0, 1]; None: that of the predictor.
         """
         least = self.threshold if threshold is None else threshold
-        targets = {task.name: task.result_target(self.results, least) for task in self.tasks}
-        return draw_targets(self.image, self.tasks, targets)
+        return draw_targets(self.image, self.tasks, self.targets(least))
+
+    def targets(self, threshold: float) -> dict[str, Target]:
+        """Return task name -> what its results mean; see `Task.result_target`."""
+        return {task.name: task.result_target(self.results, threshold) for task in self.tasks}

@@ -17,6 +17,7 @@ from ..modeling import MultiTaskNet
 from ..tasks import Task, build_tasks
 from ..utils.errors import InputError
 from ..utils.files import sha256_of
+from .exported import SUFFIX, ExportedNet, read_exported
 from .images import read_pixels
 from .model_files import find_model_files
 from .prediction import Prediction
@@ -28,7 +29,7 @@ class Predictor:
     """A network with all that it needs for images.
 
     Attributes:
-        model: the network, in evaluation mode.
+        model: the network, in evaluation mode; of an .onnx file, one with the same results.
         tasks: its tasks, with class names and colors.
         cfg: the config of its training.
         name: name for people.
@@ -37,7 +38,7 @@ class Predictor:
         threshold: least score of a box that is drawn, in [0, 1].
     """
 
-    def __init__(self, *, model: MultiTaskNet, cfg: CfgNode, name: str, sha256: str):
+    def __init__(self, *, model: MultiTaskNet | ExportedNet, cfg: CfgNode, name: str, sha256: str):
         """Take a network, the config of its training, and what identifies its weights."""
         self.model = model.eval()
         self.tasks: list[Task] = build_tasks(cfg)
@@ -101,12 +102,16 @@ def load(source: str | os.PathLike, *, device: str | None = None) -> Predictor:
 
     Args:
         source: folder of a run, whose best weights are taken, else its last; path of a checkpoint
-            with the config.yaml of its run beside it; path or name of a published model.
+            with the config.yaml of its run beside it; path or name of a published model; or an
+            .onnx file of projects/export.py, which ONNX Runtime runs.
         device: such as "cpu" or "cuda:1"; None: a GPU if there is one.
 
     Raises:
         InputError: there is no such network, or its files do not belong together.
     """
+    if os.fspath(source).lower().endswith(SUFFIX):
+        exported, cfg, name = read_exported(source)
+        return Predictor(model=exported, cfg=cfg, name=name, sha256=sha256_of(source))
     files = find_model_files(source)
     cfg = resolve_config(files.config, [])
     cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
+from torch import nn
 from tqdm import tqdm
 
 from ..data.loader import build_eval_loader
 from ..data.mapper import EvalMapper
 from ..data.records import Record
-from ..modeling import MultiTaskNet
 from ..utils.errors import InputError
 
 
 def network_results(
-    model: MultiTaskNet, cfg: CfgNode, records: Sequence[Record], title: str
+    model: nn.Module, cfg: CfgNode, records: Sequence[Record], title: str
 ) -> Iterator[dict | InputError]:
     """Yield the network's result for each image, or the error of an image that cannot be read.
 

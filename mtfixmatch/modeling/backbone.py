@@ -36,7 +36,8 @@ class TopBlock(LastLevelP6P7):
 
     def forward(self, c5: Tensor) -> list[Tensor]:
         """Compute features at strides 64 and 128 from those at stride 32, (N, C, H, W)."""
-        if c5.shape[-1] > 2:  # P6 is wider than one column
+        # The size comes last: an exported network, in full precision, must not depend on it.
+        if not torch.is_autocast_enabled(c5.device.type) or c5.shape[-1] > 2:
             return super().forward(c5)
         with torch.autocast(c5.device.type, enabled=False):
             return super().forward(c5.to(self.p6.weight.dtype))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
@@ -128,13 +129,39 @@ class MultiTaskNet(nn.Module):
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         return self.backbone(images.contiguous(memory_format=self.memory_format))
 
-    def _run_head(self, task: str, features: dict[str, Tensor], rows: Sequence[int]) -> Outputs:
+    def _run_head(
+        self, task: str, features: dict[str, Tensor], rows: Sequence[int] | None = None
+    ) -> Outputs:
+        """Run a head on the images of some rows; None: all of them."""
         head = self.head(task)
         features = {name: features[name] for name in head.in_features}
-        if len(rows) != len(next(iter(features.values()))):
+        if rows is not None and len(rows) != len(next(iter(features.values()))):
             features = {name: feature[rows] for name, feature in features.items()}
         # Decoding, suppression and losses need more than bfloat16's 8 bits.
         return tuple(output.float() for output in head(features))
+
+    def export(self, images: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Compute the results for N images in tensors alone, see `TaskHead.export`.
+
+        Args:
+            images: (N, 3, H, W) RGB in 0-255 of any size, which may be symbolic.
+            tasks: names of the tasks.
+
+        Returns:
+            "<task>_<name of an export>" -> tensor (N, ...).
+        """
+        image_size = height, width = images.shape[2], images.shape[3]
+        step = max(self.backbone.size_divisibility, 1)
+        rows, columns = ((side + step - 1) // step * step for side in image_size)
+        pixels = (images - self.pixel_mean) / self.pixel_std
+        batch = F.pad(pixels, (0, columns - width, 0, rows - height))
+        features = self._features(batch)
+        exports: dict[str, Tensor] = {}
+        for task in tasks:
+            outputs = self._run_head(task, features)
+            own = self.head(task).export(outputs, (rows, columns), image_size)
+            exports |= {f"{task}_{name}": tensor for name, tensor in own.items()}
+        return exports
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
@@ -160,7 +187,7 @@ class MultiTaskNet(nn.Module):
         output_sizes = [(x.get("height", height), x.get("width", width)) for x in inputs]
         results: list[dict] = [{} for _ in inputs]
         for name, key in self.result_keys.items():
-            outputs = self._run_head(name, features, range(len(results)))
+            outputs = self._run_head(name, features)
             own = self.head(name).inference(outputs, size, (height, width), output_sizes)
             for result, value in zip(results, own, strict=True):
                 result[key] = value

@@ -18,11 +18,11 @@ LOCK = "run.lock"
 
 
 @contextmanager
-def locked(folder: str, setting: str = "OUTPUT_DIR") -> Iterator[bool]:
+def locked(folder: str, key: str = "OUTPUT_DIR") -> Iterator[bool]:
     """Lock a folder for this run, on all ranks together; create it if it does not exist.
 
-    Messages name the setting that the folder comes from. The block gets whether this process holds
-    the lock; some file systems have none.
+    Messages call the folder by `key`, the name of the option that sets it. The block gets whether
+    this process holds the lock; some file systems have none.
 
     The main process holds the lock, and the kernel releases it however that process ends. It is a
     POSIX lock, which data workers do not inherit: they may outlive a main process that was killed.
@@ -30,20 +30,20 @@ def locked(folder: str, setting: str = "OUTPUT_DIR") -> Iterator[bool]:
     Raises:
         InputError: on every rank, if another run holds the lock or the folder is not writable.
     """
-    file, error, held = _acquire(folder, setting) if comm.is_main_process() else (None, "", False)
+    file, error, held = _acquire(folder, key) if comm.is_main_process() else (None, "", False)
     if error := comm.all_gather(error)[0]:
         raise InputError(error)
     with file or nullcontext():
         yield held
 
 
-def _acquire(folder: str, setting: str) -> tuple[IO[bytes] | None, str, bool]:
+def _acquire(folder: str, key: str) -> tuple[IO[bytes] | None, str, bool]:
     """Return the file, "" and whether it is locked, or None and the reason."""
     try:
         os.makedirs(folder, exist_ok=True)
         file = open(os.path.join(folder, LOCK), "a+b", buffering=0)  # noqa: SIM115
     except OSError as error:
-        return None, f"{setting} {folder} cannot be written: {error.strerror}", False
+        return None, f"{key} {folder} cannot be written: {error.strerror}", False
     held = True
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,11 +51,11 @@ def _acquire(folder: str, setting: str) -> tuple[IO[bytes] | None, str, bool]:
         with file:
             file.seek(0)
             holder = file.read().decode(errors="replace") or "another process"
-        hint = f"wait for it, or set another {setting}"
-        return None, f"{setting} {folder} is in use by {holder}: {hint}", False
+        hint = f"wait for it, or set another {key}"
+        return None, f"{key} {folder} is in use by {holder}: {hint}", False
     except OSError as error:
         hint = "make sure that no other run writes there"
-        logger.warning("%s %s cannot be locked (%s): %s", setting, folder, error.strerror, hint)
+        logger.warning("%s %s cannot be locked (%s): %s", key, folder, error.strerror, hint)
         held = False
     with suppress(OSError):  # the text only serves the message of another run
         file.truncate(0)

@@ -112,7 +112,10 @@ def _class_notes(results: StudyResults, done: Sequence[Run]) -> list[str]:
         for task, metric in results.primary.items():
             names.setdefault(class_note(metric, found.get(task, {})), []).append(f"`{run.name}`")
     names.pop("", None)
-    lines = [f"- {note} (in {', '.join(of)})" for note, of in names.items()]
+    lines = [
+        f"- {note} (in {', '.join(of) if len(of) < len(done) else 'all runs'})"
+        for note, of in names.items()
+    ]
     return ["\n".join(lines)] if lines else []
 
 

@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from ..augmentation.geometry import Size
 from ..utils.errors import check_choice
 from .auto_labels import AutoLabeled
+from .exported import ExportedTask, ExportingHead
 from .own_labels import OwnLabelsReader
+from .saving import SavedResults
 
 Target = Any
 # Predictions for N images before any threshold, indexed by image: boxes with scores, logits, ...
@@ -71,7 +73,7 @@ class Statistics:
     images: dict[str, int] = field(default_factory=dict)
 
 
-class Task(OwnLabelsReader, AutoLabeled, ABC):
+class Task(OwnLabelsReader, AutoLabeled, ExportedTask, SavedResults, ABC):
     """A task without its network.
 
     Attributes:
@@ -309,7 +311,7 @@ class Task(OwnLabelsReader, AutoLabeled, ABC):
         """Measure pseudo-labels of N >= 1 images, against their labels where they have one."""
 
 
-class TaskHead(nn.Module, ABC):
+class TaskHead(nn.Module, ExportingHead, ABC):
     """The head of a task: outputs, losses and predictions.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Base class of the heads of dense detectors: assignment, losses, decoding (paper Sec. 3)."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -18,6 +18,7 @@ from ..augmentation.geometry import Size
 from .base import Assigned, Outputs, TaskHead
 from .box_target import labeled_mask
 from .config import with_classes
+from .dense_export import export_boxes, onnx_suppress
 
 DETECTION_HEAD_REGISTRY = Registry("DETECTION_HEAD")
 DETECTION_HEAD_REGISTRY.__doc__ = "Heads of detection by class name, for TASKS.<NAME>.HEAD."
@@ -110,7 +111,8 @@ class DenseHead(TaskHead):
 
     def anchors(self, size: Size) -> list[Boxes]:
         """Return the anchors of each level for images of `size` (height, width)."""
-        grids = [[-(-side // stride) for side in size] for stride in self.strides]
+        # Rounded up without negative numbers, whose division ONNX rounds towards 0.
+        grids = [[(side + stride - 1) // stride for side in size] for stride in self.strides]
         return [Boxes(x) for x in self.detector.anchor_generator._grid_anchors(grids)]
 
     @torch.no_grad()
@@ -235,6 +237,23 @@ class DenseHead(TaskHead):
             keep = batched_nms(boxes, candidates.scores, classes, detector.test_nms_thresh)
             detections.append(candidates[keep[: detector.max_detections_per_image]])
         return detections
+
+    def export(self, outputs: Outputs, size: Size, image_size: Size) -> dict[str, Tensor]:
+        """See base class; the exports are those of `export_boxes`."""
+        anchors = [level.tensor for level in self.anchors(size)]
+        return export_boxes(self.detector, anchors, self.scores(outputs), outputs[1], image_size)
+
+    def export_facts(self) -> dict[str, Any]:
+        """See base class."""
+        return {
+            "least_score": self.detector.test_score_thresh,
+            "suppressed_from_iou": self.detector.test_nms_thresh,
+            "most_boxes": self.detector.max_detections_per_image,
+        }
+
+    def onnx_operators(self) -> dict[Callable, Callable]:
+        """See base class."""
+        return {torch.ops.mtfixmatch.suppress.default: onnx_suppress}
 
     @torch.no_grad()
     def agreement(self, outputs: Outputs, assigned: Sequence[Assigned]) -> float:

@@ -30,6 +30,7 @@ from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
 from .box_auto_labels import BoxLabeler, BoxMeter
 from .box_figures import box_sizes, true_positives
 from .box_labels import UNANNOTATED, UNANNOTATED_KEY, BoxReader, class_list
+from .box_saving import SavedBoxes
 from .box_target import (
     PartialInstances,
     boxes_target,
@@ -38,13 +39,15 @@ from .box_target import (
     make_target,
 )
 from .coco_ap import CocoApEvaluator
+from .dense_export import box_differences
 from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead
+from .exported import Difference, Exports
 from .fcos import add_fcos_config
 from .own_labels import OWN_DATA, OwnFiles, OwnLabels
 
 
 @TASK_REGISTRY.register()
-class Detection(Task):
+class Detection(SavedBoxes, Task):
     """Detection of objects by boxes."""
 
     default_name = "detection"
@@ -331,6 +334,17 @@ class Detection(Task):
         ignore = torch.zeros(len(instances), dtype=torch.bool)
         boxes, classes = instances.pred_boxes.tensor, instances.pred_classes
         return boxes_target(instances.image_size, boxes, classes, ignore)
+
+    def exported_result(self, exports: Exports, image_size: Size) -> Instances:
+        """See base class."""
+        valid = exports["scores"] > 0
+        boxes, scores, classes = (exports[x][valid] for x in ("boxes", "scores", "classes"))
+        fields = {"pred_boxes": Boxes(boxes), "scores": scores, "pred_classes": classes}
+        return Instances(image_size, **fields)
+
+    def export_differences(self, expected: Exports, exports: Exports) -> list[Difference]:
+        """See base class."""
+        return box_differences(expected, exports)
 
     def draw(self, image: np.ndarray, target: Instances) -> np.ndarray:
         """See base class; ignored boxes are grey and without a name."""

@@ -86,6 +86,17 @@ class SegmentationHead(TaskHead):
         pairs = zip(self._full_size(outputs[0]), output_sizes, strict=True)
         return [sem_seg_postprocess(x, image_size, *output_size) for x, output_size in pairs]
 
+    def export(self, outputs: Outputs, size: Size, image_size: Size) -> dict[str, Tensor]:
+        """See base class.
+
+        Returns:
+            map (N, H, W) uint8, the most likely class; confidence (N, H, W), its probability.
+        """
+        logits = self._full_size(outputs[0])[..., : image_size[0], : image_size[1]]
+        best, classes = logits.max(dim=1)
+        confidence = (best - logits.logsumexp(dim=1)).exp()
+        return {"map": classes.to(torch.uint8), "confidence": confidence}
+
     @torch.no_grad()
     def agreement(self, outputs: Outputs, assigned: Sequence[Assigned]) -> float:
         """Return the share of valid pixels whose most likely class is the target's."""
@@ -99,6 +110,17 @@ def class_map(target: Tensor) -> Tensor:
     if not target.is_floating_point():
         return target
     return torch.where(target.sum(dim=0) > 0, target.argmax(dim=0), IGNORE_LABEL)
+
+
+def logits_of(classes: Tensor, confidence: Tensor, num_classes: int) -> Tensor:
+    """Return logits (K, H, W) of a map (H, W) uint8 and the probabilities (H, W) of its classes.
+
+    What a probability leaves is divided among the other classes, but is never the most likely.
+    """
+    rest = torch.minimum((1 - confidence) / max(num_classes - 1, 1), confidence * 0.999)
+    least = torch.finfo(rest.dtype).tiny
+    logits = rest.clamp(min=least).log().repeat(num_classes, 1, 1)
+    return logits.scatter_(0, classes[None].long(), confidence.clamp(min=least).log()[None])
 
 
 def _assign(target: Tensor) -> Assigned:

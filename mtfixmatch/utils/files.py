@@ -7,7 +7,7 @@ import mmap
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
@@ -76,11 +76,18 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     _sync_folder(os.path.dirname(target) or ".")
 
 
-def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
-    """Replace `path` as a whole, text as UTF-8, or raise InputError and leave the old file."""
+def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[str]) -> None:
+    """Replace `path` as a whole, text as UTF-8, or raise InputError and leave the old file.
+
+    Args:
+        path: path of the file.
+        content: bytes, text, or parts of a text, which need not be in memory together.
+    """
+    parts: Iterable[bytes | str] = [content] if isinstance(content, bytes | str) else content
     try:
         with replacing(path) as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            for part in parts:
+                file.write(part.encode() if isinstance(part, str) else part)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
 

@@ -113,8 +113,16 @@ def check_study(words: list[str]) -> None:
     module.pairs((args.slurm or [])[1:], "--slurm")
 
 
+def check_export(words: list[str]) -> None:
+    load_script("export").parse_args(words)
+
+
 def check_publish(words: list[str]) -> None:
     load_script("publish").parse_args(words)
+
+
+def check_predict(words: list[str]) -> None:
+    load_script("predict").parse_args(words)
 
 
 def check_class_subsets(words: list[str]) -> None:
@@ -135,6 +143,8 @@ SCRIPTS = {
     "projects/autolabel.py": check_autolabel,
     "projects/run_study.py": check_study,
     "projects/publish.py": check_publish,
+    "projects/export.py": check_export,
+    "projects/predict.py": check_predict,
     "projects/replay_step.py": check_replay,
     "projects/class_subsets/make_data.py": check_class_subsets,
 }
@@ -271,6 +281,9 @@ def test_python_runs(workshop, clean_registries, monkeypatch, page):
     monkeypatch.delenv("MTFIXMATCH_MODEL_ZOO", raising=False)
     publish = load_script("publish")
     publish.main(publish.parse_args(["output/quickstart", "--name", "street/quickstart"]))
+    if page.name == "export.md":
+        export = load_script("export")
+        export.main(export.parse_args(["output/quickstart", "--output", "model.onnx"]))
     for language, text in blocks(page):
         if language == "python":
             exec(compile(text, str(page), "exec"), {"__name__": "snippet"})

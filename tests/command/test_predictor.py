@@ -17,19 +17,12 @@ from mtfixmatch.data.loader import build_eval_loader
 from mtfixmatch.engine.visualize import prediction_tiles
 from mtfixmatch.model_zoo.publish import publish
 from mtfixmatch.utils.errors import InputError
-from tests.support.engine_helpers import build_trainer, run_config
+from tests.support.engine_helpers import trained_run
 
 
 @pytest.fixture(scope="module")
 def trainer(street_root, tmp_path_factory):
-    """A finished training that keeps boxes of any score, with the files of the command."""
-    output = tmp_path_factory.mktemp("run")
-    opts = ("SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1, "TEST.EVAL_PERIOD", 2)
-    cfg = run_config(street_root, output, *opts, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
-    (output / "config.yaml").write_text(cfg.dump())
-    trainer = build_trainer(cfg)
-    trainer.train()
-    return trainer
+    return trained_run(street_root, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

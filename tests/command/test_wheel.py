@@ -23,7 +23,7 @@ OPTS = {**SMALL, "SOLVER.WARMUP_ITERS": 0, "SOLVER.AMP.ENABLED": False, "TEST.PI
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     source = tmp_path_factory.mktemp("source")  # pip writes beside what it builds
-    for name in ("configs", "mtfixmatch"):
+    for name in ("configs", "mtfixmatch", "mtfixmatch_runtime"):
         shutil.copytree(REPOSITORY / name, source / name)
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, source)
@@ -95,8 +95,9 @@ def trained(installed, checked):
 def test_it_has_the_configs_and_all_packages(wheel):
     files = {path.relative_to(REPOSITORY).as_posix() for path in CONFIGS.rglob("*.yaml")}
     files = {f"mtfixmatch/{name}" for name in files}
-    modules = {p.relative_to(REPOSITORY) for p in (REPOSITORY / "mtfixmatch").rglob("*.py")}
-    files |= {path.as_posix() for path in modules}
+    folders = [REPOSITORY / name for name in ("mtfixmatch", "mtfixmatch_runtime")]
+    modules = {p.relative_to(REPOSITORY) for folder in folders for p in folder.rglob("*.py")}
+    files |= {path.as_posix() for path in modules} | {"mtfixmatch/inference/page.html"}
     assert files <= {*ZipFile(wheel).namelist()}
     # Without it find_packages would leave a folder out.
     assert all((REPOSITORY / path.parent / "__init__.py").is_file() for path in modules)
@@ -129,6 +130,29 @@ def test_a_published_model_names_the_installed_command(installed, trained):
     line, table = printed.split("\n", 1)
     assert line == f"pets: output/model_zoo/{model.facts['weights']}"
     assert f"`{model.facts['command']}`" in table
+
+
+def test_images_are_predicted(installed, trained):
+    printed = installed.mtfixmatch("predict", trained, "data", "--output", "out", "--num-gpus", 0)
+    first, *files = printed.splitlines()
+    assert first.endswith(" files predicted, 0 could not be read")
+    assert "out/index.html" in files and all((installed.folder / x).is_file() for x in files)
+
+
+RUN_ONNX = """
+import sys
+sys.modules["torch"] = sys.modules["detectron2"] = None  # an import of them fails
+from mtfixmatch_runtime import Network
+print(sorted(Network(sys.argv[1])(sys.argv[2])))
+"""
+
+
+def test_a_network_is_exported_and_needs_no_pytorch(installed, trained):
+    printed = installed.mtfixmatch("export", trained, "--output", "pets.onnx", "--images", "data")
+    assert "pets.onnx" in printed.splitlines()[-1]
+    image = next((installed.folder / "data").rglob("*.jpg"))
+    names = installed.run(sys.executable, "-c", RUN_ONNX, "pets.onnx", image)
+    assert names.strip() == "['detection']"
 
 
 def test_a_study_starts_its_trainings(installed, checked):

@@ -58,6 +58,16 @@ def build_trainer(cfg: CfgNode, *, resume: bool = False) -> MultiTaskTrainer:
     return trainer
 
 
+def trained_run(root: Path, output: Path) -> MultiTaskTrainer:
+    """A finished training that keeps boxes of any score, with the files of the command."""
+    opts = ("SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1, "TEST.EVAL_PERIOD", 2)
+    cfg = run_config(root, output, *opts, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
+    (output / "config.yaml").write_text(cfg.dump())
+    trainer = build_trainer(cfg)
+    trainer.train()
+    return trainer
+
+
 def make_batch(trainer: MultiTaskTrainer, kinds: str, *, step: int = 0) -> list[dict]:
     """One image for each letter of `kinds`, labeled as KINDS says."""
     mapper = TrainMapper(trainer.cfg, trainer.tasks)
