@@ -82,9 +82,13 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
+# What `check_data.py --images` writes, without --output.
+WRITTEN = "check_data/config.yaml"
+
+
 def check_training(words: list[str]) -> None:
     args = default_argument_parser().parse_args(words)
-    resolve_config(args.config_file, args.opts)
+    resolve_config("" if args.config_file == WRITTEN else args.config_file, args.opts)
 
 
 def check_data(words: list[str]) -> None:
