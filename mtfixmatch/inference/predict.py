@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ from ..runtime.lock import locked
 from ..utils.errors import InputError, check_choice
 from ..utils.files import read_json, write_atomically
 from ..utils.notes import Notes
-from .journal import finished
+from .journal import Done, finished
 from .output import Output, save_choices
 from .predictor import Predictor, load
 from .processes import predict_in_processes
-from .sources import KEY, find_paths, make_items
+from .sources import KEY, Item, find_paths, make_items
 from .work import predict_items
 
 SETTINGS = "predict.json"
@@ -102,8 +102,7 @@ def predict(
         output = Output(tasks=predictor.tasks, **options)
         output.clean()
         done = finished(folder)
-        items = make_items(paths, {x.name: x.out for x in done.values()})
-        left = [item for item in items if item.name not in done]
+        left = _items_left(paths, done)
         if len(devices) == 1:
             broken = predict_items(predictor, left, output)
         else:
@@ -113,6 +112,11 @@ def predict(
             raise InputError(f"{KEY}: none of {broken} images can be read")
         files = output.finish(list(now.values()), settings.info)
     return Summary(len(now) - len(done), len(done), broken, notes.messages(), files)
+
+
+def _items_left(paths: Mapping[str, str], done: Mapping[str, Done]) -> list[Item]:
+    items = make_items(paths, {x.name: x.out for x in done.values()})
+    return [item for item in items if item.name not in done]
 
 
 def _wanted(predictor: Predictor, save: Sequence[str] | None) -> list[str]:
