@@ -17,7 +17,7 @@ from mtfixmatch.street import generate as street
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import CONFIGS, REPOSITORY, SMALL
 
-TORCH_LOG = re.compile(r"(\[rank\d\]:)?W\d{4} [\d:.]+ \d+ torch/")
+TORCH_LOG = re.compile(r"(\[rank\d\]:)?W\d{4} [\d:.]+ \d+ (\S+/)?torch/")
 COMMAND = REPOSITORY / "projects" / "train_net.py"
 RESNET18 = CONFIGS / "street" / "resnet18.yaml"
 OPTS = {
