@@ -1,6 +1,7 @@
 """Small datasets in the layouts that tools and well-known datasets have."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,23 @@ SIZE = (96, 128)  # height, width of the images
 CLASSES = ("cat", "dog")
 BOX = {0: (8, 8, 56, 60), 1: (40, 16, 100, 80)}  # by the index of the class
 NUM_TRAIN, NUM_VAL = 5, 2
+
+
+def copy_photos(source: Path, root: Path) -> None:
+    """Copy some photos of shared/data/coco_small with their labels, and the names of its maps."""
+    for split, count in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+        content = json.loads((source / f"instances_{split}.json").read_text())
+        content["images"] = content["images"][:count]
+        ids = {image["id"] for image in content["images"]}
+        content["annotations"] = [x for x in content["annotations"] if x["image_id"] in ids]
+        (root / "images" / split).mkdir(parents=True)
+        (root / "sem_seg" / split).mkdir(parents=True)
+        (root / f"instances_{split}.json").write_text(json.dumps(content))
+        for name in (Path(image["file_name"]) for image in content["images"]):
+            shutil.copy(source / "images" / split / name, root / "images" / split)
+            label_map = source / "sem_seg" / split / f"{name.stem}.png"
+            shutil.copy(label_map, root / "sem_seg" / split)
+    shutil.copy(source / "sem_seg_classes.json", root)
 
 
 def make_image(path: Path, seed: int) -> None:
