@@ -31,7 +31,7 @@ setup(
         "numpy>=1.26,<3",
         "kornia>=0.9,<0.10",
         "opencv-python-headless>=4.9,<6",
-        "pillow>=10",
+        "pillow>=10.1",
         "fvcore>=0.1.5.post20221221,<0.2",
         "pycocotools>=2.0.7,<3",
         "msgspec>=0.18.6,<1",

@@ -15,7 +15,6 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ..augmentation import geometry
@@ -28,6 +27,7 @@ from . import retinanet  # noqa: F401  # registers its head, as fcos does
 from .auto_labels import Thresholds
 from .base import TASK_REGISTRY, Scan, Statistics, Target, Task, Threshold
 from .box_auto_labels import BoxLabeler, BoxMeter
+from .box_drawing import draw_boxes
 from .box_figures import box_sizes, true_positives
 from .box_labels import UNANNOTATED, UNANNOTATED_KEY, BoxReader, class_list
 from .box_saving import SavedBoxes
@@ -44,6 +44,8 @@ from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead
 from .exported import Difference, Exports
 from .fcos import add_fcos_config
 from .own_labels import OWN_DATA, OwnFiles, OwnLabels
+
+GREY = (128, 128, 128)  # color of ignored boxes
 
 
 @TASK_REGISTRY.register()
@@ -349,19 +351,13 @@ class Detection(SavedBoxes, Task):
     def draw(self, image: np.ndarray, target: Instances) -> np.ndarray:
         """See base class; ignored boxes are grey and without a name."""
         # Brighter than in a label map, because a name in Cityscapes' dark blue is not readable.
-        colors = 0.3 + 0.7 * np.array(self.colors) / 255
-        ignored, objects = (target[x].to("cpu") for x in (target.gt_ignore, ~target.gt_ignore))
-        canvas = Visualizer(image)
-        canvas.overlay_instances(
-            boxes=ignored.gt_boxes, assigned_colors=[(0.5, 0.5, 0.5)] * len(ignored)
-        )
-        classes = objects.gt_classes.tolist()
-        drawn = canvas.overlay_instances(
-            boxes=objects.gt_boxes,
-            labels=[self.class_names[c] for c in classes],
-            assigned_colors=[tuple(colors[c]) for c in classes],
-        )
-        return drawn.get_image()
+        bright = (76 + 0.7 * np.array(self.colors).reshape(-1, 3)).astype(int)
+        colors = [*map(tuple, bright.tolist()), GREY]
+        names = [*self.class_names, ""]
+        target = target.to("cpu")
+        classes = torch.where(target.gt_ignore, len(self.class_names), target.gt_classes).tolist()
+        boxes = target.gt_boxes.tensor.numpy()
+        return draw_boxes(image, boxes, [names[c] for c in classes], [colors[c] for c in classes])
 
     def count_classes(self, targets: Sequence[Instances]) -> list[int]:
         """See base class; ignored boxes do not count."""
