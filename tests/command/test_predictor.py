@@ -25,10 +25,17 @@ def trainer(street_root, tmp_path_factory):
     return trained_run(street_root, tmp_path_factory.mktemp("run"))
 
 
+@pytest.fixture(scope="module")
+def predictor(trainer):
+    return mtfixmatch.load(trainer.cfg.OUTPUT_DIR, device="cpu")
+
+
 @pytest.fixture
 def run(trainer, tmp_path):
-    """A copy of the folder of the training."""
-    return shutil.copytree(trainer.cfg.OUTPUT_DIR, tmp_path / "my_run")
+    """A copy of the folder of the training, without its full checkpoints, which are large."""
+    without = shutil.ignore_patterns("model_0*.pth", "events*")
+    yield shutil.copytree(trainer.cfg.OUTPUT_DIR, tmp_path / "my_run", ignore=without)
+    shutil.rmtree(tmp_path / "my_run")
 
 
 def message(source):
@@ -47,8 +54,7 @@ def same(prediction, results):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_results_are_those_of_the_evaluation(trainer, run):
-    predictor = mtfixmatch.load(run, device="cpu")
+def test_results_are_those_of_the_evaluation(trainer, predictor):
     records = trainer.eval_records
     with torch.no_grad():
         loader = build_eval_loader(trainer.cfg, records)
@@ -69,14 +75,14 @@ def test_weights_are_those_of_the_best_step(trainer, run):
     assert all(torch.equal(weights[name], saved[name]) for name in saved)
     (run / "model_best.pth").unlink()
     (run / "model_final.pth").unlink()
+    os.symlink(f"{trainer.cfg.OUTPUT_DIR}/model_0000001.pth", run / "model_0000001.pth")
     full = torch.load(run / "model_0000001.pth", weights_only=True)["model"]  # the teacher
     weights = mtfixmatch.load(run, device="cpu").model.state_dict()
     assert all(torch.equal(weights[name], full[name]) for name in weights)
 
 
-def test_forms_of_an_image(trainer, run, tmp_path):
+def test_forms_of_an_image(trainer, predictor, tmp_path):
     """The file of a phone, which lies on its side; turned, it has 64 rows and 128 columns."""
-    predictor = mtfixmatch.load(run, device="cpu")
     pixels = np.asarray(Image.open(trainer.eval_records[0]["file_name"]))[:64, :128]
     exif = Image.Exif()
     exif[274] = 6  # rows are stored as columns
@@ -106,14 +112,12 @@ def test_forms_of_an_image(trainer, run, tmp_path):
         ("nowhere.png", None, "cannot read the image nowhere.png: No such file"),
     ],
 )
-def test_images_of_another_form(run, image, color, text):
-    predictor = mtfixmatch.load(run, device="cpu")
+def test_images_of_another_form(predictor, image, color, text):
     with pytest.raises(InputError, match="^" + text.replace("(", r"\(").replace(")", r"\)")):
         predictor(image, color=color)
 
 
-def test_maps_and_pictures(trainer, run):
-    predictor = mtfixmatch.load(run, device="cpu")
+def test_maps_and_pictures(trainer, predictor):
     record = trainer.eval_records[0]
     prediction = predictor(record["file_name"])
     (name, classes), *others = prediction.maps.items()
@@ -126,7 +130,7 @@ def test_maps_and_pictures(trainer, run):
     assert np.array_equal(prediction.draw(), prediction.draw(predictor.threshold))
 
 
-def test_what_a_predictor_says_of_itself(trainer, run):
+def test_what_a_predictor_says_of_itself(run):
     predictor = mtfixmatch.load(run, device="cpu")
     assert {task: len(names) for task, names in predictor.classes.items()} == {
         "detection": 8,
@@ -181,9 +185,9 @@ print(len(predictor(sys.argv[2]).instances))
 """
 
 
-def test_a_fresh_process_without_the_data(trainer, run, tmp_path):
+def test_a_fresh_process_without_the_data(trainer, tmp_path):
     env = {key: value for key, value in os.environ.items() if key != "DETECTRON2_DATASETS"}
-    files = (str(run), trainer.eval_records[0]["file_name"])
+    files = (trainer.cfg.OUTPUT_DIR, trainer.eval_records[0]["file_name"])
     command = [sys.executable, "-W", "ignore", "-c", LOAD, *files]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout == "100\n", done.stderr
