@@ -1,6 +1,6 @@
 """Draw boxes with names on a picture.
 
-Pillow takes a tenth of the time of Detectron2's Visualizer, which pictures of many images need.
+Pillow takes a twentieth of the time of Detectron2's Visualizer, which pictures of many images need.
 """
 
 from collections.abc import Sequence
