@@ -106,16 +106,15 @@ def _time(done: Sequence[Run]) -> str:
 
 def _class_notes(results: StudyResults, done: Sequence[Run]) -> list[str]:
     """List the metrics that are means over fewer classes than named, with their runs."""
-    names: dict[str, list[str]] = {}
-    for run in done:
-        found = results_of(run)
-        for task, metric in results.primary.items():
-            names.setdefault(class_note(metric, found.get(task, {})), []).append(f"`{run.name}`")
-    names.pop("", None)
-    lines = [
-        f"- {note} (in {', '.join(of) if len(of) < len(done) else 'all runs'})"
-        for note, of in names.items()
-    ]
+    lines = []
+    for task, metric in results.primary.items():
+        figures = {run.name: results_of(run).get(task) for run in done}
+        notes = {name: class_note(metric, x) for name, x in figures.items() if x}
+        for note, count in Counter(notes.values()).items():
+            first = next(name for name, text in notes.items() if text == note)
+            where = f"{count} of {len(notes)} runs, the first: `{first}`"
+            if note:
+                lines.append(f"- {note} (in {'all runs' if count == len(notes) else where})")
     return ["\n".join(lines)] if lines else []
 
 

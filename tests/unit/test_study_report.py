@@ -355,7 +355,7 @@ def test_table_by_class(tmp_path):
     finish(fixmatch, detection=found, segmentation=0.5)
     text = write_report(study, study.runs).read_text()
     note = "mAP is a mean over 1 of 2 classes: bus never occurs in DATASETS.TEST"
-    assert f"\n- detection/{note} (in `{fixmatch.name}`)\n" in text
+    assert f"\n- detection/{note} (in 1 of 3 runs, the first: `{fixmatch.name}`)\n" in text
     rows = rows_of(text)
     start = rows.index(["method", "share of objects (%)", "supervised", "fixmatch"])
     assert rows[start + 2 : start + 6] == [
