@@ -27,12 +27,30 @@ def coco_boxes(images: Sequence[ImageBoxes], classes: Mapping[int, str]) -> str:
     """Return the JSON of boxes, for class id -> name; the ids of categories are one higher."""
     entries: list[dict[str, Any]] = []
     for number, image in enumerate(images, start=1):
-        for box in image.boxes:
-            x0, y0, x1, y1 = box["bbox"]
-            width, height = x1 - x0, y1 - y0
-            shape = {"bbox": [x0, y0, width, height], "area": width * height}
-            entries.append(_entry(len(entries) + 1, number, box, shape))
+        entries += [
+            box_entry(i, number, box) for i, box in enumerate(image.boxes, start=len(entries) + 1)
+        ]
     return _content([(x.file_name, x.size) for x in images], classes, entries)
+
+
+def image_entry(number: int, name: str, size: tuple[int, int]) -> dict[str, Any]:
+    """Return the entry of an image of a size (height, width)."""
+    return {"id": number, "file_name": name, "height": size[0], "width": size[1]}
+
+
+def category_entries(classes: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Return the categories of class id -> name; their ids are one higher."""
+    return [{"id": number + 1, "name": name} for number, name in classes.items()]
+
+
+def box_entry(number: int, image: int, box: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the annotation of a box, see `ImageBoxes`, in the image with this id.
+
+    Its sides are not rounded, so that x + width is the right end again.
+    """
+    x0, y0, x1, y1 = box["bbox"]
+    width, height = x1 - x0, y1 - y0
+    return _entry(number, image, box, {"bbox": [x0, y0, width, height], "area": width * height})
 
 
 def coco_maps(maps: Iterable[tuple[str, np.ndarray, str]], classes: Sequence[str]) -> str:
@@ -76,11 +94,8 @@ def _content(
     entries: Sequence[Mapping[str, Any]],
 ) -> str:
     content = {
-        "images": [
-            {"id": number, "file_name": name, "height": size[0], "width": size[1]}
-            for number, (name, size) in enumerate(images, start=1)
-        ],
-        "categories": [{"id": number + 1, "name": name} for number, name in classes.items()],
+        "images": [image_entry(i, name, size) for i, (name, size) in enumerate(images, start=1)],
+        "categories": category_entries(classes),
         "annotations": entries,
     }
     return json.dumps(content, ensure_ascii=False)

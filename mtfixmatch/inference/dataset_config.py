@@ -12,12 +12,12 @@ from detectron2.config import CfgNode
 from ..tasks import Task
 from ..tasks.auto_labels import LabeledImage, WrittenLabels
 from ..tasks.config import own_key
+from ..utils.checkout import spell_commands
 from ..utils.files import write_atomically
 from .label_images import IMAGES
 
 CONFIG, HUMAN_IMAGES = "config.yaml", "human_images.txt"
 TRAIN_DATASET, VAL_DATASET = "coco_style_train", "coco_style_val"
-HEADER = "# Written by projects/autolabel.py; paths are absolute.\n"
 
 
 def write_dataset_config(
@@ -60,7 +60,8 @@ def write_dataset_config(
     if os.path.exists(cfg.MODEL.WEIGHTS):
         cfg.MODEL.WEIGHTS = os.path.abspath(cfg.MODEL.WEIGHTS)
     cfg.OUTPUT_DIR = os.path.join(output, "training")
-    write_atomically(os.path.join(folder, CONFIG), HEADER + cfg.dump())
+    header = f"# Written by {spell_commands('projects/autolabel.py')}; paths are absolute.\n"
+    write_atomically(os.path.join(folder, CONFIG), header + cfg.dump())
 
 
 def is_human(image: LabeledImage, tasks: Sequence[Task]) -> bool:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ..formats.coco_writer import box_entry, category_entries, image_entry
 from .saving import SavedImage, SavedResults
 
 
@@ -27,7 +28,7 @@ class SavedBoxes(SavedResults):
         self, images: Callable[[], Iterable[SavedImage]], info: Mapping[str, Any]
     ) -> Iterator[str]:
         """Yield a COCO file whose annotations have scores; all of its ids start at 1."""
-        categories = [{"id": i, "name": x} for i, x in enumerate(self.class_names, start=1)]
+        categories = category_entries(dict(enumerate(self.class_names)))
         yield f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"images": ['
         yield from _lines(_images(images()))
         yield '],\n"annotations": ['
@@ -43,23 +44,14 @@ def _lines(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 def _images(images: Iterable[SavedImage]) -> Iterator[dict[str, Any]]:
     for number, image in enumerate(images, start=1):
-        height, width = image.size
-        entry = {"id": number, "file_name": image.file_name, "height": height, "width": width}
+        entry = image_entry(number, image.file_name, image.size)
         yield {**entry, "video": image.video, "frame": image.frame} if image.video else entry
 
 
 def _annotations(images: Iterable[SavedImage], task: str) -> Iterator[dict[str, Any]]:
-    """Yield annotations; sides are not rounded, so that x + width is the right end again."""
     count = 0
     for number, image in enumerate(images, start=1):
-        for class_id, score, x0, y0, x1, y1 in image.records[task]["boxes"]:
+        for class_id, score, *box in image.records[task]["boxes"]:
             count += 1
-            yield {
-                "id": count,
-                "image_id": number,
-                "category_id": class_id + 1,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": (x1 - x0) * (y1 - y0),
-                "iscrowd": 0,
-                "score": score,
-            }
+            label = {"category_id": class_id, "iscrowd": 0, "bbox": box, "score": score}
+            yield box_entry(count, number, label)
