@@ -112,10 +112,14 @@ def is_temporary(path: str) -> bool:
 
 
 def remove_temporaries(folder: str) -> None:
-    """Delete the temporary files of killed processes; no process may be writing to the folder."""
+    """Delete the temporary files of killed processes; no process may be writing to the folder.
+
+    Temporary folders stay: another run may be making them, as `new_folder` does.
+    """
     for name in os.listdir(folder):
-        if is_temporary(name):
-            os.remove(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        if is_temporary(name) and not os.path.isdir(path):
+            os.remove(path)
 
 
 def _sync_folder(folder: str) -> None:

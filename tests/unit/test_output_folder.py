@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
 from mtfixmatch.inference import output_folder
 from mtfixmatch.inference.output_folder import new_folder
 from mtfixmatch.utils.errors import InputError
+from mtfixmatch.utils.files import remove_temporaries, temporary_path
 
 LEFT = re.compile(r"new\.[0-9a-f]{8}\.tmp")
 
@@ -109,3 +111,11 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         new_folder(str(tmp_path / "file" / "new")),
     ):
         pass
+
+
+def test_a_run_in_the_folder_above_leaves_a_folder_that_is_being_made(tmp_path):
+    folder, file = (Path(temporary_path(str(tmp_path / x))) for x in ("labeled", "results.json"))
+    folder.mkdir()
+    file.touch()
+    remove_temporaries(str(tmp_path))
+    assert list(tmp_path.iterdir()) == [folder]
