@@ -81,9 +81,24 @@ def contents(output):
 
 
 def is_same(output, whole):
+    """Whether two folders have the same files, byte by byte, but for H.264 (see `same_video`)."""
     found, expected = contents(output), contents(whole[0])
     assert found.keys() == expected.keys()
-    return [name for name in found if found[name] != expected[name]] == []
+    different = [name for name in found if found[name] != expected[name]]
+    videos = [name for name in different if name.endswith(".mp4")]
+    assert [name for name in videos if not same_video(output / name, whole[0] / name)] == []
+    return different == videos
+
+
+def same_video(path, other):
+    """Whether two videos show the same: x264 codes a frame a little differently once in 1,000 times.
+
+    Its vector code does; without it (asm=0) it did not in 600 tries.
+    """
+    with VideoFrames(str(path)) as one, VideoFrames(str(other)) as two:
+        assert (one.fps, one.listed) == (two.fps, two.listed)
+        pairs = list(zip(one, two, strict=True))
+    return max(np.abs(a.astype(int) - b).mean() for a, b in pairs) < 2
 
 
 def check_boxes(prediction, annotations):
