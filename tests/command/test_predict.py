@@ -91,9 +91,9 @@ def is_same(output, whole):
 
 
 def same_video(path, other):
-    """Whether two videos show the same: x264 codes a frame a little differently once in 1,000 times.
+    """Whether two videos show the same: x264's vector code may code a frame a little differently.
 
-    Its vector code does; without it (asm=0) it did not in 600 tries.
+    It did so once in some hundred tries, and never in 600 without that code (asm=0).
     """
     with VideoFrames(str(path)) as one, VideoFrames(str(other)) as two:
         assert (one.fps, one.listed) == (two.fps, two.listed)
