@@ -34,6 +34,7 @@ setup(
         "pillow>=10.1",
         "fvcore>=0.1.5.post20221221,<0.2",
         "pycocotools>=2.0.7,<3",
+        "hotcoco>=1.3,<2",  # the same AP, faster
         "msgspec>=0.18.6,<1",
         "cityscapesscripts>=2.2.2,<3",
         "tensorboard>=2.15,<3",

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
 from detectron2.utils import comm
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from .average_precision import Truth, evaluate_boxes
 
 
 class CocoApEvaluator(COCOEvaluator):
@@ -23,8 +24,8 @@ class CocoApEvaluator(COCOEvaluator):
     labeled for some of the classes counts for these alone, as in LVIS.
     """
 
-    _predictions: list[dict]  # of this rank: {"image_id", "instances": detections of the image}
-    _coco_eval: COCOeval | None  # of an evaluation; None: without detections
+    _predictions: list[dict]  # {"image_id", "instances": array of the image's detections}
+    _coco_eval: COCOeval  # of the last call of `evaluate`
 
     def __init__(
         self,
@@ -55,9 +56,7 @@ class CocoApEvaluator(COCOEvaluator):
         self._do_evaluation = True
         self._kpt_oks_sigmas = ()
         labeled = [record for record in records if label_key in record]
-        self._coco_api = COCO()
-        annotations = [record[label_key] for record in labeled]
-        self._coco_api.dataset = _coco_dataset(annotations, class_names)
+        self._truth = _truth([record[label_key] for record in labeled], class_names)
         self._image_ids = {record["image_id"]: i for i, record in enumerate(labeled, start=1)}
         self._result_key = result_key
         self._labeled_classes = dict(labeled_classes or {})
@@ -72,9 +71,7 @@ class CocoApEvaluator(COCOEvaluator):
                 if (classes := self._labeled_classes.get(image["image_id"])) is not None:
                     labeled = torch.isin(instances.pred_classes, torch.tensor(classes))
                     instances = instances[labeled]
-                # Widths and heights, which COCO's format has, would be rounded in float32.
-                instances.pred_boxes.tensor = instances.pred_boxes.tensor.double()
-                detections = instances_to_coco_json(instances, image_id)
+                detections = _detections(instances, image_id)
                 self._predictions.append({"image_id": image_id, "instances": detections})
 
     def evaluate(self) -> dict | None:
@@ -88,11 +85,10 @@ class CocoApEvaluator(COCOEvaluator):
         if not comm.is_main_process():
             return None
         self._predictions = [prediction for part in gathered for prediction in part]
-        self._coco_eval = None
         with contextlib.redirect_stdout(io.StringIO()):
-            self._coco_api.createIndex()
+            self._coco_eval = evaluate_boxes(self._truth, self._detections())
             figures = super().evaluate().get("bbox", {})
-            precision = self._precision()
+        precision = self._coco_eval.eval["precision"][:, :, :, 0, -1]  # all areas, 100 detections
         names = self._metadata.thing_classes
         per_class = [_mean(precision[:, :, k]) for k in range(len(names))]
         return {
@@ -102,46 +98,44 @@ class CocoApEvaluator(COCOEvaluator):
             "detectron2": figures,
         }
 
-    def _derive_coco_results(
-        self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None
-    ) -> dict[str, float]:
-        """Keep COCO's evaluation, and return the base's figures."""
-        self._coco_eval = coco_eval
-        return super()._derive_coco_results(coco_eval, iou_type, class_names)
+    def _eval_predictions(
+        self, predictions: list[dict], img_ids: Sequence[int] | None = None
+    ) -> None:
+        """Derive the base's figures from the evaluation; it has none without a detection."""
+        evaluation = self._coco_eval if len(self._detections()) else None
+        names = self._metadata.thing_classes
+        self._results["bbox"] = self._derive_coco_results(evaluation, "bbox", names)
 
-    def _precision(self) -> np.ndarray:
-        """Return the precision (10 IoUs, 101 recalls, K); -1 where a class never occurs."""
-        evaluation = self._coco_eval
-        if evaluation is None:  # without a detection, the base has no figures: here they are 0
-            nothing = COCO()
-            nothing.dataset = {"annotations": []}
-            evaluation = COCOeval(self._coco_api, nothing, "bbox")
-            evaluation.evaluate()
-            evaluation.accumulate()
-        return evaluation.eval["precision"][:, :, :, 0, -1]  # all areas, 100 detections
+    def _detections(self) -> np.ndarray:
+        """Return the detections of all images, see `evaluate_boxes`."""
+        return np.concatenate([np.zeros((0, 7)), *(x["instances"] for x in self._predictions)])
 
 
-def _coco_dataset(images: Sequence[Sequence[dict]], class_names: Sequence[str]) -> dict:
-    """Return the content of a COCO instances JSON for the annotations of each image."""
-    annotations: list[dict] = []
-    for image_id, image in enumerate(images, start=1):
-        for a in image:
-            x0, y0, x1, y1 = a["bbox"]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": a["category_id"],
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": (x1 - x0) * (y1 - y0),
-                    "iscrowd": a.get("iscrowd", 0),
-                }
-            )
-    return {
-        "images": [{"id": image_id} for image_id in range(1, len(images) + 1)],
-        "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(class_names)],
-    }
+def _truth(images: Sequence[Sequence[dict]], class_names: Sequence[str]) -> Truth:
+    """Return the ground truth of images from the annotations of each."""
+    flat = [(image_id, a) for image_id, image in enumerate(images, start=1) for a in image]
+    corners = np.array([a["bbox"] for _, a in flat], dtype=np.float64).reshape(-1, 4)
+    return Truth(
+        num_images=len(images),
+        class_names=class_names,
+        image_ids=np.array([image_id for image_id, _ in flat], dtype=np.int64),
+        classes=np.array([a["category_id"] for _, a in flat], dtype=np.int64),
+        boxes=_with_sides(corners),
+        is_crowd=np.array([a.get("iscrowd", 0) for _, a in flat], dtype=bool),
+    )
+
+
+def _detections(instances: Instances, image_id: int) -> np.ndarray:
+    """Return the detections of an image, see `evaluate_boxes`."""
+    # Widths and heights, which COCO's format has, would be rounded in float32.
+    boxes = _with_sides(instances.pred_boxes.tensor.double().numpy())
+    scores, classes = instances.scores.double().numpy(), instances.pred_classes.numpy()
+    return np.column_stack([np.full(len(boxes), image_id), boxes, scores, classes])
+
+
+def _with_sides(corners: np.ndarray) -> np.ndarray:
+    """Return boxes (N, 4) as x, y, width and height."""
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
 def _mean(precision: np.ndarray) -> float:

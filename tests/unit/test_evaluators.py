@@ -167,4 +167,5 @@ def test_all_fields_of_detectron2s_evaluators_are_set(tmp_path):
 
     names = COCOEvaluator.__init__.__code__.co_names + COCOEvaluator.reset.__code__.co_names
     fields = {name for name in names if name.startswith("_") and not name.startswith("__")}
-    assert fields - vars(CocoApEvaluator(records, NAMES)).keys() == {"_cpu_device"}
+    # `_truth` stands for the first.
+    assert fields - vars(CocoApEvaluator(records, NAMES)).keys() == {"_coco_api", "_cpu_device"}
