@@ -37,7 +37,7 @@ WORKER_NICENESS = 5
 class DrawnDataset(Dataset):
     """The training images, indexed by draws of the sampler.
 
-    An InputError is returned as an item, because PyTorch would rewrite one that a worker raises.
+    An InputError is returned as an item, as `WatchedLoader` expects it.
     The replacement of a broken image depends on the records alone, not on workers or resumes.
     """
 
@@ -79,8 +79,6 @@ class TrainLoader:
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in self.build(self.start_step):
             for item in batch:
-                if isinstance(item, InputError):
-                    raise item
                 self.broken.add(item["broken"])
             yield batch
 
@@ -253,15 +251,26 @@ def _warn(text: str) -> None:
         logger.warning(text)
 
 
+def _read(map_record: Callable[[dict], dict], record: dict) -> dict | InputError:
+    """Return an error, which `WatchedLoader` raises: PyTorch would rewrite one of a worker."""
+    try:
+        return map_record(record)
+    except InputError as error:
+        return error
+
+
 def build_eval_loader(
-    cfg: CfgNode, records: Sequence[dict], map_record: Callable[[dict], dict] | None = None
+    cfg: CfgNode,
+    records: Sequence[dict],
+    tasks: Sequence[Task] = (),
+    map_record: Callable[[dict], dict] | None = None,
 ) -> WatchedLoader:
     """Build the loader of whole images, one at a time, split over the ranks.
 
-    The workers call `map_record`; None: an `EvalMapper`.
+    The workers call `map_record`; None: an `EvalMapper` of the `tasks`.
     """
     workers = cfg.DATALOADER.NUM_WORKERS
-    mapper = WatchedMapper(map_record or EvalMapper(), workers)
+    mapper = WatchedMapper(partial(_read, map_record or EvalMapper(tasks)), workers)
     loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=workers)
     loader.worker_init_fn = _ignore_stop_signals
     _kill_workers_at_exit()

@@ -131,7 +131,13 @@ class TrainMapper:
 class EvalMapper:
     """Map a record to Detectron2's input for one whole image."""
 
+    def __init__(self, tasks: Sequence[Task] = ()):
+        """Set the tasks whose evaluators get the labels that they need."""
+        self.tasks = list(tasks)
+
     def __call__(self, record: dict) -> dict:
-        """Return the image, its id and its size."""
+        """Return the image, its id and size, and "labels": {label key: label} of the tasks."""
         keys = ("image_id", "file_name", "height", "width")
-        return {"image": read_rgb(record)} | {key: record[key] for key in keys}
+        labeled = {x.label_key: x for x in self.tasks if x.label_key in record}
+        labels = {key: task.evaluation_label(record) for key, task in labeled.items()}
+        return {"image": read_rgb(record), "labels": labels} | {key: record[key] for key in keys}

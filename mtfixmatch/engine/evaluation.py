@@ -3,10 +3,12 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation.evaluator import inference_context
 from detectron2.evaluation.testing import flatten_results_dict, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
@@ -66,8 +68,11 @@ def evaluate(
         classes, the population's as in the paper (Tables 5, 6, 8, 9).
     """
     evaluators = _TaskEvaluators({task.name: task.evaluator(records) for task in tasks})
-    with torch.no_grad():
-        results = inference_on_dataset(model, loader, evaluators, callbacks)
+    run: Callable = model
+    if isinstance(model, MultiTaskNet):
+        run = partial(model.inference, for_evaluators=True)
+    with torch.no_grad(), inference_context(model):
+        results = inference_on_dataset(run, loader, evaluators, callbacks)
     if not results:
         return {}
     for metrics in results.values():

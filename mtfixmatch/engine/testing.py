@@ -32,8 +32,8 @@ def test(
 
     A task without a label in the `records` is not evaluated.
     """
-    loader = build_eval_loader(cfg, records)
     evaluated = labeled_tasks(tasks, records)
+    loader = build_eval_loader(cfg, records, evaluated)
     results = evaluate(model, loader, records, evaluated, ranks.callbacks())
     losses = {}
     if cfg.TEST.EVAL_LOSSES:

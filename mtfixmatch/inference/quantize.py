@@ -107,5 +107,6 @@ def metrics_of(net: ExportedNet, cfg: CfgNode, tasks: Sequence[Task]) -> dict[st
     """
     records = eval_records(cfg, tasks)
     evaluated = labeled_tasks(tasks, records)
-    results = evaluate(net.eval(), build_eval_loader(cfg, records), records, evaluated)
+    loader = build_eval_loader(cfg, records, evaluated)
+    results = evaluate(net.eval(), loader, records, evaluated)
     return {task.name: results[task.name][task.metric] for task in evaluated}

@@ -25,7 +25,7 @@ def network_results(
     """
     if not records:
         return
-    loader = build_eval_loader(cfg, records, _read)
+    loader = build_eval_loader(cfg, records, map_record=_read)
     for (inputs,) in tqdm(loader, title, disable=None):
         if "error" in inputs:
             yield InputError(inputs["error"])

@@ -164,21 +164,25 @@ class MultiTaskNet(nn.Module):
         return exports
 
     @torch.no_grad()
-    def inference(self, batched_inputs: list[dict]) -> list[dict]:
+    def inference(self, batched_inputs: list[dict], for_evaluators: bool = False) -> list[dict]:
         """Detectron2's inputs to its results, at the size of each original image.
 
         Images of one size pass together. Images of different sizes do not: the padding of one would
-        change the result of another.
+        change the result of another. The results may be in the form that the evaluators of the
+        tasks need, see `TaskHead.inference_for_evaluator`.
         """
         images = [check_image(x) for x in batched_inputs]
         results: dict[int, dict] = {}
         for size in dict.fromkeys(image.shape for image in images):
             rows = [i for i, image in enumerate(images) if image.shape == size]
-            group = self._infer([images[i] for i in rows], [batched_inputs[i] for i in rows])
+            inputs = [batched_inputs[i] for i in rows]
+            group = self._infer([images[i] for i in rows], inputs, for_evaluators)
             results.update(zip(rows, group, strict=True))
         return [results[i] for i in range(len(images))]
 
-    def _infer(self, images: Sequence[Tensor], inputs: Sequence[dict]) -> list[dict]:
+    def _infer(
+        self, images: Sequence[Tensor], inputs: Sequence[dict], for_evaluators: bool
+    ) -> list[dict]:
         """Run images of one size."""
         pixels = [(x.to(self.device) - self.pixel_mean) / self.pixel_std for x in images]
         batch = ImageList.from_tensors(pixels, self.backbone.size_divisibility).tensor
@@ -187,8 +191,9 @@ class MultiTaskNet(nn.Module):
         output_sizes = [(x.get("height", height), x.get("width", width)) for x in inputs]
         results: list[dict] = [{} for _ in inputs]
         for name, key in self.result_keys.items():
-            outputs = self._run_head(name, features)
-            own = self.head(name).inference(outputs, size, (height, width), output_sizes)
+            outputs, head = self._run_head(name, features), self.head(name)
+            run = head.inference_for_evaluator if for_evaluators else head.inference
+            own = run(outputs, size, (height, width), output_sizes)
             for result, value in zip(results, own, strict=True):
                 result[key] = value
         return results

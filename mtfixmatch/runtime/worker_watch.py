@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
+from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
 
@@ -30,12 +31,12 @@ class _WorkerFailure(BaseException):
 class WatchedMapper:
     """A mapper that records the file that it reads, in memory shared by all processes."""
 
-    def __init__(self, mapper: Callable[..., dict], num_workers: int):
+    def __init__(self, mapper: Callable[..., Any], num_workers: int):
         """Wrap a function of (record, ...) with record["file_name"]; 0 workers: this process."""
         self._mapper = mapper
         self.rows = RawArray(_Row, max(num_workers, 1))
 
-    def __call__(self, record: dict, *args) -> dict:
+    def __call__(self, record: dict, *args) -> Any:
         """Return what the mapper returns."""
         worker = get_worker_info()
         row = self.rows[worker.id if worker else 0]
@@ -49,6 +50,7 @@ class WatchedMapper:
 class WatchedLoader:
     """A DataLoader that reports workers that die or hang.
 
+    It raises an InputError that is an item of a batch: PyTorch rewrites one that a worker raises.
     While it waits for a batch, it checks the workers once a second, and gives up after `timeout`
     seconds without progress, 0: never. Outside of the main thread, which alone handles signals, it
     checks them only when PyTorch reports a failure.
@@ -66,6 +68,9 @@ class WatchedLoader:
         with handling([signal.SIGCHLD], signal.SIG_DFL):
             batches = iter(self._loader)
         while (batch := self._next(batches)) is not _END:
+            for item in batch:
+                if isinstance(item, InputError):
+                    raise item
             yield batch
 
     def _next(self, batches: Iterator):

@@ -270,10 +270,15 @@ class Task(OwnLabelsReader, AutoLabeled, ExportedTask, SavedResults, ABC):
             valid: (N, 4) boxes, the part of each view that shows the image and not padding.
         """
 
+    def evaluation_label(self, record: dict) -> Target | None:
+        """Return what the evaluator needs of a label's file, for data workers to read; or None."""
+        return None
+
     @abstractmethod
     def evaluator(self, records: Sequence[dict]) -> DatasetEvaluator:
         """Build the evaluator of this task on those of the records that are labeled for it.
 
+        Its inputs are those of `EvalMapper`, its outputs those of `inference_for_evaluator`.
         On the main process its `evaluate` returns {metric: value} with values in [0, 1] and, for a
         kind with classes, "per_class": {name: value}, nan for a class that never occurs. It may add
         "detectron2": {name: value}, the figures of Detectron2's evaluator under its names.
@@ -365,6 +370,12 @@ class TaskHead(nn.Module, ExportingHead, ABC):
             image_size: (height, width) without padding.
             output_sizes: (height, width) of each result.
         """
+
+    def inference_for_evaluator(
+        self, outputs: Outputs, size: Size, image_size: Size, output_sizes: Sequence[Size]
+    ) -> list[Any]:
+        """Compute what the evaluator needs of the results, with the arguments of `inference`."""
+        return self.inference(outputs, size, image_size, output_sizes)
 
     @abstractmethod
     def agreement(self, outputs: Outputs, assigned: Sequence[Assigned]) -> float:

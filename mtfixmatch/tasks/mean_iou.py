@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils import comm
+from torch import Tensor
 
 from ..utils.labels import IGNORE_LABEL
+from .segmentation_head import most_likely
 
 
 class MeanIoUEvaluator(SemSegEvaluator):
@@ -19,7 +21,8 @@ class MeanIoUEvaluator(SemSegEvaluator):
     while Detectron2 leaves the class out.
     """
 
-    _conf_matrix: np.ndarray  # (K + 1, K + 1), rows: predictions, columns: labels; K: ignored
+    _conf_matrix: np.ndarray  # of all ranks, see `count_pairs`
+    _counts: Tensor | None  # of this rank, likewise; None: no image yet
 
     def __init__(
         self,
@@ -37,7 +40,7 @@ class MeanIoUEvaluator(SemSegEvaluator):
             class_names: names of the K classes in the order of their ids.
             load_map: function from a record to its classes (H, W) uint8.
             label_key: key of the label in a record.
-            result_key: key of the logits (K, H, W) in the model's result for an image.
+            result_key: key of the logits or classes in the model's result for an image.
         """
         # The base's constructor needs a registered dataset whose images all have label maps; it
         # sets these fields.
@@ -52,15 +55,31 @@ class MeanIoUEvaluator(SemSegEvaluator):
         # The base looks an image up by its file name, and loads the label that it finds.
         self.input_file_to_gt_file = {r["image_id"]: r for r in records if label_key in r}
         self.sem_seg_loading_fn = lambda record, dtype: load_map(record).astype(dtype)
-        self._result_key = result_key
+        self._label_key, self._result_key = label_key, result_key
         self.reset()
 
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self._counts = None
+
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Count the pixels of some images; those of unlabeled images do not count."""
+        """Count the pixels of some images; those of unlabeled images do not count.
+
+        Args:
+            inputs: items of `EvalMapper`; a label map that is not there is read here.
+            outputs: classes (H, W) uint8, or logits (K, H, W), under the result key. They are
+                counted on their device.
+        """
         for image, output in zip(inputs, outputs, strict=True):
-            if image["image_id"] in self.input_file_to_gt_file:
-                named = {"file_name": image["image_id"]}
-                super().process([named], [{"sem_seg": output[self._result_key]}])
+            if (record := self.input_file_to_gt_file.get(image["image_id"])) is not None:
+                labels = image.get("labels", {}).get(self._label_key)
+                if labels is None:
+                    labels = torch.from_numpy(self.sem_seg_loading_fn(record, np.uint8))
+                found = output[self._result_key]
+                classes = most_likely(found) if found.dim() == 3 else found
+                counts = count_pairs(classes, labels.to(classes.device), self._num_classes)
+                self._counts = counts if self._counts is None else self._counts + counts
 
     def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list[dict]:
         """Return nothing: predictions in COCO's format are for a file that is not written."""
@@ -73,6 +92,8 @@ class MeanIoUEvaluator(SemSegEvaluator):
             {"mIoU": value, "per_class": {name: IoU}, "detectron2": {name: value}} on the main
             process, None on others. Values are in [0, 1], those of "detectron2" in [0, 100].
         """
+        if self._counts is not None:
+            self._conf_matrix = self._counts.cpu().numpy()
         gathered = comm.gather(self._conf_matrix)
         if not comm.is_main_process():
             return None
@@ -90,3 +111,20 @@ class MeanIoUEvaluator(SemSegEvaluator):
             "per_class": dict(zip(self._class_names, iou.tolist(), strict=True)),
             "detectron2": {name: float(value) for name, value in figures.items()},
         }
+
+
+def count_pairs(classes: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Count the pixels of each predicted class and label, on the device of both maps.
+
+    Args:
+        classes: predicted classes (H, W) uint8 in [0, K).
+        labels: classes (H, W) uint8, or IGNORE_LABEL.
+        num_classes: K.
+
+    Returns:
+        (K + 1, K + 1) int64, rows: predictions, columns: labels; column K: ignored pixels.
+    """
+    side = num_classes + 1
+    columns = labels.masked_fill(labels == IGNORE_LABEL, num_classes)
+    pairs = classes.int() * side + columns
+    return pairs.flatten().bincount(minlength=side**2).view(side, side)

@@ -28,7 +28,7 @@ from .map_labels import MapKeys, OwnMapReader, map_classes
 from .map_saving import SavedMaps
 from .mean_iou import MeanIoUEvaluator
 from .own_labels import OwnFiles, OwnLabels
-from .segmentation_head import SegmentationHead, class_map, logits_of
+from .segmentation_head import SegmentationHead, class_map, logits_of, most_likely
 
 
 class MapReader(Protocol):
@@ -166,6 +166,10 @@ class Segmentation(SavedMaps, Task):
         """See base class."""
         return torch.from_numpy(self.load_map(record))
 
+    def evaluation_label(self, record: dict) -> Tensor:
+        """See base class."""
+        return self.load_target(record)
+
     def load_map(self, record: dict) -> np.ndarray:
         """Read the label map of a record for this task; see the function `load_map`."""
         fields = (self.label_field, self.lut_field, self.reader_field)
@@ -255,8 +259,7 @@ class Segmentation(SavedMaps, Task):
 
     def result_target(self, result: dict, threshold: float) -> Tensor:
         """See base class."""
-        # On a CPU, `max` takes less than half the time of `argmax`.
-        return result[self.result_key].max(dim=0).indices.to("cpu", torch.uint8)
+        return most_likely(result[self.result_key]).cpu()
 
     def exported_result(self, exports: Exports, image_size: Size) -> Tensor:
         """See base class."""

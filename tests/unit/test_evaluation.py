@@ -365,6 +365,44 @@ def test_an_untrained_network_is_measured(cfg):
     assert found["geometric_mean"] == pytest.approx(expected)
 
 
+class Results(nn.Module):
+    """A network with Detectron2's results alone."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs):
+        return self.net(inputs)
+
+
+def test_figures_are_those_of_detectron2s_results(cfg):
+    """Bit by bit: neither maps from data workers nor classes instead of logits change them."""
+    tasks = build_tasks(cfg)
+    records = eval_records(cfg, tasks)
+    torch.manual_seed(1)
+    model = build_model(cfg)
+    found = evaluate(model, build_eval_loader(cfg, records, tasks), records, tasks)
+    expected = evaluate(Results(model), build_eval_loader(cfg, records), records, tasks)
+    assert repr(found) == repr(expected) and found["segmentation"]["mIoU"] > 0
+    (inputs,) = next(iter(build_eval_loader(cfg, records, tasks)))
+    (brief,) = model.eval().inference([inputs], for_evaluators=True)
+    height, width = inputs["image"].shape[1:]
+    assert brief["sem_seg"].shape == (height, width) and brief["sem_seg"].dtype == torch.uint8
+
+
+def test_a_broken_map_is_one_clear_error(street_root, tmp_path):
+    """A data worker reads it; PyTorch would add the worker's traceback."""
+    cfg = tiny_config(street_root, "DATALOADER.NUM_WORKERS", 1)
+    tasks = build_tasks(cfg)
+    records = [dict(record) for record in eval_records(cfg, tasks)]
+    records[1]["sem_seg_file_name"] = str(tmp_path / "missing.png")
+    loader = build_eval_loader(cfg, records, tasks)
+    with pytest.raises(InputError) as error:
+        evaluate(build_model(cfg), loader, records, tasks)
+    assert "missing.png" in str(error.value) and "\n" not in str(error.value)
+
+
 # Losses on whole images
 
 

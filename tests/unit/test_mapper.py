@@ -299,4 +299,13 @@ def test_whole_images_for_evaluation(record):
     assert torch.equal(item["image"], read_rgb(record))
     expected = {"image_id": "image", "height": HEIGHT, "width": WIDTH}
     assert {key: item[key] for key in expected} == expected
-    assert item["file_name"] == record["file_name"]
+    assert item["file_name"] == record["file_name"] and item["labels"] == {}
+
+
+def test_labels_for_evaluators(record, tasks):
+    labels = EvalMapper(tasks)(record)["labels"]
+    expected = {task.label_key: task for task in tasks if task.label_key in record}
+    assert labels.keys() == expected.keys() and labels
+    for key, task in expected.items():
+        assert (labels[key] is None) == (task.evaluation_label(record) is None)
+    assert torch.equal(labels["sem_seg_file_name"], tasks[1].load_target(record))

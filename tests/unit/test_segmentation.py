@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.postprocessing import sem_seg_postprocess
 from PIL import Image
 
 from mtfixmatch.augmentation import geometry
 from mtfixmatch.tasks.config import set_classes
-from mtfixmatch.tasks.mean_iou import MeanIoUEvaluator
+from mtfixmatch.tasks.mean_iou import MeanIoUEvaluator, count_pairs
 from mtfixmatch.tasks.segmentation import Segmentation
 from mtfixmatch.tasks.segmentation_head import SegmentationHead
 from mtfixmatch.utils.errors import InputError
@@ -212,6 +213,48 @@ def test_padding_is_cut_off_before_resizing(make_head):
     assert (found.argmax(0) == 1).all()
 
 
+def plain_head(stride):
+    head = torch.nn.Identity()
+    head.in_features = []
+    return SegmentationHead(head=head, stride=stride)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize(
+    ("stride", "rows", "columns"),
+    [(4, 200, 40), (4, 131, 5), (4, 64, 3), (4, 63, 20), (8, 97, 9), (3, 90, 30), (4, 5, 6)],
+)
+def test_strips_have_the_classes_of_whole_logits(channels_last, ties, stride, rows, columns):
+    """Bit by bit, also where classes tie, as bfloat16 makes them."""
+    logits = torch.randn(2, 7, rows, columns, generator=torch.Generator().manual_seed(rows))
+    if ties:
+        logits = (logits * 2).round() / 2
+    if channels_last:
+        logits = logits.contiguous(memory_format=torch.channels_last)
+    size = (rows * stride, columns * stride)
+    image_size = (size[0] - 3, size[1] - 5)
+    head = plain_head(stride)
+    arguments = ((logits,), size, image_size, [image_size] * 2)
+    expected = [x.argmax(dim=0) for x in head.inference(*arguments)]
+    found = head.inference_for_evaluator(*arguments)
+    assert all(x.dtype == torch.uint8 and x.shape == image_size for x in found)
+    assert all(torch.equal(a.long(), b) for a, b in zip(found, expected, strict=True))
+
+
+def test_logits_at_the_size_of_the_image_are_not_resized_again():
+    """Detectron2's resizing to the same size gives the same logits."""
+    logits, head = torch.randn(1, 7, 9, 11), plain_head(4)
+    arguments = ((logits,), (36, 44), (33, 40))
+    (found,) = head.inference(*arguments, [(33, 40)])
+    full = torch.nn.functional.interpolate(logits, scale_factor=4, mode="bilinear")[0]
+    assert torch.equal(found, sem_seg_postprocess(full, (33, 40), 33, 40))
+    (larger,) = head.inference(*arguments, [(66, 80)])
+    assert torch.equal(larger, sem_seg_postprocess(full, (33, 40), 66, 80))
+    (classes,) = head.inference_for_evaluator(*arguments, [(66, 80)])
+    assert torch.equal(classes.long(), larger.argmax(dim=0))
+
+
 def test_moved_maps_ignore_what_comes_from_outside_and_what_is_erased(task):
     target = torch.arange(12, dtype=torch.uint8).view(3, 4)
     erased = torch.zeros(3, 4, dtype=torch.bool)
@@ -330,6 +373,57 @@ def test_a_class_that_is_only_predicted_has_iou_0(tmp_path, task):
     evaluator.reset()
     evaluator.process([{"image_id": "map.png"}], [logits_of([[0, 0]])])
     assert evaluator.evaluate()["mIoU"] == 1
+
+
+def test_classes_and_a_map_from_a_data_worker_count_as_logits_and_a_file_do(tmp_path, task):
+    record = make_record(tmp_path, [[10, 10, 20, 0], [30, 20, 10, 10]])
+    prediction = [[0, 1, 1, 2], [1, 1, 2, 0]]
+    plain = MeanIoUEvaluator([record], NAMES, task.load_map)
+    plain.process([record], [logits_of(prediction)])
+    ready = MeanIoUEvaluator([record], NAMES, lambda record: pytest.fail("read again"))
+    item = {"image_id": "map.png", "labels": {"sem_seg_file_name": task.evaluation_label(record)}}
+    ready.process([item], [{"sem_seg": torch.tensor(prediction, dtype=torch.uint8)}])
+    expected = plain.evaluate()
+    assert repr(ready.evaluate()) == repr(expected) == repr(ready.evaluate())
+    assert expected["mIoU"] == pytest.approx((2 / 4 + 2 / 4 + 0 / 3) / 3)
+
+
+def test_pairs_by_hand():
+    x = IGNORE_LABEL
+    classes = torch.tensor([[0, 1, 1], [2, 2, 0]], dtype=torch.uint8)
+    labels = torch.tensor([[0, 1, 0], [x, 2, x]], dtype=torch.uint8)
+    found = count_pairs(classes, labels, 3)
+    assert found.tolist() == [[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
+    many = torch.full((5, 5), 253, dtype=torch.uint8)
+    assert count_pairs(many, many, 254)[253, 253] == 25
+
+
+class OnDevice(torch.Tensor):
+    """Tensors as of a GPU: those of an image's size cannot be brought back."""
+
+    LEAVING = ("cpu", "numpy", "tolist", "item", "__array__", "nonzero", "__getitem__")
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        to_host = function.__name__ == "to" and "cpu" in map(str, args[1:])
+        if (function.__name__ in cls.LEAVING or to_host) and args[0].numel() >= 1000:
+            raise AssertionError(f"{function.__name__} of {tuple(args[0].shape)}")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_nothing_of_the_size_of_an_image_leaves_the_device(tmp_path, task):
+    record = make_record(tmp_path, np.full((40, 60), 10))
+    item = {"image_id": "map.png", "labels": {"sem_seg_file_name": task.evaluation_label(record)}}
+    classes = torch.zeros(40, 60, dtype=torch.uint8).as_subclass(OnDevice)
+    logits = torch.eye(4)[0].view(4, 1, 1).expand(4, 40, 60).as_subclass(OnDevice)
+    evaluator = MeanIoUEvaluator([record], NAMES, task.load_map)
+    for result in (classes, logits):
+        evaluator.process([item], [{"sem_seg": result}])
+    assert isinstance(evaluator._counts, OnDevice)
+    assert evaluator.evaluate()["mIoU"] == 1
+    for leave in (lambda: classes.cpu(), lambda: classes.to("cpu"), classes.tolist):
+        with pytest.raises(AssertionError, match=r"of \(40, 60\)"):
+            leave()
 
 
 def test_no_labeled_pixel_has_no_figure(tmp_path, task):
