@@ -167,6 +167,9 @@ def _add_training_config(cfg: CN) -> None:
     # With several processes: seconds without progress (a step, an image of an evaluation) or
     # heartbeat of one, after which an error names it and all of them end; 0: no limit.
     cfg.SOLVER.STALL_SECONDS = 40.0
+    # Precision of the forward passes of an evaluation: "float32", or that of the "training", see
+    # SOLVER.AMP. The results of a predictor are those of float32.
+    cfg.TEST.PRECISION = "float32"
     # Compute the losses on the test images too (Table 7), as means over pixels or anchors and over
     # all images.
     cfg.TEST.EVAL_LOSSES = False

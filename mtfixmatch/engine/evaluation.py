@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -51,6 +52,7 @@ def evaluate(
     records: Sequence[dict],
     tasks: Sequence[Task],
     callbacks: Mapping[str, Callable[[], None]] | None = None,
+    precision: torch.dtype = torch.float32,
 ) -> dict:
     """Evaluate a model on whole images, in a single pass.
 
@@ -60,6 +62,7 @@ def evaluate(
         records: records of all images; a task is evaluated on those labeled for it.
         tasks: tasks to evaluate, each with a label in the records.
         callbacks: hooks around batches, see Detectron2's `inference_on_dataset`.
+        precision: data type of the forward passes of a MultiTaskNet.
 
     Returns:
         {task: {metric: value, "per_class": {name: value}, "std": value, "detectron2": {name:
@@ -69,9 +72,10 @@ def evaluate(
     """
     evaluators = _TaskEvaluators({task.name: task.evaluator(records) for task in tasks})
     run: Callable = model
+    mixed: AbstractContextManager = nullcontext()
     if isinstance(model, MultiTaskNet):
-        run = partial(model.inference, for_evaluators=True)
-    with torch.no_grad(), inference_context(model):
+        run, mixed = partial(model.inference, for_evaluators=True), model.autocast(precision)
+    with torch.no_grad(), inference_context(model), mixed:
         results = inference_on_dataset(run, loader, evaluators, callbacks)
     if not results:
         return {}
@@ -90,6 +94,7 @@ def evaluate_losses(
     records: Sequence[dict],
     tasks: Sequence[Task],
     num_images: int,
+    precision: torch.dtype = torch.float32,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Compute the supervised losses on whole images in evaluation mode (paper Table 7).
 
@@ -103,6 +108,7 @@ def evaluate_losses(
         records: records of all these images.
         tasks: tasks with a loss.
         num_images: number of all images of DATASETS.TEST, labeled or not.
+        precision: as that of `evaluate`.
 
     Returns:
         On all processes, {task: {"losses": {loss part: mean over the positive anchors or valid
@@ -116,7 +122,8 @@ def evaluate_losses(
     model.eval()
     for (inputs,) in loader:
         record = by_id[inputs["image_id"]]
-        for name, losses in _image_losses(model, inputs["image"], record, tasks).items():
+        image_losses = _image_losses(model, inputs["image"], record, tasks, precision)
+        for name, losses in image_losses.items():
             for part, value in losses.items():
                 sums[name][part] += value
                 means[name][part] += value / max(losses["count"], 1.0)
@@ -134,7 +141,11 @@ def evaluate_losses(
 
 
 def _image_losses(
-    model: MultiTaskNet, image: Tensor, record: dict, tasks: Sequence[Task]
+    model: MultiTaskNet,
+    image: Tensor,
+    record: dict,
+    tasks: Sequence[Task],
+    precision: torch.dtype = torch.float32,
 ) -> dict[str, dict[str, float]]:
     """Return for each labeled task the summed loss parts and the "count" of elements."""
     divisor = model.backbone.size_divisibility
@@ -144,7 +155,8 @@ def _image_losses(
     padded = (model.pixel_mean / 255).repeat(1, *size)[None]
     padded[0, :, :height, :width] = image.to(model.device) / 255
     labeled = [task for task in tasks if task.label_key in record]
-    outputs, _ = model(padded, {task.name: [True] for task in labeled})
+    with model.autocast(precision):
+        outputs, _ = model(padded, {task.name: [True] for task in labeled})
     sums = {}
     for task in labeled:
         # The warp makes the padding ignored, because it is outside the label.

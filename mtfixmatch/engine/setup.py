@@ -54,6 +54,7 @@ CHOICES = {
     "MODEL.SEM_SEG_HEAD.LOSS_TYPE": ("cross_entropy",),
     "SOLVER.NONFINITE": ("stop", "skip"),
     "SOLVER.AMP.PRECISION": ("auto", "float16", "bfloat16"),
+    "TEST.PRECISION": ("float32", "training"),
 }
 
 
@@ -311,3 +312,8 @@ def choose_precision(cfg: CfgNode) -> torch.dtype:
         return torch.bfloat16
     logger.info("This CPU has no bfloat16 instructions: training in float32")
     return torch.float32
+
+
+def choose_test_precision(cfg: CfgNode) -> torch.dtype:
+    """Return the data type of an evaluation's forward passes, see TEST.PRECISION."""
+    return choose_precision(cfg) if cfg.TEST.PRECISION == "training" else torch.float32

@@ -354,8 +354,7 @@ class MultiTaskStep(SimpleTrainer):
 
     def autocast(self) -> torch.autocast:
         """Return the context of mixed precision for a forward pass."""
-        mixed = self.precision is not torch.float32
-        return torch.autocast(self.student.device.type, dtype=self.precision, enabled=mixed)
+        return self.student.autocast(self.precision)
 
     def dump(self, batch: Sequence[dict], images: Tensor) -> dict[str, Any]:
         """Return all that repeats this step, see runtime.nonfinite."""

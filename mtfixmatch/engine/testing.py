@@ -17,7 +17,7 @@ from ..utils.errors import InputError
 from .checkpoint import MultiTaskCheckpointer
 from .evaluation import evaluate, evaluate_losses, log_results
 from .report import write_json
-from .setup import check_datasets
+from .setup import check_datasets, choose_test_precision
 
 
 def test(
@@ -34,13 +34,14 @@ def test(
     """
     evaluated = labeled_tasks(tasks, records)
     loader = build_eval_loader(cfg, records, evaluated)
-    results = evaluate(model, loader, records, evaluated, ranks.callbacks())
+    precision = choose_test_precision(cfg)
+    results = evaluate(model, loader, records, evaluated, ranks.callbacks(), precision)
     losses = {}
     if cfg.TEST.EVAL_LOSSES:
         # A network of one task is evaluated on the images labeled for it; the mean is over all.
         num_images = len(get_records(cfg.DATASETS.TEST))
         loader = build_eval_loader(cfg, records)
-        losses = evaluate_losses(model, loader, records, evaluated, num_images)
+        losses = evaluate_losses(model, loader, records, evaluated, num_images, precision)
     if results:
         for task, values in losses.items():
             results[task] |= values

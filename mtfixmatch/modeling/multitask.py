@@ -81,6 +81,11 @@ class MultiTaskNet(nn.Module):
         """Device of the parameters."""
         return self.pixel_mean.device
 
+    def autocast(self, precision: torch.dtype) -> torch.autocast:
+        """Return the context of a forward pass in mixed precision; torch.float32 turns it off."""
+        mixed = precision is not torch.float32
+        return torch.autocast(self.device.type, dtype=precision, enabled=mixed)
+
     def head(self, task: str) -> TaskHead:
         """Return the head of the task of this name."""
         return cast(TaskHead, self.heads[task])

@@ -30,6 +30,7 @@ from mtfixmatch.engine.evaluation import (
 )
 from mtfixmatch.engine.report import _draw_axis, _results, _task_tables
 from mtfixmatch.engine.testing import test as evaluate_on_test
+from mtfixmatch.modeling import MultiTaskNet
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import tiny_config
@@ -389,6 +390,32 @@ def test_figures_are_those_of_detectron2s_results(cfg):
     (brief,) = model.eval().inference([inputs], for_evaluators=True)
     height, width = inputs["image"].shape[1:]
     assert brief["sem_seg"].shape == (height, width) and brief["sem_seg"].dtype == torch.uint8
+
+
+def test_the_precision_of_the_training_if_the_config_says_so(street_root, monkeypatch):
+    """The features of the network are in it, its outputs and results in float32."""
+    seen = []
+    features = MultiTaskNet._features
+
+    def watched(self, images):
+        found = features(self, images)
+        seen.append({x.dtype for x in found.values()})
+        return found
+
+    monkeypatch.setattr(MultiTaskNet, "_features", watched)
+    ranks = SimpleNamespace(callbacks=lambda: {})
+    opts = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "bfloat16"]
+    figures = {}
+    for precision in ("float32", "training"):
+        cfg = tiny_config(street_root, *opts, "TEST.PRECISION", precision, "TEST.EVAL_LOSSES", True)
+        tasks = build_tasks(cfg)
+        torch.manual_seed(0)
+        model = build_model(cfg)
+        args = (eval_records(cfg, tasks)[:2], "teacher", ranks)
+        figures[precision] = evaluate_on_test(cfg, model, tasks, *args)["segmentation"]
+    assert seen[:4] == [{torch.float32}] * 4 and seen[4:] == [{torch.bfloat16}] * 4
+    losses = [figures[x]["losses"]["ce"] for x in figures]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 def test_a_broken_map_is_one_clear_error(street_root, tmp_path):
