@@ -30,7 +30,8 @@ setup(
         "torchvision>=0.19,<1",
         "numpy>=1.26,<3",
         "kornia>=0.9,<0.10",
-        "opencv-python-headless>=4.9,<6",
+        "kornia-rs>=0.2,<0.3",  # decodes PNG and JPEG
+        "opencv-python-headless>=5,<6",  # before 5, its warp is less exact
         "pillow>=10.1",
         "fvcore>=0.1.5.post20221221,<0.2",
         "pycocotools>=2.0.7,<3",

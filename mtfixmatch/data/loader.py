@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import util
 
+import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader
@@ -207,8 +208,13 @@ def _kill_workers_at_exit() -> None:
     util.Finalize(None, _kill_workers, exitpriority=0)
 
 
-def _start_worker(worker: int) -> None:
+def _start_eval_worker(worker: int) -> None:
     _ignore_stop_signals(worker)
+    cv2.setNumThreads(0)  # the threads of OpenCV do not survive a fork
+
+
+def _start_worker(worker: int) -> None:
+    _start_eval_worker(worker)
     torch.set_num_threads(1)
     # A worker must not take a core from the threads of the network, which wait for each other.
     os.nice(WORKER_NICENESS)
@@ -272,6 +278,6 @@ def build_eval_loader(
     workers = cfg.DATALOADER.NUM_WORKERS
     mapper = WatchedMapper(partial(_read, map_record or EvalMapper(tasks)), workers)
     loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=workers)
-    loader.worker_init_fn = _ignore_stop_signals
+    loader.worker_init_fn = _start_eval_worker
     _kill_workers_at_exit()
     return WatchedLoader(loader, mapper, cfg.DATALOADER.TIMEOUT)

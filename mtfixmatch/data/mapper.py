@@ -5,6 +5,7 @@ They run in worker processes. Each task reads and moves its own target.
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import configurable
@@ -22,9 +23,20 @@ _VIEW = 100
 
 def read_rgb(record: dict) -> Tensor:
     """Read the image of a record, (3, H, W) uint8 RGB; a bad file or size is an InputError."""
+    return _channels_first(read_pixels(record))
+
+
+def read_pixels(record: dict) -> np.ndarray:
+    """Read the image of a record, (H, W, 3) uint8 RGB; a bad file or size is an InputError."""
     size, range_16bit = [record["height"], record["width"]], record.get("range_16bit", RANGE_16BIT)
-    pixels = read_rgb_pixels(record["file_name"], size, range_16bit)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return read_rgb_pixels(record["file_name"], size, range_16bit)
+
+
+def _channels_first(pixels: np.ndarray) -> Tensor:
+    """Return (H, W, 3) bytes as (3, H, W), with OpenCV in a tenth of NumPy's time."""
+    planes = np.empty((3, *pixels.shape[:2]), np.uint8)
+    cv2.split(pixels, list(planes))
+    return torch.from_numpy(planes)
 
 
 class TrainMapper:
@@ -58,7 +70,7 @@ class TrainMapper:
         self.tasks = list(tasks)
         self.scale_range, self.scale_mode = scale_range, scale_mode
         self.size, self.flip_prob = size, flip_prob
-        self.fill = torch.tensor(fill).view(1, 3, 1, 1)
+        self.fill = tuple(fill)
         self.diagnostics_period, self.seed = diagnostics_period, seed
 
     @classmethod
@@ -84,17 +96,16 @@ class TrainMapper:
             same of labels hidden from training, at steps with diagnostics; "partial": names of the
             tasks with a partial label; "draw"; "file_name".
         """
-        image = read_rgb(record)
-        _, height, width = image.shape
+        pixels = read_pixels(record)
+        height, width, _ = pixels.shape
         matrix = self._view_matrix((height, width), draw)
-        pixels = image[None].float()
-        view = geometry.warp(pixels, matrix[None], self.size, mode="bilinear", fill=self.fill)
+        view = geometry.warp_pixels(pixels, matrix, self.size, self.fill)
         image_box = geometry.warp_boxes(torch.tensor([[0.0, 0.0, width, height]]), matrix)
         labeled = [task for task in self.tasks if task.label_key in record]
         has_diagnostics = self.diagnostics_period and draw.step % self.diagnostics_period == 0
         hidden = record.get("hidden", {}) if has_diagnostics else {}
         return {
-            "image": view[0].round().clamp(0, 255).to(torch.uint8),
+            "image": _channels_first(view),
             "valid": geometry.clip_boxes(image_box, self.size)[0],
             "targets": self._targets(record, record, matrix),
             "hidden_targets": self._targets(hidden, record, matrix),

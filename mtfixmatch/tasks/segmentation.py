@@ -8,6 +8,7 @@ float from a method that makes them: the weight of each class, all 0 at ignored 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -73,7 +74,7 @@ def load_map(
         )
     if reader is not None:
         return pixels
-    classes = np.frombuffer(record[lut_key], dtype=np.uint8)[pixels]
+    classes = cv2.LUT(pixels, np.frombuffer(record[lut_key], dtype=np.uint8))
     if (classes == INVALID_LABEL).any():
         invalid = pixels[classes == INVALID_LABEL][0]
         raise InputError(f"{name} has the id {invalid}, which is no class")

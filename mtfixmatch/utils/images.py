@@ -14,6 +14,7 @@ import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from .decoders import decode_bytes, decode_rgb
 from .errors import InputError, first_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
@@ -27,6 +28,9 @@ RANGE_16BIT = (0, 65535)
 PERCENTILES = (0.1, 99.9)
 
 PNG_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+# Bits and color types of PNGs that hold values or indices of a palette.
+_VALUES = [*((bits, 0) for bits in (1, 2, 4, 8, 16)), *((bits, 3) for bits in (1, 2, 4, 8))]
+_OF_VALUES = "a single-channel or palette PNG"
 # Entries of `Image.info` with the orientation; without one, `getexif` decodes a whole PNG.
 EXIF_PLACES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
@@ -60,16 +64,25 @@ def read_rgb_pixels(
     with _open_image(path, decode=True) as image:
         found = _turned_size(image)
         if found == size:  # do not decode an image of the wrong size
-            has_8_bits = _bits(image) <= 8
-            image.load()  # the orientation may stand after the pixels
-            if not has_8_bits:
-                scaled = Image.fromarray(_to_8_bits(*range_16bit)[_read_values(path, image)])
-                scaled.info, image = image.info, scaled
-            pixels = convert_PIL_to_numpy(_apply_exif_orientation(image), "RGB")
+            pixels = _decode(path, image, range_16bit)
             found = list(pixels.shape[:2])
     if found != size:
         raise InputError(f"{path} is {tuple(found)}, not {tuple(size)} as its labels say (H, W)")
     return pixels
+
+
+def _decode(path: str, image: Image.Image, range_16bit: Sequence[int]) -> np.ndarray:
+    """Return the pixels of an open image, (H, W, 3) uint8 RGB, after its EXIF rotation."""
+    has_8_bits = _bits(image) <= 8
+    if has_8_bits and _orientation(image) == 1:
+        pixels = decode_rgb(image)
+        if pixels is not None:
+            return pixels
+    image.load()  # the orientation may stand after the pixels
+    if not has_8_bits:
+        scaled = Image.fromarray(_to_8_bits(*range_16bit)[_read_values(path, image)])
+        scaled.info, image = image.info, scaled
+    return convert_PIL_to_numpy(_apply_exif_orientation(image), "RGB")
 
 
 def read_value_range(path: str) -> list[int]:
@@ -81,20 +94,19 @@ def read_value_range(path: str) -> list[int]:
 
 def read_label_map(path: str) -> np.ndarray:
     """Return the ids in a semantic map as an (H, W) uint8 array; see `read_map_values`."""
-    values = read_map_values(path)
+    values = _read_png(path, _VALUES, _OF_VALUES)
     if values.max() > 255:
         expected = "expected ids of a semantic map, from 0 to 255"
         raise InputError(f"{path}: has the value {values.max()}, {expected}")
-    return values.astype(np.uint8)
+    return values.astype(np.uint8, copy=False)
 
 
-def read_map_values(path: str, expected: str = "a single-channel or palette PNG") -> np.ndarray:
+def read_map_values(path: str, expected: str = _OF_VALUES) -> np.ndarray:
     """Return the values of a grey PNG of 1 to 16 bits, or a palette's indices, (H, W) int32.
 
     Another file is an InputError, which says what was `expected`.
     """
-    formats = [*((bits, 0) for bits in (1, 2, 4, 8, 16)), *((bits, 3) for bits in (1, 2, 4, 8))]
-    return _read_png(path, formats, expected).astype(np.int32)
+    return _read_png(path, _VALUES, expected).astype(np.int32)
 
 
 def read_map_colors(path: str) -> np.ndarray:
@@ -226,5 +238,8 @@ def _read_png(
             raise InputError(f"{path}: expected {expected}, found a PNG of {depth} bits, {kind}")
         if mode:
             return np.array(image.convert(mode))
+        values = decode_bytes(image) if depth == 8 else None
+        if values is not None:
+            return values
         # Pillow stretches grey of 2 and 4 bits to 0-255.
         return np.array(image) // ({2: 85, 4: 17}.get(depth, 1) if color == 0 else 1)

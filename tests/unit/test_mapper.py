@@ -230,7 +230,7 @@ def test_configured_values_reach_the_mapper(cfg, tasks):
     mapper = TrainMapper(cfg, tasks)
     assert (mapper.scale_range, mapper.size, mapper.flip_prob) == ((0.5, 2.0), (64, 64), 0.5)
     assert (mapper.diagnostics_period, mapper.seed) == (20, 5)
-    np.testing.assert_allclose(mapper.fill.flatten(), [123.675, 116.28, 103.53], rtol=1e-6)
+    assert mapper.fill == (123.675, 116.28, 103.53)
 
 
 def test_an_unlabeled_image_has_no_target(record, tasks):
