@@ -26,6 +26,7 @@ from ..utils.images import RANGE_16BIT
 from .broken import BrokenFiles
 from .datasets import broken_files, get_records
 from .mapper import EvalMapper, TrainMapper
+from .packed import PackedBatch
 from .partial_labels import count_labels, hide_by_manifest, hide_labels
 from .samplers import Draw, MixedBatchSampler, build_pools
 
@@ -73,12 +74,13 @@ class DrawnDataset(Dataset):
 class TrainLoader:
     """Endless batches of this rank; a resumed run only sets `start_step`."""
 
-    build: Callable[[int], Iterable[list]]  # from the first step to batches
+    build: Callable[[int], Iterable[list | PackedBatch]]  # from the first step to batches
     broken: BrokenFiles
     start_step: int = 0
 
     def __iter__(self) -> Iterator[list[dict]]:
-        for batch in self.build(self.start_step):
+        for packed in self.build(self.start_step):
+            batch = packed.items() if isinstance(packed, PackedBatch) else packed
             for item in batch:
                 self.broken.add(item["broken"])
             yield batch
@@ -178,11 +180,13 @@ def build_train_loader(
 
     def build(start_step: int) -> WatchedLoader:
         _kill_workers_at_exit()
+        workers = cfg.DATALOADER.NUM_WORKERS
         loader = DataLoader(
             dataset,
             batch_sampler=sampler(start_step=start_step),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-            collate_fn=list,
+            num_workers=workers,
+            collate_fn=PackedBatch.of if workers else list,
+            pin_memory=bool(workers) and cfg.MODEL.DEVICE.startswith("cuda"),
             worker_init_fn=_start_worker,
         )
         return WatchedLoader(loader, mapper, cfg.DATALOADER.TIMEOUT)

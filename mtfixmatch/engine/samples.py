@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..augmentation.strong import StrongAugmentation, StrongView
+from ..data.packed import stack
 from ..data.samplers import Draw
 from ..modeling import MultiTaskNet
 from ..tasks import Task
@@ -68,7 +69,7 @@ class Sample:
 
 def stack_images(batch: Sequence[dict], device: torch.device) -> Tensor:
     """Return the weak views of a batch, (N, 3, H, W) RGB in [0, 1]."""
-    images = torch.stack([item["image"] for item in batch])
+    images = stack([item["image"] for item in batch])
     return images.to(device, non_blocking=True).float() / 255
 
 
