@@ -78,6 +78,10 @@ def _add_loader_config(cfg: CN) -> None:
     # them; 0: no limit.
     cfg.DATALOADER.TIMEOUT = 45
 
+    # Folder on a local disk where decoded images are kept, height x width x 3 bytes each, so that
+    # each image is decoded once; "": they are not kept. Runs can share it.
+    cfg.DATALOADER.DECODED_STORE = ""
+
     # Training views (Table 10): range of the random scale; size of the random crop, height and
     # width in pixels, multiples of 32.
     cfg.INPUT.SCALE_RANGE = (0.5, 2.0)

@@ -25,6 +25,7 @@ from ..utils.errors import InputError
 from ..utils.images import RANGE_16BIT
 from .broken import BrokenFiles
 from .datasets import broken_files, get_records
+from .decoded_store import DecodedStore
 from .mapper import EvalMapper, TrainMapper
 from .packed import PackedBatch
 from .partial_labels import count_labels, hide_by_manifest, hide_labels
@@ -277,10 +278,12 @@ def build_eval_loader(
 ) -> WatchedLoader:
     """Build the loader of whole images, one at a time, split over the ranks.
 
-    The workers call `map_record`; None: an `EvalMapper` of the `tasks`.
+    The workers call `map_record`; None: an `EvalMapper` of the `tasks`, which uses
+    DATALOADER.DECODED_STORE.
     """
     workers = cfg.DATALOADER.NUM_WORKERS
-    mapper = WatchedMapper(partial(_read, map_record or EvalMapper(tasks)), workers)
+    map_record = map_record or EvalMapper(tasks, DecodedStore.from_config(cfg))
+    mapper = WatchedMapper(partial(_read, map_record), workers)
     loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=workers)
     loader.worker_init_fn = _start_eval_worker
     _kill_workers_at_exit()

@@ -15,21 +15,22 @@ from ..augmentation import geometry
 from ..augmentation.geometry import Size
 from ..tasks import Task
 from ..utils.images import RANGE_16BIT, read_rgb_pixels
+from .decoded_store import DecodedStore
 from .samplers import Draw
 
 # Stream of random numbers under one (seed, step, position): the common and the weak view.
 _VIEW = 100
 
 
-def read_rgb(record: dict) -> Tensor:
+def read_rgb(record: dict, store: DecodedStore | None = None) -> Tensor:
     """Read the image of a record, (3, H, W) uint8 RGB; a bad file or size is an InputError."""
-    return _channels_first(read_pixels(record))
+    return _channels_first(_read_pixels(record, store))
 
 
-def read_pixels(record: dict) -> np.ndarray:
-    """Read the image of a record, (H, W, 3) uint8 RGB; a bad file or size is an InputError."""
+def _read_pixels(record: dict, store: DecodedStore | None) -> np.ndarray:
     size, range_16bit = [record["height"], record["width"]], record.get("range_16bit", RANGE_16BIT)
-    return read_rgb_pixels(record["file_name"], size, range_16bit)
+    read = store.read if store else read_rgb_pixels
+    return read(record["file_name"], size, range_16bit)
 
 
 def _channels_first(pixels: np.ndarray) -> Tensor:
@@ -54,6 +55,7 @@ class TrainMapper:
         fill: Sequence[float],
         diagnostics_period: int,
         seed: int,
+        store: DecodedStore | None = None,
     ):
         """Set the ranges of the weak view.
 
@@ -66,12 +68,14 @@ class TrainMapper:
             fill: color of the pixels outside the image, RGB in 0-255.
             diagnostics_period: period in steps at which hidden labels are loaded too; 0: never.
             seed: seed of all draws.
+            store: store of decoded images; None: each is decoded anew.
         """
         self.tasks = list(tasks)
         self.scale_range, self.scale_mode = scale_range, scale_mode
         self.size, self.flip_prob = size, flip_prob
         self.fill = tuple(fill)
         self.diagnostics_period, self.seed = diagnostics_period, seed
+        self.store = store
 
     @classmethod
     def from_config(cls, cfg, tasks: Sequence[Task], flip_prob: float | None = None):
@@ -85,6 +89,7 @@ class TrainMapper:
             "fill": cfg.MODEL.PIXEL_MEAN,
             "diagnostics_period": cfg.FIXMATCH.DIAGNOSTICS_PERIOD,
             "seed": cfg.SEED,
+            "store": DecodedStore.from_config(cfg),
         }
 
     def __call__(self, record: dict, draw: Draw) -> dict:
@@ -96,7 +101,7 @@ class TrainMapper:
             same of labels hidden from training, at steps with diagnostics; "partial": names of the
             tasks with a partial label; "draw"; "file_name".
         """
-        pixels = read_pixels(record)
+        pixels = _read_pixels(record, self.store)
         height, width, _ = pixels.shape
         matrix = self._view_matrix((height, width), draw)
         view = geometry.warp_pixels(pixels, matrix, self.size, self.fill)
@@ -142,13 +147,17 @@ class TrainMapper:
 class EvalMapper:
     """Map a record to Detectron2's input for one whole image."""
 
-    def __init__(self, tasks: Sequence[Task] = ()):
-        """Set the tasks whose evaluators get the labels that they need."""
-        self.tasks = list(tasks)
+    def __init__(self, tasks: Sequence[Task] = (), store: DecodedStore | None = None):
+        """Set the tasks whose evaluators get the labels that they need, and a store of images.
+
+        Without a store of decoded images, each is decoded anew.
+        """
+        self.tasks, self.store = list(tasks), store
 
     def __call__(self, record: dict) -> dict:
         """Return the image, its id and size, and "labels": {label key: label} of the tasks."""
         keys = ("image_id", "file_name", "height", "width")
         labeled = {x.label_key: x for x in self.tasks if x.label_key in record}
         labels = {key: task.evaluation_label(record) for key, task in labeled.items()}
-        return {"image": read_rgb(record), "labels": labels} | {key: record[key] for key in keys}
+        image = read_rgb(record, self.store)
+        return {"image": image, "labels": labels} | {key: record[key] for key in keys}

@@ -39,6 +39,7 @@ DATA_KEYS = ("CLASSES", "COLORS")  # keys of a task that a training takes from i
 # Keys that describe the machine of the training: its folders and its device.
 MACHINE_KEYS = (
     *("OUTPUT_DIR", "DATASETS.ROOT", "DATASETS.CACHE_DIR", "DATASETS.LABEL_MANIFEST"),
+    "DATALOADER.DECODED_STORE",
     *("DATASETS.COCO_STYLE.TRAIN", "DATASETS.COCO_STYLE.VAL", "MODEL.DEVICE"),
 )
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
