@@ -31,6 +31,7 @@ from mtfixmatch.inference.predictor import Predictor
 from mtfixmatch.inference.verify import generated_images
 from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks.config import set_classes
+from tools.bench_data import bench_data
 from tools.bench_predict import bench_predict
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
@@ -269,6 +270,9 @@ def _timed_pass(model: torch.nn.Module, images: torch.Tensor) -> float:
 
 def main(opts: list[str]) -> None:
     logging.disable(logging.INFO)
+    if opts == ["data"]:
+        print(tabulate(bench_data().items(), headers=["figure", "value"], floatfmt=".3f"))
+        return
     with tempfile.TemporaryDirectory() as folder, EventStorage(0) as storage:
         opts = [*opts, "OUTPUT_DIR", folder]
         stepper = Stepper(*opts)
@@ -284,6 +288,7 @@ def main(opts: list[str]) -> None:
             | bench_precision(*opts)
             | bench_memory(*opts)
             | bench_predict()
+            | bench_data()
         )
     shares = results.pop("shares_of_step")
     results["ema_share_of_step"] = shares["update_teacher"]
