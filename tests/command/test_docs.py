@@ -152,7 +152,13 @@ SCRIPTS = {
     "projects/replay_step.py": check_replay,
     "projects/class_subsets/make_data.py": check_class_subsets,
 }
-MODULES = {"mtfixmatch.street": street._parse_args}
+
+
+def check_bench(words: list[str]) -> None:
+    assert words == ["data"]
+
+
+MODULES = {"mtfixmatch.street": street._parse_args, "tools.bench": check_bench}
 
 
 def check_installed(words: list[str]) -> None:
