@@ -388,6 +388,7 @@ def test_settings_of_one_machine_are_left_out():
         "DATASETS.ROOT": "my/data",
         "DATASETS.CACHE_DIR": "/machine/cache",
         "DATASETS.LABEL_MANIFEST": "my/labels.json",
+        "DATALOADER.DECODED_STORE": "my/store",
         "DATASETS.COCO_STYLE.TRAIN.IMAGES": "my/images",
         "DATASETS.PROPOSAL_FILES_TEST": ("/machine/file",),
         "MODEL.WEIGHTS": "/machine/resnet.pth",

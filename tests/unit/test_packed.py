@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mtfixmatch.data.packed import PackedBatch, stack
 from mtfixmatch.data.samplers import Draw
@@ -98,3 +99,20 @@ def test_items_can_be_saved_with_a_bad_step():
     file.seek(0)
     for i, item in enumerate(torch.load(file, weights_only=False)):
         assert_equal(item, make_item(i))
+
+
+def test_pytorch_pins_the_blocks_alone(monkeypatch):
+    """As its loader does for a GPU; a pinned block is a copy."""
+    pinned = []
+
+    def pin(tensor):
+        pinned.append(tensor.dtype)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    packed = PackedBatch.of([make_item(i) for i in range(3)])
+    result = pin_memory(packed)
+    assert sorted(map(str, pinned)) == sorted(map(str, packed.blocks))
+    for i, item in enumerate(result.items()):
+        assert_equal(item, make_item(i))
+        assert item["image"].data_ptr() != packed.items()[i]["image"].data_ptr()
