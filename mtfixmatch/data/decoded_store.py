@@ -71,15 +71,15 @@ class DecodedStore:
         """Write a file, unless one has failed before, which one process warns of."""
         if self._has_failed.value:
             return
-        usage = shutil.disk_usage(self.folder)
-        reason = f"less than {LEAST_FREE:.0%} of the disk is free"
-        if usage.free >= LEAST_FREE * usage.total:
-            try:
-                os.makedirs(os.path.dirname(file), exist_ok=True)
+        try:
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            usage = shutil.disk_usage(self.folder)
+            if usage.free >= LEAST_FREE * usage.total:
                 write_atomically(file, header + pixels.tobytes())
                 return
-            except (OSError, InputError) as error:
-                reason = str(error)
+            reason = f"less than {LEAST_FREE:.0%} of the disk is free"
+        except (OSError, InputError) as error:
+            reason = str(error)
         self._has_failed.value = True
         logger.warning("%s: no more images are kept (%s)", KEY, reason)
 

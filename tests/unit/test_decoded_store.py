@@ -68,6 +68,14 @@ def test_an_image_is_decoded_once(store, image, decoded):
     assert decoded == [str(image)] and len(files_of(store)) == 1
 
 
+def test_the_folder_may_be_deleted(store, image, decoded, caplog):
+    pixels = read(store, image)
+    mapped = read(store, image)
+    shutil.rmtree(store.folder)
+    assert np.array_equal(read(store, image), pixels) and np.array_equal(mapped, pixels)
+    assert len(decoded) == 2 and len(files_of(store)) == 1 and not caplog.messages
+
+
 def test_a_changed_image_is_decoded_again(store, image, decoded):
     read(store, image)
     status = os.stat(image)

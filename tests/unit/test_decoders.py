@@ -35,7 +35,7 @@ JPEGS = [
     for quality in (30, 90)
     for subsampling in (0, 1, 2, "4:1:1")
     for progressive in (False, True)
-]
+] + [{"keep_rgb": True}]
 
 
 @pytest.mark.parametrize("options", JPEGS, ids=str)
