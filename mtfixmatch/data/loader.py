@@ -75,13 +75,12 @@ class DrawnDataset(Dataset):
 class TrainLoader:
     """Endless batches of this rank; a resumed run only sets `start_step`."""
 
-    build: Callable[[int], Iterable[list | PackedBatch]]  # from the first step to batches
+    build: Callable[[int], Iterable[list]]  # from the first step to batches
     broken: BrokenFiles
     start_step: int = 0
 
     def __iter__(self) -> Iterator[list[dict]]:
-        for packed in self.build(self.start_step):
-            batch = packed.items() if isinstance(packed, PackedBatch) else packed
+        for batch in self.build(self.start_step):
             for item in batch:
                 self.broken.add(item["broken"])
             yield batch
@@ -182,15 +181,16 @@ def build_train_loader(
     def build(start_step: int) -> WatchedLoader:
         _kill_workers_at_exit()
         workers = cfg.DATALOADER.NUM_WORKERS
+        pack, unpack = (PackedBatch.of, PackedBatch.items) if workers else (list, list)
         loader = DataLoader(
             dataset,
             batch_sampler=sampler(start_step=start_step),
             num_workers=workers,
-            collate_fn=PackedBatch.of if workers else list,
+            collate_fn=pack,
             pin_memory=bool(workers) and cfg.MODEL.DEVICE.startswith("cuda"),
             worker_init_fn=_start_worker,
         )
-        return WatchedLoader(loader, mapper, cfg.DATALOADER.TIMEOUT)
+        return WatchedLoader(loader, mapper, cfg.DATALOADER.TIMEOUT, unpack)
 
     return TrainLoader(build, _count_broken(cfg, records))
 

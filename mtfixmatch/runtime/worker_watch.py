@@ -56,9 +56,16 @@ class WatchedLoader:
     checks them only when PyTorch reports a failure.
     """
 
-    def __init__(self, loader: DataLoader, mapper: WatchedMapper, timeout: int):
-        """Watch a loader whose data set calls the mapper."""
+    def __init__(
+        self,
+        loader: DataLoader,
+        mapper: WatchedMapper,
+        timeout: int,
+        unpack: Callable[[Any], list] = list,
+    ):
+        """Watch a loader whose data set calls the mapper; `unpack` gets the items of a batch."""
         self._loader, self._rows, self._timeout = loader, mapper.rows, timeout
+        self._unpack = unpack
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -68,10 +75,11 @@ class WatchedLoader:
         with handling([signal.SIGCHLD], signal.SIG_DFL):
             batches = iter(self._loader)
         while (batch := self._next(batches)) is not _END:
-            for item in batch:
+            items = self._unpack(batch)
+            for item in items:
                 if isinstance(item, InputError):
                     raise item
-            yield batch
+            yield items
 
     def _next(self, batches: Iterator):
         workers: list[BaseProcess] = getattr(batches, "_workers", [])
