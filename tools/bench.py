@@ -32,6 +32,7 @@ from mtfixmatch.inference.verify import generated_images
 from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks.config import set_classes
 from tools.bench_data import bench_data
+from tools.bench_eval import bench_eval
 from tools.bench_predict import bench_predict
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
@@ -289,6 +290,7 @@ def main(opts: list[str]) -> None:
             | bench_memory(*opts)
             | bench_predict()
             | bench_data()
+            | bench_eval()
         )
     shares = results.pop("shares_of_step")
     results["ema_share_of_step"] = shares["update_teacher"]
