@@ -34,6 +34,7 @@ from mtfixmatch.tasks.config import set_classes
 from tools.bench_data import bench_data
 from tools.bench_eval import bench_eval
 from tools.bench_predict import bench_predict
+from tools.bench_structure import bench_structure
 
 BLOCK, BLOCKS, MEMORY_STEPS = 4, 5, 200
 EXPORT_SIZES = ((512, 256), (2048, 1024))  # width, height
@@ -291,6 +292,7 @@ def main(opts: list[str]) -> None:
             | bench_predict()
             | bench_data()
             | bench_eval()
+            | bench_structure(CONFIG, [*sum(OPTS.items(), ()), *opts])
         )
     shares = results.pop("shares_of_step")
     results["ema_share_of_step"] = shares["update_teacher"]
