@@ -153,8 +153,8 @@ def _add_training_config(cfg: CN) -> None:
     cfg.MODEL.TRUST_PICKLE = False
     # Store activations and weights as NHWC, which is faster on CPUs and GPUs with matrix units.
     cfg.MODEL.CHANNELS_LAST = True
-    # With SOLVER.AMP.ENABLED: "float16" (GPU, with loss scaling), "bfloat16", or "auto": float16 on
-    # a GPU, bfloat16 on a CPU with instructions for it, else float32.
+    # With SOLVER.AMP.ENABLED: "float16" (GPU, with loss scaling), "bfloat16", or "auto": bfloat16
+    # where GPU or CPU have instructions for it, else float16 on a GPU and float32 on a CPU.
     cfg.SOLVER.AMP.PRECISION = "auto"
     # Number of parts in which a batch passes through the student, to save memory. The gradient is
     # that of the whole batch, except for BatchNorm's statistics.

@@ -306,8 +306,9 @@ def choose_precision(cfg: CfgNode) -> torch.dtype:
         if precision is torch.float16 and not on_gpu:
             raise InputError("SOLVER.AMP.PRECISION is float16, which needs a GPU: use bfloat16")
         return precision
-    if on_gpu:
-        return torch.float16
+    if on_gpu:  # without emulation, which older GPUs offer and which is slow
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else torch.float16
     if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
         return torch.bfloat16
     logger.info("This CPU has no bfloat16 instructions: training in float32")

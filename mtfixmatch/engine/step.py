@@ -24,6 +24,7 @@ from ..tasks import Task
 from ..tasks.base import Outputs, Target
 from ..utils.distributed import sum_over_ranks
 from .ema import update_teacher
+from .loss_scaler import LossScaler
 from .normalizer import Normalizers
 from .samples import (
     Sample,
@@ -111,8 +112,7 @@ class MultiTaskStep(SimpleTrainer):
         self.seed = seed
         self.guard = guard
         self.normalizers = Normalizers(self.tasks).to(self.student.device)
-        # Gradients underflow in float16; for other types the scaler does nothing.
-        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
+        self.grad_scaler = LossScaler("cuda", enabled=precision is torch.float16)
         self.record: StepRecord | None = None
 
     def run_step(self) -> None:
@@ -133,7 +133,8 @@ class MultiTaskStep(SimpleTrainer):
             update_teacher(self.teacher, self.student, self.ema_decay)
         storage = get_event_storage()
         storage.put_scalars(data_time=data_time, **(record.losses if record else {}))
-        storage.put_scalar("skipped_steps", self.guard.skipped, smoothing_hint=False)
+        counts = {"skipped_steps": self.guard.skipped, **self.grad_scaler.scalars()}
+        storage.put_scalars(**counts, smoothing_hint=False)
         self.record = record if self._has_diagnostics else None
 
     def compute_gradients(self, batch: Sequence[dict], images: Tensor) -> StepRecord:

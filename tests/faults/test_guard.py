@@ -7,6 +7,7 @@ import runpy
 import pytest
 import torch
 
+from mtfixmatch.engine.loss_scaler import LossScaler
 from mtfixmatch.engine.replay import FirstNonFinite, read_step, replay
 from mtfixmatch.runtime.checkpoint_files import write_checkpoint
 from mtfixmatch.runtime.nonfinite import not_finite
@@ -136,7 +137,7 @@ def infinite_gradient(trainer, scale):
     """A step with one under a loss scaler: whether weights are unchanged, scale after it, log."""
     inner = trainer._trainer
     disabled = inner.grad_scaler
-    inner.grad_scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    inner.grad_scaler = LossScaler("cpu", enabled=True, init_scale=scale)
     weight = inner.student.backbone.bottom_up.stem.conv1.weight
     handle = weight.register_hook(lambda grad: grad * INF)
     before = {name: p.clone() for name, p in inner.student.named_parameters()}
@@ -153,6 +154,7 @@ def test_a_loss_scaler_finds_its_scale_undisturbed(clean):
     unchanged, scale, logged = infinite_gradient(clean, 65536.0)
     assert unchanged and scale == 32768.0
     assert logged["skipped_steps"] == 0 and math.isfinite(logged["total_loss"])
+    assert logged["loss_scaler/scale"] == 32768.0 and logged["loss_scaler/skipped_steps"] == 1
 
 
 def test_a_scale_of_one_is_no_excuse(clean):

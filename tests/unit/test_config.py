@@ -376,7 +376,6 @@ def test_without_a_gpu_the_device_is_the_cpu(street_root, monkeypatch):
     [
         ("cpu", False, "bfloat16", "float32"),
         ("cpu", True, "bfloat16", "bfloat16"),
-        ("cuda", True, "auto", "float16"),
         ("cuda", True, "bfloat16", "bfloat16"),
         ("cuda", True, "float16", "float16"),
         ("cuda", False, "float16", "float32"),
@@ -397,6 +396,17 @@ def test_automatic_precision_of_a_cpu(monkeypatch, amx, avx, expected):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bool(avx))
     cfg = new_config()
     cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED = "cpu", True
+    assert str(choose_precision(cfg)) == f"torch.{expected}"
+
+
+@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, "bfloat16"), (False, "float16")])
+def test_automatic_precision_of_a_gpu(monkeypatch, has_bfloat16, expected):
+    def supported(including_emulation=True):
+        return has_bfloat16 or including_emulation
+
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", supported)
+    cfg = new_config()
+    cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED = "cuda", True
     assert str(choose_precision(cfg)) == f"torch.{expected}"
 
 
