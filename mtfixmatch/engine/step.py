@@ -22,7 +22,7 @@ from ..modeling.sync_norm import share_statistics
 from ..runtime.nonfinite import StepGuard, finite_sums
 from ..tasks import Task
 from ..tasks.base import Outputs, Target
-from ..utils.distributed import sum_over_ranks
+from ..utils.distributed import sum_on_host
 from .ema import update_teacher
 from .loss_scaler import LossScaler
 from .normalizer import Normalizers
@@ -304,7 +304,7 @@ class MultiTaskStep(SimpleTrainer):
         """Run the heads that any rank has samples for, because SyncBN waits for all ranks."""
         masks = {t.name: [sample.runs(t) for sample in samples] for t in self.tasks}
         numbers = [len(samples), *(sum(mask) for mask in masks.values())]
-        total, *counts = sum_over_ranks(numbers, self.student.device)
+        total, *counts = sum_on_host(numbers)
         if not total:  # no rank has a sample; DDP still needs a backward pass
             return self.model(images[: int(comm.is_main_process())], {})
         images = torch.stack([s.image for s in samples]) if samples else images[:0]
@@ -315,7 +315,7 @@ class MultiTaskStep(SimpleTrainer):
     @torch.no_grad()
     def update_statistics(self, samples: Sequence[Sample], images: Tensor) -> None:
         """Let the BatchNorm layers of the student see samples in a pass without gradient."""
-        if any(sum_over_ranks([len(samples)], self.student.device)):
+        if any(sum_on_host([len(samples)])):
             with self.autocast():
                 self._forward(samples, images)
 

@@ -8,7 +8,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..tasks import Task
-from ..utils.distributed import sum_over_ranks
+from ..utils.distributed import sum_on_host
 from .history import WINDOW
 from .samples import targets_of
 from .step import StepRecord, loss_name
@@ -88,7 +88,7 @@ class TeacherWatch(HookBase):
         counts += [x for ts in (pseudo, labels) for x in task.count_images(ts)]
         # Drop rows of another length, which are those of older checkpoints.
         old = [row for row in self._counts.get(task.name, []) if len(row) == len(counts)]
-        new = sum_over_ranks(counts, record.weak[0].image.device)
+        new = sum_on_host(counts)
         window = self._counts[task.name] = [*old, new][-self.MEASUREMENTS :]
         totals, images = np.split(np.sum(window, axis=0).reshape(4, -1), 2)
         # Compare the classes that both are for. Images without labels say nothing about them.

@@ -181,7 +181,7 @@ class MultiTaskTrainer(DefaultTrainer):
 
     def after_step(self) -> None:
         """Run the hooks, and stop all ranks if one of them got a stop signal."""
-        self.stop_signal = self._stop_request.agreed(self._trainer.student.device)
+        self.stop_signal = self._stop_request.agreed()
         super().after_step()
         if not self.stop_signal or self.iter == self.max_iter - 1:
             return

@@ -8,16 +8,65 @@ from detectron2.utils import comm
 from fvcore.nn.distributed import differentiable_all_reduce
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import Tensor, nn
+from torch.nn.modules import _functions as functions
+
+# Elements that a rank without images says it has: so few that they weigh nothing, but not 0, which
+# the kernel that joins the statistics divides by.
+NO_ELEMENTS = 1e-20
+
+
+class _SyncStatistics(functions.SyncBatchNorm):
+    """PyTorch's function, whose forward pass waits for no GPU.
+
+    PyTorch looks for ranks without images, which stops the host three times in every layer.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, eps, momentum, group, world_size):
+        """Normalize x, (N, C, H, W), by mean and variance over the images of all ranks."""
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            x = x.contiguous()
+        channels = x.shape[1]
+        if x.numel():
+            mean, invstd = torch.batch_norm_stats(x, eps)
+            count = mean.new_full((1,), x.numel() // channels)
+        else:
+            mean, invstd = running_mean.new_zeros(channels), running_mean.new_ones(channels)
+            count = mean.new_full((1,), NO_ELEMENTS)
+        own = torch.cat([mean, invstd, count])
+        ranks = own.new_empty(world_size * len(own))
+        dist.all_gather_into_tensor(ranks, own, group)
+        means, invstds, counts = ranks.view(world_size, -1).split(channels, dim=1)
+        mean, invstd = torch.batch_norm_gather_stats_with_counts(
+            *(x, means, invstds, running_mean, running_var, momentum, eps, counts.flatten()),
+        )
+        ctx.save_for_backward(x, weight, mean, invstd, counts.to(torch.int32))
+        ctx.process_group = group
+        if not x.numel():
+            return torch.empty_like(x)
+        return torch.batch_norm_elemt(x, weight, bias, mean, invstd, eps)
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """PyTorch's SyncBatchNorm that also runs where some ranks have no images, but not all."""
+    """PyTorch's SyncBatchNorm that also runs where some ranks have no images, but not all.
+
+    It never waits for the GPU.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, (N, C, H, W), by mean and variance over the images of all ranks."""
-        # Without images, PyTorch would send zeros in the type of x, where other ranks send float32.
+        if not self.training:
+            return _activate(self, super().forward(x))
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        group = self.process_group or dist.group.WORLD
+        # Without images, PyTorch would send gradients in the type of x, where other ranks send
+        # float32.
         wide = x if x.numel() else x.to(torch.promote_types(x.dtype, torch.float32))
-        return _activate(self, super().forward(wide).to(x.dtype))
+        parts = (self.weight, self.bias, self.running_mean, self.running_var)
+        size = dist.get_world_size(group)
+        y = _SyncStatistics.apply(wide, *parts, self.eps, self.momentum, group, size)
+        return _activate(self, y.to(x.dtype))
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -184,9 +185,9 @@ class RankWatch:
 
 
 def _num_collectives() -> int:
-    """Number of collectives that this rank has begun."""
-    group = dist.distributed_c10d._get_default_group()
-    return group._get_sequence_number_for_group()  # type: ignore[attr-defined]
+    """Number of collectives that this rank has begun, on the host (gloo) and on the GPUs (NCCL)."""
+    groups: list[Any] = list(dist.distributed_c10d._world.pg_map)
+    return sum(group._get_sequence_number_for_group() for group in groups)
 
 
 def _duration(seconds: float) -> str:

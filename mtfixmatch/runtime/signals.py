@@ -7,9 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-import torch
-
-from ..utils.distributed import sum_over_ranks
+from ..utils.distributed import sum_on_host
 
 # Signals that ask a training to save and to stop.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -45,11 +43,11 @@ class StopRequest:
     def _record(self, number: int, frame: object) -> None:
         self._signal = number
 
-    def agreed(self, device: torch.device) -> str:
+    def agreed(self) -> str:
         """Return the name of a signal that any rank has received, or "": the same on all ranks."""
         # Ranks may have received different signals: all agree on the first of STOP_SIGNALS.
         own = self._signal
-        counts = sum_over_ranks([float(own == stop) for stop in STOP_SIGNALS], device)
+        counts = sum_on_host([own == stop for stop in STOP_SIGNALS])
         return next((x.name for x, n in zip(STOP_SIGNALS, counts, strict=True) if n), "")
 
 

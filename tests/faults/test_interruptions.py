@@ -141,12 +141,11 @@ def test_a_signal_on_one_rank_stops_both_at_the_same_step(data, tmp_path):
 def test_the_handlers_are_there_only_while_listening():
     request = StopRequest()
     before = signal.getsignal(signal.SIGTERM)
-    device = torch.device("cpu")
     with request.listening():
         assert signal.getsignal(signal.SIGTERM) != before
-        assert request.agreed(device) == ""
+        assert request.agreed() == ""
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert request.agreed(device) == "SIGUSR1"
+        assert request.agreed() == "SIGUSR1"
     assert signal.getsignal(signal.SIGTERM) == before
 
 

@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from mtfixmatch.runtime.rank_watch import RankWatch, failure_of
+from mtfixmatch.runtime.rank_watch import RankWatch, _num_collectives, failure_of
 from tests.support.break_ranks import KINDS
 from tests.support.helpers import REPOSITORY
 
@@ -30,6 +32,19 @@ def test_a_single_process_is_not_watched():
         pass
     with pytest.raises(ValueError, match="^planned$"), watch.running():
         raise ValueError("planned")
+
+
+def test_collectives_of_every_group_count():
+    """With GPUs, a rank may wait for its peers in the group of the host, too."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        host = dist.new_group(backend="gloo")
+        before = _num_collectives()
+        for group in (None, host, host):
+            dist.all_reduce(torch.ones(1), group=group)
+        assert _num_collectives() == before + 3
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_failure_has_the_message_of_the_process_that_failed():

@@ -9,7 +9,12 @@ import torch.distributed as dist
 from detectron2.modeling import build_model
 from torch import nn
 
-from mtfixmatch.modeling.sync_norm import CpuSyncBatchNorm, SyncBatchNorm, replace_sync_norms
+from mtfixmatch.modeling.sync_norm import (
+    NO_ELEMENTS,
+    CpuSyncBatchNorm,
+    SyncBatchNorm,
+    replace_sync_norms,
+)
 from tests.support.helpers import tiny_config
 
 CHANNELS = 8
@@ -56,6 +61,17 @@ def collectives(monkeypatch):
     for name, kernel in kernels.items():
         monkeypatch.setattr(torch, name, kernel)
     return sent
+
+
+def test_no_layer_waits_for_the_gpu(collectives, monkeypatch):
+    """PyTorch's masks select what a rank with images sent, three times in a layer."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    norm = SyncBatchNorm(CHANNELS, process_group=NcclGroup(), device="meta")
+    assert len(run(norm, 2, torch.float32, collectives)) == 2
+    plain = nn.SyncBatchNorm(CHANNELS, process_group=NcclGroup(), device="meta")
+    # The size of a selection is a value, which a tensor on the meta device does not have.
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        run(plain, 2, torch.float32, collectives)
 
 
 def run(norm, count, dtype, sent):
@@ -141,3 +157,64 @@ def test_a_norm_with_an_activation_sends_the_same_too(collectives):
     assert isinstance(norm, SyncBatchNorm)
     expected = run(norm, 2, torch.float16, collectives)
     assert len(expected) == 2 and run(norm, 0, torch.float16, collectives) == expected
+
+
+def joined(x, means, invstds, running_mean, running_var, momentum, eps, counts):
+    """What CUDA's kernel computes from the statistics of the ranks, one after the other."""
+    mean, var, n = torch.zeros_like(means[0]), torch.zeros_like(means[0]), torch.zeros(())
+    for other, invstd, count in zip(means, invstds, counts, strict=True):
+        own = ((1 / invstd).square() - eps) * count
+        factor = 1 / (n + count)
+        var = var + own + (mean - other) * (mean - other) * n * count * factor
+        mean = n * factor * mean + count * factor * other
+        n = n + count
+    running_mean.lerp_(mean, momentum)
+    running_var.lerp_(var / (n - 1), momentum)
+    return mean, (var / n + eps).rsqrt()
+
+
+def own_statistics(x, eps):
+    return x.mean((0, 2, 3)), (x.var((0, 2, 3), correction=0) + eps).rsqrt()
+
+
+def applied(x, weight, bias, mean, invstd, eps):
+    return torch.batch_norm(x, weight, bias, mean, invstd**-2 - eps, False, 0.0, eps, False)
+
+
+@pytest.mark.parametrize("others", [(0, 2), (3, 0), (0, 0), (1, 5)])
+def test_ranks_without_images_weigh_nothing(monkeypatch, others):
+    """The statistics of three ranks, this one with two images, are those of PyTorch's masks."""
+    torch.manual_seed(0)
+    ranks = [torch.randn(n, CHANNELS, 3, 3) + 4 for n in (others[0], 2, others[1])]
+    sent = []
+
+    def gather(out, own, group):
+        """PyTorch's rank without images sends zeros; ours says that it has next to none."""
+        empty = own.new_tensor([*[0.0] * CHANNELS, *[1.0] * CHANNELS, NO_ELEMENTS])
+        if norm_class is nn.SyncBatchNorm:
+            empty.zero_()
+        sent[:] = [
+            torch.cat([*own_statistics(x, 1e-5), torch.tensor([9.0 * len(x)])]) if len(x) else empty
+            for x in ranks
+        ]
+        assert torch.equal(own, sent[1])
+        out.view(3, -1).copy_(torch.stack(sent))
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda group=None: 3)
+    for name in ("all_gather_single", "all_gather_into_tensor"):
+        monkeypatch.setattr(dist, name, lambda out, own, group, **_: gather(out, own, group))
+    monkeypatch.setattr(torch._C, "_get_privateuse1_backend_name", lambda: "cpu")
+    monkeypatch.setattr(torch, "batch_norm_stats", own_statistics)
+    monkeypatch.setattr(torch, "batch_norm_gather_stats_with_counts", joined)
+    monkeypatch.setattr(torch, "batch_norm_elemt", applied)
+    results = []
+    for norm_class in (SyncBatchNorm, nn.SyncBatchNorm):
+        norm = norm_class(CHANNELS, process_group=NcclGroup()).train()
+        results.append((norm(ranks[1]).detach(), *norm.buffers()))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    plain = nn.BatchNorm2d(CHANNELS).train()
+    expected = plain(torch.cat(ranks))[len(ranks[0]) :][:2]
+    torch.testing.assert_close(results[0][0], expected)
+    torch.testing.assert_close(results[0][1], plain.running_mean)
+    torch.testing.assert_close(results[0][2], plain.running_var)
