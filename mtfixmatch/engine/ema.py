@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ..utils.tensor_lists import TensorLists
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -17,21 +19,21 @@ def build_teacher(student: Network) -> Network:
 
 
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+def update_teacher(teacher: TensorLists, student: TensorLists, decay: float) -> None:
     """Set teacher = decay * teacher + (1 - decay) * student, for parameters and buffers.
 
     Args:
-        teacher: network with the architecture of the student; changed.
-        student: the network itself, not its DistributedDataParallel wrapper.
+        teacher: tensors of a network with the architecture of the student; changed.
+        student: tensors of the network itself, see `averaged_tensors`.
         decay: decay in [0, 1]; 0 makes the teacher a copy. Integer buffers are always copied.
     """
-    averages: list[torch.Tensor] = []
-    updates: list[torch.Tensor] = []
-    pairs = zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)
-    for old, new in pairs:
-        if old.is_floating_point():
-            averages.append(old)
-            updates.append(new)
+    for averages, updates in zip(teacher.get(), student.get(), strict=True):
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, updates, 1 - decay)
         else:
-            old.copy_(new)
-    torch._foreach_lerp_(averages, updates, 1 - decay)
+            torch._foreach_copy_(averages, updates)
+
+
+def averaged_tensors(network: nn.Module) -> TensorLists:
+    """Return the tensors of a network, not of a wrapper, that the average is over."""
+    return TensorLists(network, transient=False)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from ..methods import Supervised
 from ..modeling import MultiTaskNet
 from ..modeling.sync_norm import share_statistics
-from ..runtime.nonfinite import StepGuard, finite_sums
+from ..runtime.nonfinite import StepGuard
 from ..tasks import Task
 from ..tasks.base import Outputs, Target
 from ..utils.distributed import sum_on_host
-from .ema import update_teacher
+from .ema import averaged_tensors, update_teacher
 from .loss_scaler import LossScaler
 from .normalizer import Normalizers
 from .samples import (
@@ -102,6 +102,7 @@ class MultiTaskStep(SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.student = cast(MultiTaskNet, getattr(model, "module", model))
         self.teacher = teacher
+        self._averaged = averaged_tensors(teacher), averaged_tensors(self.student)
         self.method = method
         self.tasks = list(tasks)
         self.ema_decay = ema_decay
@@ -130,7 +131,7 @@ class MultiTaskStep(SimpleTrainer):
             record = self.compute_gradients(batch, images)
             self.update_student()
             share_statistics(self.student)
-            update_teacher(self.teacher, self.student, self.ema_decay)
+            update_teacher(*self._averaged, self.ema_decay)
         storage = get_event_storage()
         storage.put_scalars(data_time=data_time, **(record.losses if record else {}))
         counts = {"skipped_steps": self.guard.skipped, **self.grad_scaler.scalars()}
@@ -154,8 +155,8 @@ class MultiTaskStep(SimpleTrainer):
         strong = self.make_strong(batch, images, pseudo_labels)
         samples = self.student_views(weak, images) + [s for s in strong if s is not None]
         samples = assign_targets(samples, self.tasks, self.student)
-        losses, agreement = self.forward_backward(samples, images)
-        self.guard.check_update(self.student, self.grad_scaler)
+        agreement = self.forward_backward(samples, images)
+        losses = self.guard.check_update(self.student, self.grad_scaler)
         return StepRecord(batch, weak, pseudo_labels, strong, losses, agreement)
 
     @torch.no_grad()
@@ -229,9 +230,7 @@ class MultiTaskStep(SimpleTrainer):
         self.update_statistics([s for s in everywhere if not s.targets], images)
         return labeled
 
-    def forward_backward(
-        self, samples: Sequence[Sample], images: Tensor
-    ) -> tuple[dict[str, float], dict[str, float]]:
+    def forward_backward(self, samples: Sequence[Sample], images: Tensor) -> dict[str, float]:
         """Run the student forward and backward, in parts if gradients are accumulated.
 
         Args:
@@ -239,7 +238,7 @@ class MultiTaskStep(SimpleTrainer):
             images: weak views, (N, 3, H, W), of which a pass without samples takes a slice.
 
         Returns:
-            The losses and the agreement, see StepRecord.
+            The agreement, see StepRecord.
         """
         counts = {
             (task.name, pseudo): [x.count for x in assigned_of(samples, task, is_pseudo=pseudo)]
@@ -247,7 +246,6 @@ class MultiTaskStep(SimpleTrainer):
         }
         divisors = self.normalizers.divisors(counts, self.student.device)
         self.optimizer.zero_grad()
-        logged: dict[str, float] = {}
         agreement: dict[str, float] = {}
         # Parts are interleaved, so that each has weak and strong views.
         count = self._num_parts(len(samples))
@@ -257,12 +255,11 @@ class MultiTaskStep(SimpleTrainer):
             with nullcontext() if part == count - 1 else no_sync():
                 losses, part_agreement = self.losses(samples[part::count], divisors, images)
                 agreement |= part_agreement
-                for key, value in finite_sums(losses, losses.items).items():
-                    logged[key] = logged.get(key, 0.0) + value
+                self.guard.watch_losses(losses)
                 # DDP averages over the ranks, but this loss is a sum over them.
                 total = losses["total_loss"] * comm.get_world_size()
                 self.grad_scaler.scale(total).backward()
-        return logged, agreement
+        return agreement
 
     @property
     def loss_terms(self) -> list[tuple[Task, bool]]:
@@ -332,7 +329,7 @@ class MultiTaskStep(SimpleTrainer):
     def _check_inputs(
         self, batch: Sequence[dict], images: Tensor, outputs: Mapping[str, Outputs]
     ) -> None:
-        """Raise NonFiniteError on all ranks if images or outputs of the teacher are not finite."""
+        """Have the guard look at the images and the outputs of the teacher."""
         named_outputs = [
             (f"the teacher's output {i} for {name}", x)
             for name, output in outputs.items()
@@ -341,7 +338,7 @@ class MultiTaskStep(SimpleTrainer):
         total = sum((x.sum() for _, x in named_outputs), images.new_zeros(()))
         sums = {"the sum of the images": images.sum(), "that of the teacher's outputs": total}
         files = [f"the image {item['file_name']}" for item in batch]
-        finite_sums(sums, lambda: [*zip(files, images, strict=True), *named_outputs])
+        self.guard.watch(sums, lambda: [*zip(files, images, strict=True), *named_outputs])
 
     @property
     def _has_diagnostics(self) -> bool:

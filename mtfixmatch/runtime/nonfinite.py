@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 from ..utils.checkout import spell_commands
 from ..utils.distributed import sum_over_ranks
 from ..utils.files import replacing
+from ..utils.tensor_lists import TensorLists
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +36,19 @@ class NonFiniteError(Exception):
     """Raised by all ranks at the same place; its arguments name this rank's non-finite values."""
 
 
-def finite_sums(values: Mapping[str, Tensor], parts: Callable[[], Tensors]) -> dict[str, float]:
-    """Sum scalars by name, the same names on all ranks, over all ranks.
+@dataclass
+class _Watched:
+    """Scalars by name, the same names on all ranks, and what they were made of."""
 
-    `parts` returns what they were made of; it is called only to name what is wrong.
+    values: dict[str, Tensor]
+    parts: Callable[[], Tensors]
+    are_losses: bool
 
-    Raises:
-        NonFiniteError: on every rank, if a value of any of them is not finite.
-    """
-    own = torch.stack([value.detach().float() for value in values.values()])
-    bad = (~own.isfinite()).any()
-    *sums, ranks = sum_over_ranks(torch.cat([own, bad[None]]), own.device)
-    if ranks:
-        raise NonFiniteError(*(not_finite(parts()) or not_finite(values.items()) if bad else []))
-    return dict(zip(values, sums, strict=True))
+    def describe(self) -> list[str]:
+        """Name what is not finite on this rank."""
+        if all(value.isfinite() for value in self.values.values()):
+            return []
+        return not_finite(self.parts()) or not_finite(self.values.items())
 
 
 def not_finite(tensors: Tensors) -> list[str]:
@@ -65,6 +66,10 @@ class StepGuard:
         self.allowed = cfg.SOLVER.MAX_SKIPPED_STEPS if cfg.SOLVER.NONFINITE == "skip" else 0
         self.skipped = 0  # steps that were rolled back
         self.folder, self.config = cfg.OUTPUT_DIR, cfg.dump()
+        self._watched: list[_Watched] = []  # of this step, in order
+        self._buffers: TensorLists | None = None
+        self._before: list[list[Tensor]] = []  # copies of the lists in `_copied`
+        self._copied: list[list[Tensor]] = []
 
     @contextmanager
     def rolling_back(
@@ -77,27 +82,81 @@ class StepGuard:
         Raises:
             FloatingPointError: on all ranks, with the same message, if no more may be skipped.
         """
-        buffers = [buffer for module in modules for buffer in module.buffers()]
-        before = [buffer.clone() for buffer in buffers]
+        self._watched = []
+        buffers, before = self._copy_buffers(modules)
         try:
             yield
         except NonFiniteError as error:
-            for buffer, old in zip(buffers, before, strict=True):
-                buffer.copy_(old)
+            buffers.put_back()
+            for tensors, old in zip(buffers.get(), before, strict=True):
+                torch._foreach_copy_(tensors, old)
             optimizer.zero_grad()
             self._skip_or_stop(dump(), error.args)
 
-    def check_update(self, model: nn.Module, grad_scaler: torch.amp.GradScaler) -> None:
-        """Check gradients and buffers before optimizer and teacher use them; see `finite_sums`."""
-        buffers = [(f"the buffer {name}", x) for name, x in model.named_buffers()]
-        parameters = model.named_parameters()
-        gradients = [(f"the gradient of {x}", p.grad) for x, p in parameters if p.grad is not None]
-        sums = {"the norm of the buffers": _norm(buffers)}
+    @torch.no_grad()
+    def _copy_buffers(self, modules: Sequence[nn.Module]) -> tuple[TensorLists, list[list[Tensor]]]:
+        if self._buffers is None or self._buffers.modules != tuple(modules):
+            self._buffers = TensorLists(*modules, parameters=False)
+        lists = self._buffers.get()
+        if self._copied is not lists:
+            self._copied = lists
+            self._before = [[torch.empty_like(x) for x in tensors] for tensors in lists]
+        for old, tensors in zip(self._before, lists, strict=True):
+            torch._foreach_copy_(old, tensors)
+        return self._buffers, self._before
+
+    def watch(self, values: Mapping[str, Tensor], parts: Callable[[], Tensors]) -> None:
+        """Have `check_update` look at values, without waiting for them now.
+
+        Args:
+            values: scalars by name, the same names on all ranks.
+            parts: function that returns what they were made of; it is called only to name what is
+                wrong.
+        """
+        self._watched.append(_Watched(dict(values), parts, are_losses=False))
+
+    def watch_losses(self, losses: Mapping[str, Tensor]) -> None:
+        """Have `check_update` look at the losses of a part of the batch, by name, and add them."""
+        detached = {name: loss.detach() for name, loss in losses.items()}
+        self._watched.append(_Watched(detached, tuple, are_losses=True))
+
+    def check_update(self, model: nn.Module, grad_scaler: torch.amp.GradScaler) -> dict[str, float]:
+        """Check all that this step watches, and gradients and buffers, before weights change.
+
+        It is the only place where a step waits for its values: the ranks add them up in one
+        exchange, and all of them come to the host in one copy.
+
+        Returns:
+            Name -> sum of each loss over all ranks and parts of the batch.
+
+        Raises:
+            NonFiniteError: on every rank, if a value of any of them is not finite. Of the calls of
+                `watch` and `watch_losses`, it names the values of the first one with such a value.
+        """
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        values = {"the norm of the buffers": _norm(model.buffers())}
         # While float16's loss scaler searches its scale, infinite gradients are no fault: it skips
         # the step itself.
         if not grad_scaler.is_enabled() or grad_scaler.get_scale() <= 1:
-            sums["the norm of the gradients"] = _norm(gradients)
-        finite_sums(sums, lambda: [*reversed(gradients), *buffers])
+            values["the norm of the gradients"] = _norm(gradients)
+        self.watch(values, lambda: _update_tensors(model))
+        return self._add_up()
+
+    def _add_up(self) -> dict[str, float]:
+        watched, self._watched = self._watched, []
+        own = torch.stack([x.float() for one in watched for x in one.values.values()])
+        both = sum_over_ranks(torch.stack([own, (~own.isfinite()).float()]).flatten(), own.device)
+        sums, bad = both[: len(own)], both[len(own) :]
+        losses: dict[str, float] = {}
+        for one in watched:
+            count = len(one.values)
+            if any(bad[:count]):
+                raise NonFiniteError(*one.describe())
+            if one.are_losses:
+                for name, value in zip(one.values, sums[:count], strict=True):
+                    losses[name] = losses.get(name, 0.0) + value
+            sums, bad = sums[count:], bad[count:]
+        return losses
 
     def _skip_or_stop(self, dump: Dump, names: Sequence[str]) -> None:
         # Files come before the exchange: no rank ends, and takes others along, before all wrote.
@@ -132,6 +191,13 @@ class StepGuard:
         return f"to replay it: {spell_commands('python projects/replay_step.py')} {path}"
 
 
-def _norm(tensors: Tensors) -> Tensor:
+def _update_tensors(model: nn.Module) -> Tensors:
+    """Return the gradients of a model, the last layers first, and its buffers, with names."""
+    named = [(f"the gradient of {x}", p.grad) for x, p in model.named_parameters()]
+    gradients = [(name, grad) for name, grad in named if grad is not None]
+    return [*reversed(gradients), *((f"the buffer {x}", y) for x, y in model.named_buffers())]
+
+
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
     """Norm of all floating-point values together, not finite where one of them is not."""
-    return get_total_norm([tensor for _, tensor in tensors if tensor.is_floating_point()])
+    return get_total_norm([tensor for tensor in tensors if tensor.is_floating_point()])

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from mtfixmatch.augmentation.strong import StrongAugmentation
 from mtfixmatch.data.mapper import TrainMapper
 from mtfixmatch.engine.checkpoint import MultiTaskCheckpointer, export_model
-from mtfixmatch.engine.ema import build_teacher, update_teacher
+from mtfixmatch.engine.ema import averaged_tensors, build_teacher, update_teacher
 from mtfixmatch.engine.setup import resolve_config
 from mtfixmatch.modeling.timm_backbone import TimmFeatures
 from mtfixmatch.modeling.timm_weights import load_state, read_state
@@ -296,7 +296,7 @@ def test_a_teacher_computes_with_its_own_weights(reader):
         for parameter in student.parameters():
             parameter.mul_(0.5)
     same_features(teacher(views()).values(), expected)
-    update_teacher(teacher, student, decay=0)
+    update_teacher(averaged_tensors(teacher), averaged_tensors(student), decay=0)
     same_features(teacher(views()).values(), student(views()).values())
 
 
