@@ -153,6 +153,12 @@ def _add_training_config(cfg: CN) -> None:
     cfg.MODEL.TRUST_PICKLE = False
     # Store activations and weights as NHWC, which is faster on CPUs and GPUs with matrix units.
     cfg.MODEL.CHANNELS_LAST = True
+    # Compile student and teacher with torch.compile in a training. The first steps take minutes.
+    cfg.MODEL.COMPILE = False
+    # Record the passes of compiled networks as CUDA graphs, which the host starts at once. Batches
+    # must have the same numbers of images, labeled for the same tasks; no SyncBN on several GPUs,
+    # no ASPP_DROPOUT, no ACCUMULATION_STEPS.
+    cfg.MODEL.CUDA_GRAPHS = False
     # With SOLVER.AMP.ENABLED: "float16" (GPU, with loss scaling), "bfloat16", or "auto": bfloat16
     # where GPU or CPU have instructions for it, else float16 on a GPU and float32 on a CPU.
     cfg.SOLVER.AMP.PRECISION = "auto"

@@ -19,6 +19,7 @@ from ..data.loader import build_train_loader, eval_records, train_records
 from ..data.partial_labels import write_manifest
 from ..methods import Supervised, build_method
 from ..modeling import MultiTaskNet
+from ..modeling.compiled import compile_networks
 from ..modeling.sync_norm import replace_sync_norms
 from ..runtime.checkpoint_files import remove_old, start_anew
 from ..runtime.nonfinite import StepGuard
@@ -79,6 +80,7 @@ class MultiTaskTrainer(DefaultTrainer):
         student = build_model(cfg)
         model = wrap_for_ranks(student)  # gives all ranks the weights of rank 0
         self.teacher = build_teacher(student)
+        compile_networks(cfg, student, self.teacher)
         self._trainer = build_step(cfg, self.tasks, self.method, model, self.teacher, loader)
         self.scheduler = build_lr_scheduler(cfg, self._trainer.optimizer)
         self.checkpointer = MultiTaskCheckpointer(
@@ -88,7 +90,7 @@ class MultiTaskTrainer(DefaultTrainer):
             student=student,
             trainer=weakref.proxy(self),
         )
-        self._ranks = RankWatch(cfg.SOLVER.STALL_SECONDS)
+        self._ranks = RankWatch(cfg.SOLVER.STALL_SECONDS, compiles=cfg.MODEL.COMPILE)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.results: dict = {}
@@ -176,6 +178,8 @@ class MultiTaskTrainer(DefaultTrainer):
 
     def run_step(self) -> None:
         """Run one step under the rank watch."""
+        if self.cfg.MODEL.CUDA_GRAPHS:
+            torch.compiler.cudagraph_mark_step_begin()
         with self._ranks.stepping(f"step {self.iter}"):
             super().run_step()
 

@@ -1,7 +1,7 @@
 """MultiTaskNet: a shared backbone and one head per task (paper Sec. 3, 4)."""
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ class MultiTaskNet(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    # What runs instead of `run_heads` after `compile_network`.
+    compiled: Callable[..., tuple[dict[str, Outputs], Tensor]] | None = None
 
     @configurable
     def __init__(
@@ -117,30 +119,53 @@ class MultiTaskNet(nn.Module):
             return self.inference(images)
         if masks is None:
             raise wrong_input(images, "the model takes a list of dicts, not a tensor")
+        rows: dict[str, Tensor | None] = {}
+        for name, mask in masks.items():
+            indices = [i for i, run in enumerate(mask) if run]
+            set_seeds(self.head(name), None if seeds is None else [seeds[i] for i in indices])
+            rows[name] = None if len(indices) == len(mask) else _to_device(indices, images.device)
+        # A pass without heads is rare and only keeps other ranks company.
+        run_heads = self.compiled if self.compiled and rows else self.run_heads
+        return run_heads(images, rows)
+
+    def run_heads(
+        self, images: Tensor, rows: Mapping[str, Tensor | None]
+    ) -> tuple[dict[str, Outputs], Tensor]:
+        """Run the backbone on images, and heads on some of its rows; this can be compiled.
+
+        Args:
+            images: (N, 3, H, W), see `forward`.
+            rows: task name -> indices of the images that its head is run on; None: all.
+
+        Returns:
+            See `forward`.
+        """
         features = self._features((images * 255 - self.pixel_mean) / self.pixel_std)
         zero = images.new_zeros(())
         outputs: dict[str, Outputs] = {}
         for name, head in self.heads.items():
-            if name in masks:
-                rows = [i for i, run in enumerate(masks[name]) if run]
-                set_seeds(head, None if seeds is None else [seeds[i] for i in rows])
-                outputs[name] = self._run_head(name, features, rows)
+            if name in rows:
+                outputs[name] = self._run_head(name, features, rows[name])
                 zero = zero + sum(output[:0].sum() for output in outputs[name])
             else:
                 zero = zero + 0 * sum(p.float().sum() for p in head.parameters())
         # No loss may depend on the pyramid.
         return outputs, zero + sum(f[:0].float().sum() for f in features.values())
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has weights of its own, which the compiled function does not know.
+        return self.__dict__ | {"compiled": None}
+
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         return self.backbone(images.contiguous(memory_format=self.memory_format))
 
     def _run_head(
-        self, task: str, features: dict[str, Tensor], rows: Sequence[int] | None = None
+        self, task: str, features: dict[str, Tensor], rows: Tensor | None = None
     ) -> Outputs:
         """Run a head on the images of some rows; None: all of them."""
         head = self.head(task)
         features = {name: features[name] for name in head.in_features}
-        if rows is not None and len(rows) != len(next(iter(features.values()))):
+        if rows is not None:
             features = {name: feature[rows] for name, feature in features.items()}
         # Decoding, suppression and losses need more than bfloat16's 8 bits.
         return tuple(output.float() for output in head(features))
@@ -202,3 +227,9 @@ class MultiTaskNet(nn.Module):
             for result, value in zip(results, own, strict=True):
                 result[key] = value
         return results
+
+
+def _to_device(indices: Sequence[int], device: torch.device) -> Tensor:
+    """Return indices as a tensor, without waiting for a GPU."""
+    index = torch.tensor(indices, dtype=torch.long)
+    return (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -39,9 +39,15 @@ SHOWN = ("InputError", "InputErrors", "FloatingPointError")
 class RankWatch:
     """Watches all ranks while it is `running`; with a single process it does nothing."""
 
-    def __init__(self, seconds: float):
-        """Set the time that a rank may keep its peers waiting or send no heartbeat; 0: no limit."""
+    def __init__(self, seconds: float, *, compiles: bool = False):
+        """Set the limits.
+
+        Args:
+            seconds: time that a rank may keep its peers waiting or send no heartbeat; 0: no limit.
+            compiles: whether networks are compiled, which may take minutes in any step.
+        """
         self.seconds = seconds
+        self.compiles = compiles
         self._enabled = bool(seconds) and comm.get_world_size() > 1
         # What the main thread does, for how many seconds it may, and how often it made progress.
         self._stage, self._stage_limit, self._progress = "the start", LONG, 0
@@ -71,7 +77,8 @@ class RankWatch:
         for work in (self._keep_exchanging, self._keep_checking):
             threading.Thread(target=work, daemon=True).start()
         try:
-            yield
+            with self._knowing_of_compilations() if self.compiles else nullcontext():
+                yield
         except SystemExit:
             self._finish("done")
             raise
@@ -86,6 +93,28 @@ class RankWatch:
         self._enter(stage, self.seconds)
         yield
         self._enter(f"what follows {stage}", LONG)
+
+    @contextmanager
+    def _knowing_of_compilations(self) -> Iterator[None]:
+        """Let PyTorch say when it compiles, and give it as much time as an evaluation's metrics."""
+        from torch._dynamo.callback import callback_handler  # takes a second
+
+        interrupted: list[tuple[str, float]] = []
+
+        def start(*args: object) -> None:
+            interrupted.append((self._stage, self._stage_limit))
+            self._enter("the compilation of a network", LONG)
+
+        def end(*args: object) -> None:
+            self._enter(*interrupted.pop())
+
+        callback_handler.register_start_callback(start)
+        callback_handler.register_end_callback(end)
+        try:
+            yield
+        finally:
+            callback_handler.remove_start_callback(start)
+            callback_handler.remove_end_callback(end)
 
     def callbacks(self) -> dict[str, Callable[[], None]]:
         """Callbacks for Detectron2's `inference_on_dataset`: each image is progress."""
