@@ -11,7 +11,7 @@ from torch import Tensor
 from ..tasks.base import Outputs
 from ..tasks.dropout import ImageDropout
 from ..utils.errors import InputError
-from .multitask import MultiTaskNet
+from .multitask import MultiTaskNet, Rows
 from .sync_norm import CpuSyncBatchNorm, SyncBatchNorm
 
 # Each head runs on all images, some or none, and one image or none has a graph of its own: these
@@ -73,20 +73,26 @@ def compile_network(
     run = torch.compile(network.run_heads, fullgraph=not synchronized, backend=backend, **options)
     shapes: set[tuple] = set()
 
-    def run_heads(
-        images: Tensor, rows: Mapping[str, Tensor | None]
-    ) -> tuple[dict[str, Outputs], Tensor]:
-        given = [images, *rows.values(), *(dropout.seeds for dropout in dropouts)]
-        tensors = [x for x in given if x is not None]
+    def run_heads(images: Tensor, rows: Mapping[str, Rows]) -> tuple[dict[str, Outputs], Tensor]:
+        tensors = {name: _index(x, images.device) for name, x in rows.items()}
+        given = [images, *tensors.values(), *(dropout.seeds for dropout in dropouts)]
         if cuda_graphs:
             shapes.add(tuple(None if x is None else len(x) for x in given))
             _check_shapes(len(shapes))
-        for x in tensors:
-            if len(x) > 1:
+        for x in given:
+            if x is not None and len(x) > 1:
                 dynamo.mark_dynamic(x, 0)
-        return run(images, rows)
+        return run(images, tensors)
 
     network.compiled = run_heads
+
+
+def _index(rows: Rows, device: torch.device) -> Tensor | None:
+    """Return rows as a tensor, whose length is free in a graph, without waiting for a GPU."""
+    if rows is None:
+        return None
+    index = torch.as_tensor(rows, dtype=torch.long)
+    return (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)
 
 
 def _check_shapes(number: int) -> None:

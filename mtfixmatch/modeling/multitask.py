@@ -15,6 +15,8 @@ from ..tasks.base import Outputs
 from ..tasks.dropout import set_seeds
 from .image_inputs import check_image, wrong_input
 
+Rows = Sequence[int] | Tensor | None  # indices of some images; None: all of them
+
 
 @META_ARCH_REGISTRY.register()
 class MultiTaskNet(nn.Module):
@@ -119,23 +121,23 @@ class MultiTaskNet(nn.Module):
             return self.inference(images)
         if masks is None:
             raise wrong_input(images, "the model takes a list of dicts, not a tensor")
-        rows: dict[str, Tensor | None] = {}
+        rows: dict[str, Rows] = {}
         for name, mask in masks.items():
             indices = [i for i, run in enumerate(mask) if run]
             set_seeds(self.head(name), None if seeds is None else [seeds[i] for i in indices])
-            rows[name] = None if len(indices) == len(mask) else _to_device(indices, images.device)
+            rows[name] = None if len(indices) == len(mask) else indices
         # A pass without heads is rare and only keeps other ranks company.
         run_heads = self.compiled if self.compiled and rows else self.run_heads
         return run_heads(images, rows)
 
     def run_heads(
-        self, images: Tensor, rows: Mapping[str, Tensor | None]
+        self, images: Tensor, rows: Mapping[str, Rows]
     ) -> tuple[dict[str, Outputs], Tensor]:
         """Run the backbone on images, and heads on some of its rows; this can be compiled.
 
         Args:
             images: (N, 3, H, W), see `forward`.
-            rows: task name -> indices of the images that its head is run on; None: all.
+            rows: task name -> the images that its head is run on.
 
         Returns:
             See `forward`.
@@ -159,9 +161,7 @@ class MultiTaskNet(nn.Module):
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         return self.backbone(images.contiguous(memory_format=self.memory_format))
 
-    def _run_head(
-        self, task: str, features: dict[str, Tensor], rows: Tensor | None = None
-    ) -> Outputs:
+    def _run_head(self, task: str, features: dict[str, Tensor], rows: Rows = None) -> Outputs:
         """Run a head on the images of some rows; None: all of them."""
         head = self.head(task)
         features = {name: features[name] for name in head.in_features}
@@ -227,9 +227,3 @@ class MultiTaskNet(nn.Module):
             for result, value in zip(results, own, strict=True):
                 result[key] = value
         return results
-
-
-def _to_device(indices: Sequence[int], device: torch.device) -> Tensor:
-    """Return indices as a tensor, without waiting for a GPU."""
-    index = torch.tensor(indices, dtype=torch.long)
-    return (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)
