@@ -1,5 +1,5 @@
 # make quickstart: from a fresh clone to a trained network and a report with pictures.
-# make test, make lint, make faults, make soak, make bench, make clean. Variables: VENV, DATA, OUTPUT, ARGS.
+# make test, make lint, make faults, make soak, make bench, make gpu, make clean. Variables: VENV, DATA, OUTPUT, ARGS.
 VENV ?= .venv
 PYTHON ?= $(VENV)/bin/python
 DATA ?= datasets
@@ -10,7 +10,7 @@ ARGS ?=
 CONFIG ?= configs/street/quickstart.yaml
 RUN = $(PYTHON) -W ignore
 
-.PHONY: quickstart venv test lint faults soak bench clean
+.PHONY: quickstart venv test lint faults soak bench gpu clean
 quickstart: $(OUTPUT)/report.md
 	@echo "Done: see $(OUTPUT)/report.md, predictions.png, pseudo_labels.png, curves.png"
 	@echo "Curves: $(VENV)/bin/tensorboard --logdir $(OUTPUT)"
@@ -46,6 +46,10 @@ soak: venv
 
 bench: $(DATA)/street/street.json
 	$(RUN) -m tools.bench DATASETS.ROOT $(DATA)
+
+# Checks and measures a training on a GPU; without one, a line says that it is skipped.
+gpu: venv
+	$(RUN) -m tools.gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(OUTPUT)

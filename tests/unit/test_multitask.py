@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 from iopath.common.file_io import HTTPURLHandler
 
 from mtfixmatch.engine.checkpoint import MultiTaskCheckpointer, export_model
-from mtfixmatch.tasks.dropout import ImageDropout
+from mtfixmatch.tasks.dropout import ImageDropout, set_seeds
 from mtfixmatch.utils.errors import InputError
 from tests.support.helpers import tiny_config
 
@@ -132,11 +132,11 @@ def test_a_head_may_run_on_no_image_and_so_may_the_whole_network(trained):
 
 def test_the_dropout_of_an_image_depends_on_its_seed_alone():
     dropout = ImageDropout(0.5)
-    dropout.seeds = [1, 2, 3]
+    set_seeds(dropout, [1, 2, 3])
     whole = dropout(torch.ones(3, 4, 16, 16))
     assert set(whole.unique().tolist()) == {0, 2} and 0.9 < float(whole.mean()) < 1.1
     assert not torch.equal(whole[0], whole[1])
-    dropout.seeds = [3]
+    set_seeds(dropout, [3])
     assert torch.equal(dropout(torch.ones(1, 4, 16, 16))[0], whole[2])
     assert torch.equal(dropout.eval()(torch.ones(2, 4, 16, 16)), torch.ones(2, 4, 16, 16))
 
