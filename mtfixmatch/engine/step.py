@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..methods import Supervised
 from ..modeling import MultiTaskNet
+from ..modeling.cast_weights import CastWeights
 from ..modeling.sync_norm import share_statistics
 from ..runtime.nonfinite import StepGuard
 from ..tasks import Task
@@ -102,6 +103,7 @@ class MultiTaskStep(SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.student = cast(MultiTaskNet, getattr(model, "module", model))
         self.teacher = teacher
+        self._teacher_weights = CastWeights(teacher, precision)
         self._averaged = averaged_tensors(teacher), averaged_tensors(self.student)
         self.method = method
         self.tasks = list(tasks)
@@ -173,7 +175,7 @@ class MultiTaskStep(SimpleTrainer):
         masks = {name: mask for name, mask in masks.items() if any(mask)}
         outputs: dict[str, Outputs] = {}
         if masks:
-            with self.autocast():
+            with self.autocast(), self._teacher_weights.applied():
                 outputs, _ = self.teacher(images[indices(tasks_of)], masks)
         self._check_inputs(batch, images, outputs)
         labels: list[dict[str, Target]] = [{} for _ in batch]

@@ -12,6 +12,7 @@ from detectron2.modeling import build_model  # noqa: E402
 from torch._dynamo.testing import CompileCounter  # noqa: E402
 
 from mtfixmatch.engine.ema import build_teacher  # noqa: E402
+from mtfixmatch.modeling.cast_weights import CastWeights  # noqa: E402
 from mtfixmatch.modeling.compiled import (  # noqa: E402
     MOST_SHAPES,
     _check_shapes,
@@ -92,6 +93,22 @@ def test_one_graph_runs_every_number_of_rows(networks, counted, which):
     assert counted.frame_count == 1
     assert not dynamo.utils.counters["graph_break"]
     assert list(network.state_dict()) == names
+
+
+def test_a_teacher_with_cast_weights_is_one_graph_too(networks, counted):
+    _, teacher = networks
+    plain = copy.deepcopy(teacher)
+    compile_network(teacher, backend=counted)
+    weights = CastWeights(teacher, torch.bfloat16)
+    for batch in BATCHES[:3]:
+        torch._foreach_mul_(list(teacher.parameters()), 1.25)
+        torch._foreach_mul_(list(plain.parameters()), 1.25)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with weights.applied():
+                found = tensors_of(run(teacher, batch, seeds=False))
+            expected = tensors_of(run(plain, batch, seeds=False))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert counted.frame_count == 1
 
 
 def test_heads_on_all_images_or_none_are_few_more_graphs(networks, counted):
