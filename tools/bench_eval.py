@@ -138,6 +138,7 @@ def bench_maps() -> dict[str, float]:
     record = {"image_id": "0", "file_name": "0", "sem_seg_file_name": "0"}
     names = [str(i) for i in range(CLASSES)]
     ours, stock = (MeanIoUEvaluator([record], names, lambda record: labels) for _ in range(2))
+    stock.encode_json_sem_seg = lambda *args: []  # type: ignore[method-assign]
 
     def here() -> None:
         (classes,) = head.inference_for_evaluator((logits,), size, size, [size])

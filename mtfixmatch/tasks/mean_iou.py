@@ -81,10 +81,6 @@ class MeanIoUEvaluator(SemSegEvaluator):
                 counts = count_pairs(classes, labels.to(classes.device), self._num_classes)
                 self._counts = counts if self._counts is None else self._counts + counts
 
-    def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list[dict]:
-        """Return nothing: predictions in COCO's format are for a file that is not written."""
-        return []
-
     def evaluate(self) -> dict | None:
         """Compute the metrics of the images of all ranks.
 

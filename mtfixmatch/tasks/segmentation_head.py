@@ -18,9 +18,9 @@ from .base import Assigned, Outputs, TaskHead
 from .config import with_classes
 from .dropout import use_image_dropout
 
-# Least number of rows of the head's output in a strip, whose full-size logits are read again while
-# a cache has them. PyTorch's kernel for an image is another one below 128 rows and columns.
-STRIP_ROWS = 32
+# Least number of pixel rows in a strip, whose logits are read again while a cache has them. If rows
+# and columns together are not more than 128, PyTorch resizes by another kernel.
+STRIP_ROWS = 128
 
 
 class SegmentationHead(TaskHead):
@@ -115,7 +115,11 @@ class SegmentationHead(TaskHead):
         whole image bit by bit, because a stride that is a power of 2 gives exact coordinates.
         """
         height, width = logits.shape[2:]
-        strips = max(height // STRIP_ROWS, 1) if self.stride & (self.stride - 1) == 0 else 1
+        strips = (
+            max(height * self.stride // STRIP_ROWS, 1)
+            if self.stride & (self.stride - 1) == 0
+            else 1
+        )
         edges = [height * i // strips for i in range(strips + 1)]
         shape = (height * self.stride, width * self.stride)
         classes = logits.new_empty(shape, dtype=torch.uint8)

@@ -223,7 +223,17 @@ def plain_head(stride):
 @pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.parametrize(
     ("stride", "rows", "columns"),
-    [(4, 200, 40), (4, 131, 5), (4, 64, 3), (4, 63, 20), (8, 97, 9), (3, 90, 30), (4, 5, 6)],
+    [
+        (4, 200, 40),
+        (4, 131, 5),
+        (4, 64, 3),
+        (4, 63, 20),
+        (8, 97, 9),
+        (3, 90, 30),
+        (4, 5, 6),
+        (2, 150, 10),
+        (1, 300, 9),
+    ],
 )
 def test_strips_have_the_classes_of_whole_logits(channels_last, ties, stride, rows, columns):
     """Bit by bit, also where classes tie, as bfloat16 makes them."""
