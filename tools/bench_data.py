@@ -42,14 +42,23 @@ BATCH, STEPS_PER_SECOND, GPUS = 16, 5, 8  # images and steps of one GPU
 
 def bench_data() -> dict[str, float]:
     """Return the figures of all stages, and the cores that GPUs need."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _one_thread():
         figures: dict[str, float] = {}
         for name, options in FORMATS.items():
             records = _write_scenes(Path(folder), name, options)
             figures |= {f"{name}: {key}": x for key, x in _bench_views(records, folder).items()}
         return figures | _bench_handover(records)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread, as a data worker does."""
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    yield
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
 
 
 def _write_scenes(folder: Path, file_format: str, options: Mapping) -> list[dict]:
