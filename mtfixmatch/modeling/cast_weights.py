@@ -31,8 +31,12 @@ class CastWeights:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the network have its cast weights inside the block; it must not change them."""
-        if self.dtype is torch.float32:
+        """Let the network have its cast weights inside the block, if autocast is on there.
+
+        The block must not change them.
+        """
+        device = next(self.network.parameters()).device
+        if self.dtype is torch.float32 or not torch.is_autocast_enabled(device.type):
             yield
             return
         self._cast()

@@ -94,10 +94,14 @@ def test_the_weights_are_those_of_now(street_root):
         first = outputs
 
 
-def test_an_error_in_the_pass_leaves_the_weights(street_root):
+def test_without_autocast_and_after_an_error_the_weights_stay(street_root):
     teacher, _ = build(street_root)
     before = Counter(map(id, teacher.parameters()))
-    with pytest.raises(ValueError, match="planned"), CastWeights(teacher, torch.half).applied():
+    weights = CastWeights(teacher, torch.bfloat16)
+    with weights.applied():
+        assert Counter(map(id, teacher.parameters())) == before
+    raises = pytest.raises(ValueError, match="planned")
+    with torch.autocast("cpu", torch.bfloat16), raises, weights.applied():
         assert Counter(map(id, teacher.parameters())) != before
         raise ValueError("planned")
     assert Counter(map(id, teacher.parameters())) == before
