@@ -48,7 +48,7 @@ def paper_counts(images: int = 16, config: str = CONFIG, first_step: int = 0, *o
             "FIXMATCH.RAMP_UP": "0.0",
             "OUTPUT_DIR": folder,
         }
-        return count_step(load_config(config, [*sum(given.items(), ()), *opts]), first_step)
+        return count_step(load_config(config, [*sum(given.items(), ()), *opts]), first_step)[0]
 
 
 def figures(counts: Counts) -> dict[str, int]:

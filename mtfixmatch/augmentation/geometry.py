@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..utils.devices import to_device
+
 Size = tuple[int, int]  # (height, width) in pixels
 
 
@@ -84,16 +86,16 @@ def warp(images: Tensor, matrices: Tensor, size: Size, *, mode: str, fill: Tenso
     """
     source = _normalized((images.shape[-2], images.shape[-1]))
     to_source = source @ torch.linalg.inv(_normalized(size) @ matrices.double().cpu())
-    grid = F.affine_grid(
-        to_source[:, :2].to(images), [len(images), images.shape[1], *size], align_corners=False
-    )
-    fill = fill.to(images)
+    theta = to_device(to_source[:, :2].to(images.dtype), images.device)
+    grid = F.affine_grid(theta, [len(images), images.shape[1], *size], align_corners=False)
+    fill = to_device(fill.to(images.dtype), images.device)
     # grid_sample pads with zeros: shift the fill value to zero and back.
     warped = F.grid_sample(images - fill, grid, mode=mode, align_corners=False) + fill
     if size == tuple(images.shape[-2:]):
         # Rounding errors of the grid would blur an image that does not move.
         still = (matrices.cpu() == identity()).all(dim=2).all(dim=1)
-        warped[still] = images[still]
+        for i in still.nonzero().flatten().tolist():
+            warped[i] = images[i]
     return warped
 
 
@@ -130,14 +132,14 @@ def warp_map(label_map: Tensor, matrix: Tensor, size: Size, *, ignore: int) -> T
     """Warp a label map (H, W) of integers by nearest neighbor; pixels outside become `ignore`."""
     if label_map.device.type == "cpu" and not matrix[0, 1] and not matrix[1, 0]:
         return _warp_upright_map(label_map, matrix, size, ignore)
-    warped = warp(
-        label_map[None, None].float(),
-        matrix[None],
-        size,
-        mode="nearest",
-        fill=torch.tensor(float(ignore)),
-    )
-    return warped[0, 0].round().to(label_map.dtype)
+    return warp_maps(label_map[None], matrix[None], size, ignore=ignore)[0]
+
+
+def warp_maps(label_maps: Tensor, matrices: Tensor, size: Size, *, ignore: int) -> Tensor:
+    """Warp label maps (N, H, W) by their matrices (N, 3, 3), as `warp_map` does with one."""
+    fill = torch.tensor(float(ignore))
+    warped = warp(label_maps[:, None].float(), matrices, size, mode="nearest", fill=fill)
+    return warped[:, 0].round().to(label_maps.dtype)
 
 
 def _warp_upright_map(label_map: Tensor, matrix: Tensor, size: Size, ignore: int) -> Tensor:
@@ -202,3 +204,12 @@ def clip_boxes(boxes: Tensor, size: Size) -> Tensor:
 def box_areas(boxes: Tensor) -> Tensor:
     """Return the areas (R,) of boxes (R, 4), 0 for an inverted box."""
     return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+
+
+def pixels_inside(boxes: Tensor, size: Size) -> Tensor:
+    """Return the pixels whose center is inside the box, (N, H, W) bool, for boxes (N, 4)."""
+    x = torch.arange(size[1], device=boxes.device) + 0.5
+    y = torch.arange(size[0], device=boxes.device) + 0.5
+    x0, y0, x1, y1 = boxes[:, :, None].unbind(dim=1)
+    across, down = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
+    return down[:, :, None] & across[:, None, :]

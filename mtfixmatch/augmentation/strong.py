@@ -14,6 +14,7 @@ import torch
 from detectron2.config import configurable
 from torch import Tensor
 
+from ..utils.devices import to_device
 from . import geometry
 from .geometry import Size
 
@@ -148,19 +149,26 @@ class StrongAugmentation:
         """
         size = (images.shape[2], images.shape[3])
         rngs = [np.random.default_rng([self.seed, step, p, _PARAMETERS]) for p in positions]
+        names = self._draw_operations(step)
+        drawn = [_parameters(name, rngs) for name in names]
+        flips = _flip([rng.random() < self.flip_prob for rng in rngs], size)
+        squares = _cutout_squares(self.cutout_area, size, rngs)
+        # The parameters of all images and operations go to a GPU in one copy.
+        columns = torch.tensor(drawn, dtype=torch.float64).view(len(names), len(images)).T
+        block = torch.cat([columns, squares], dim=1).to(images.dtype)
+        on_device = to_device(block, images.device)
         unmoved = geometry.identity().repeat(len(images), 1, 1)
         matrices = pending = unmoved  # pending: of operations whose warp is not yet done
-        for name in self._draw_operations(step):
+        for i, name in enumerate(names):
             if name in PHOTOMETRIC:
-                images = _photometric(name, self._warp(images, pending), rngs)
+                images = _photometric(name, self._warp(images, pending), on_device[:, i])
                 pending = unmoved
             else:
-                matrix = _geometric(name, size, rngs)
+                matrix = _geometric(name, size, drawn[i])
                 matrices, pending = matrix @ matrices, matrix @ pending
-        flips = _flip([rng.random() < self.flip_prob for rng in rngs], size)
         images = self._warp(images, flips @ pending)
-        erased = _cutout_masks(self.cutout_area, size, rngs).to(images.device)
-        images = torch.where(erased[:, None], images.new_tensor(0.5), images)
+        erased = geometry.pixels_inside(on_device[:, len(names) :], size)
+        images = images.masked_fill(erased[:, None], 0.5)
         return StrongView(images, flips @ matrices, erased, self.ignore_erased)
 
     def _warp(self, images: Tensor, matrices: Tensor) -> Tensor:
@@ -175,17 +183,20 @@ class StrongAugmentation:
         return sorted(names, key=GEOMETRIC.__contains__) if self.photometric_first else names
 
 
-def _photometric(name: str, images: Tensor, rngs: list[np.random.Generator]) -> Tensor:
+def _parameters(name: str, rngs: list[np.random.Generator]) -> list[float]:
+    """Draw the parameter of an operation for each image; 0 for one without a parameter."""
+    limits = (PHOTOMETRIC[name] if name in PHOTOMETRIC else GEOMETRIC[name])[1]
+    return [0.0 if limits is None else rng.uniform(*limits) for rng in rngs]
+
+
+def _photometric(name: str, images: Tensor, parameters: Tensor) -> Tensor:
     function, limits = PHOTOMETRIC[name]
-    if limits is None:
-        return function(images)
-    values = [rng.uniform(*limits) for rng in rngs]
-    return function(images, torch.tensor(values, dtype=images.dtype, device=images.device))
+    return function(images) if limits is None else function(images, parameters)
 
 
-def _geometric(name: str, size: Size, rngs: list[np.random.Generator]) -> Tensor:
-    function, limits = GEOMETRIC[name]
-    return torch.stack([function(rng.uniform(*limits), size) for rng in rngs])
+def _geometric(name: str, size: Size, parameters: Sequence[float]) -> Tensor:
+    function, _ = GEOMETRIC[name]
+    return torch.stack([function(parameter, size) for parameter in parameters])
 
 
 def _flip(flips: list[bool], size: Size) -> Tensor:
@@ -193,13 +204,15 @@ def _flip(flips: list[bool], size: Size) -> Tensor:
     return torch.stack([flipped if flip else geometry.identity() for flip in flips])
 
 
-def _cutout_masks(area: tuple[float, float], size: Size, rngs: list[np.random.Generator]) -> Tensor:
-    """Draw one square inside each image, (N, H, W) bool."""
+def _cutout_squares(
+    area: tuple[float, float], size: Size, rngs: list[np.random.Generator]
+) -> Tensor:
+    """Draw one square inside each image, boxes (N, 4) in whole pixels."""
     height, width = size
-    masks = torch.zeros(len(rngs), height, width, dtype=torch.bool)
-    for mask, rng in zip(masks, rngs, strict=True):
+    boxes = []
+    for rng in rngs:
         side = round((rng.uniform(*area) * height * width) ** 0.5)
         side = min(side, height, width)
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        mask[top : top + side, left : left + side] = True
-    return masks
+        boxes.append([left, top, left + side, top + side])
+    return torch.tensor(boxes, dtype=torch.float64).view(-1, 4)

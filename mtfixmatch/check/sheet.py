@@ -12,7 +12,7 @@ from ..augmentation.strong import StrongAugmentation
 from ..data.mapper import TrainMapper
 from ..data.records import Record, Records
 from ..data.samplers import Draw
-from ..engine.samples import stack_images, warped_target
+from ..engine.samples import stack_images, warped_targets
 from ..engine.visualize import Snapshot, as_uint8, draw_samples
 from ..methods import build_method
 from ..tasks import Task
@@ -66,7 +66,9 @@ def take_snapshot(
             view = augmentation(image[None], step=draw.step, positions=[draw.position])
             views.append(view.images)
             labeled = [task for task in tasks if targets[task.name] is not None]
-            warped.append({t.name: warped_target(t, targets[t.name], view, 0) for t in labeled})
+            warped.append(
+                {t.name: warped_targets(t, [targets[t.name]], view, [0])[0] for t in labeled}
+            )
     strong = torch.cat(views) if views else weak[:0]
     return Snapshot(weak=as_uint8(weak), strong=as_uint8(strong), labels=labels, warped=warped)
 

@@ -98,17 +98,3 @@ def _new_block(count: int, dtype: torch.dtype) -> Tensor:
     # As PyTorch's own collate function does, to save a copy.
     storage = torch.UntypedStorage._new_shared(count * dtype.itemsize)
     return torch.empty(0, dtype=dtype).set_(storage)
-
-
-def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Stack tensors of one shape, without a copy if they are neighbors in the block of a batch."""
-    first, count = tensors[0], tensors[0].numel()
-    if not all(
-        tensor.is_contiguous()
-        and (tensor.dtype, tensor.shape) == (first.dtype, first.shape)
-        and tensor.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        and tensor.storage_offset() == first.storage_offset() + i * count
-        for i, tensor in enumerate(tensors)
-    ):
-        return torch.stack([*tensors])
-    return first.as_strided((len(tensors), *first.shape), (count, *first.stride()))

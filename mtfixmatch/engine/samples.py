@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..augmentation.strong import StrongAugmentation, StrongView
-from ..data.packed import stack
 from ..data.samplers import Draw
 from ..modeling import MultiTaskNet
 from ..tasks import Task
 from ..tasks.base import Assigned, Outputs, Target
+from ..utils.devices import stack, take_rows, to_device
 
 # Random stream of dropout in a weak view, under the key (seed, step, position); the next number is
 # the stream of a strong view.
@@ -70,7 +70,7 @@ class Sample:
 def stack_images(batch: Sequence[dict], device: torch.device) -> Tensor:
     """Return the weak views of a batch, (N, 3, H, W) RGB in [0, 1]."""
     images = stack([item["image"] for item in batch])
-    return images.to(device, non_blocking=True).float() / 255
+    return to_device(images, device).float() / 255
 
 
 def weak_samples(batch: Sequence[dict], images: Tensor, seed: int) -> list[Sample]:
@@ -116,25 +116,27 @@ def strong_samples(
     """
     positions = [draw.position for draw in draws]
     view = augmentation(images, step=draws[0].step, positions=positions)
+    targets: list[dict[str, SampleTarget]] = [{} for _ in draws]
+    for task in tasks:
+        rows = indices(task.name in labels for labels in pseudo_labels)
+        if not rows:
+            continue
+        warped = warped_targets(task, [pseudo_labels[i][task.name] for i in rows], view, rows)
+        for i, target in zip(rows, warped, strict=True):
+            targets[i][task.name] = SampleTarget(target, is_pseudo=True)
     return [
-        Sample(
-            image=view.images[i],
-            dropout_seed=_dropout_seed(seed, draws[i], strong=True),
-            targets={
-                t.name: SampleTarget(warped_target(t, labels[t.name], view, i), is_pseudo=True)
-                for t in tasks
-                if t.name in labels
-            },
-        )
-        for i, labels in enumerate(pseudo_labels)
+        Sample(image, _dropout_seed(seed, draw, strong=True), own)
+        for image, draw, own in zip(view.images, draws, targets, strict=True)
     ]
 
 
-def warped_target(task: Task, target: Target, view: StrongView, index: int) -> Target:
-    """Warp a target of the weak view at an index into the strong view at the same index."""
+def warped_targets(
+    task: Task, targets: Sequence[Target], view: StrongView, rows: Sequence[int]
+) -> list[Target]:
+    """Warp targets of the weak views at some rows into the strong views at the same rows."""
     size = (view.images.shape[2], view.images.shape[3])
-    erased = view.erased[index] if view.ignore_erased else None
-    return task.warp_target(target, view.matrices[index], size, erased)
+    erased = take_rows(view.erased, rows) if view.ignore_erased else None
+    return task.warp_targets(targets, view.matrices[list(rows)], size, erased)
 
 
 @torch.no_grad()
@@ -178,14 +180,9 @@ def loss_rows(samples: Sequence[Sample], task: Task, *, is_pseudo: bool) -> list
 
 
 def select_rows(outputs: Outputs, mask: Sequence[bool]) -> Outputs:
-    """Return the outputs for the images of a mask, without a copy if they are contiguous."""
-    if all(mask):
-        return outputs
+    """Return the outputs for the images of a mask, without a copy if they follow each other."""
     rows = indices(mask)
-    first, last = rows[0], rows[-1] + 1
-    if len(rows) == last - first:
-        return tuple(x[first:last] for x in outputs)
-    return tuple(x[rows] for x in outputs)
+    return tuple(take_rows(x, rows) for x in outputs)
 
 
 def indices(flags: Iterable[Any]) -> list[int]:

@@ -23,6 +23,7 @@ from ..modeling.sync_norm import share_statistics
 from ..runtime.nonfinite import StepGuard
 from ..tasks import Task
 from ..tasks.base import Outputs, Target
+from ..utils.devices import take_rows
 from ..utils.distributed import sum_on_host
 from .ema import averaged_tensors, update_teacher
 from .loss_scaler import LossScaler
@@ -176,7 +177,7 @@ class MultiTaskStep(SimpleTrainer):
         outputs: dict[str, Outputs] = {}
         if masks:
             with self.autocast(), self._teacher_weights.applied():
-                outputs, _ = self.teacher(images[indices(tasks_of)], masks)
+                outputs, _ = self.teacher(take_rows(images, indices(tasks_of)), masks)
         self._check_inputs(batch, images, outputs)
         labels: list[dict[str, Target]] = [{} for _ in batch]
         for task in (t for t in self.tasks if t.name in outputs):
@@ -211,7 +212,7 @@ class MultiTaskStep(SimpleTrainer):
             return [None] * len(batch)
         assert self.method.strong_augmentation is not None
         samples = strong_samples(
-            images[rows],
+            take_rows(images, rows),
             [batch[i]["draw"] for i in rows],
             [pseudo_labels[i] for i in rows],
             self.tasks,

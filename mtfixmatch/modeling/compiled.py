@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..tasks.base import Outputs
 from ..tasks.dropout import ImageDropout
+from ..utils.devices import to_device
 from ..utils.errors import InputError
 from .multitask import MultiTaskNet, Rows
 from .sync_norm import CpuSyncBatchNorm, SyncBatchNorm
@@ -91,8 +92,7 @@ def _index(rows: Rows, device: torch.device) -> Tensor | None:
     """Return rows as a tensor, whose length is free in a graph, without waiting for a GPU."""
     if rows is None:
         return None
-    index = torch.as_tensor(rows, dtype=torch.long)
-    return (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)
+    return to_device(torch.as_tensor(rows, dtype=torch.long), device)
 
 
 def _check_shapes(number: int) -> None:

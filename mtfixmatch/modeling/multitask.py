@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..tasks import TaskHead, build_tasks
 from ..tasks.base import Outputs
 from ..tasks.dropout import set_seeds
+from ..utils.devices import take_rows
 from .image_inputs import check_image, wrong_input
 
 Rows = Sequence[int] | Tensor | None  # indices of some images; None: all of them
@@ -166,7 +167,7 @@ class MultiTaskNet(nn.Module):
         head = self.head(task)
         features = {name: features[name] for name in head.in_features}
         if rows is not None:
-            features = {name: feature[rows] for name, feature in features.items()}
+            features = {name: take_rows(feature, rows) for name, feature in features.items()}
         # Decoding, suppression and losses need more than bfloat16's 8 bits.
         return tuple(output.float() for output in head(features))
 

@@ -1,8 +1,9 @@
 """Base class of the heads of dense detectors: assignment, losses, decoding (paper Sec. 3)."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -11,19 +12,24 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances, pairwise_ioa
 from fvcore.common.registry import Registry
-from fvcore.nn import giou_loss, sigmoid_focal_loss
+from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 
 from ..augmentation.geometry import Size
+from ..utils.devices import stack, to_device
 from .base import Assigned, Outputs, TaskHead
 from .box_target import labeled_mask
 from .config import with_classes
+from .dense_boxes import fetch_candidates, giou_loss
 from .dense_export import export_boxes, onnx_suppress
+from .padded_boxes import PaddedBoxes, pad_boxes
 
 DETECTION_HEAD_REGISTRY = Registry("DETECTION_HEAD")
 DETECTION_HEAD_REGISTRY.__doc__ = "Heads of detection by class name, for TASKS.<NAME>.HEAD."
 
 IGNORED = -1  # label of an anchor without a loss
+# Pairs of a box and an anchor that a GPU compares at once; each takes about 50 bytes.
+MOST_PAIRS = 2**25
 
 
 class DenseHead(TaskHead):
@@ -59,6 +65,7 @@ class DenseHead(TaskHead):
         self.num_classes: int = detector.num_classes
         self.strides = list(strides)
         self.background_weight = background_weight
+        self._kept_anchors: tuple[Any, list[Boxes]] = (None, [])
 
     @classmethod
     def from_config(
@@ -80,19 +87,25 @@ class DenseHead(TaskHead):
         """Build the detector on features with these names and shapes."""
 
     @abstractmethod
-    def match(
-        self, anchors: Sequence[Boxes], boxes: Boxes, *, is_pseudo: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Match the anchors of all levels with the M boxes of an image.
+    def match_quality(self, anchors: Sequence[Boxes], boxes: Boxes) -> Tensor:
+        """Return how well each of M boxes fits each anchor, (M, R), 0 or more.
 
         Args:
             anchors: boxes of each level, R in all.
-            boxes: M boxes.
+            boxes: M boxes; those of zeros only fill up.
+        """
+
+    @abstractmethod
+    def match_labels(self, quality: Tensor, best: Tensor, *, is_pseudo: bool) -> Tensor:
+        """Decide which anchors the boxes of N images make positive.
+
+        Args:
+            quality: (N, M, R), see `match_quality`; -1 for a box that an image does not have.
+            best: its maximum over the boxes, (N, R).
             is_pseudo: whether they are pseudo-boxes.
 
         Returns:
-            index (R,) of a box for each anchor, not used if M = 0; label (R,): 1 positive, 0
-            background, -1 ignored.
+            (N, R): 1 positive, 0 background, -1 ignored.
         """
 
     def scores(self, outputs: Outputs) -> Tensor:
@@ -115,6 +128,13 @@ class DenseHead(TaskHead):
         grids = [[(side + stride - 1) // stride for side in size] for stride in self.strides]
         return [Boxes(x) for x in self.detector.anchor_generator._grid_anchors(grids)]
 
+    def _training_anchors(self, size: Size) -> list[Boxes]:
+        """Return the same as `anchors`, which are kept, because training images have one size."""
+        key = (size, next(self.parameters()).device)
+        if self._kept_anchors[0] != key:
+            self._kept_anchors = (key, self.anchors(size))
+        return self._kept_anchors[1]
+
     @torch.no_grad()
     def assign(
         self, targets: Sequence[Instances], is_pseudo: Sequence[bool], size: Size
@@ -126,35 +146,48 @@ class DenseHead(TaskHead):
             IGNORED; matched box (R, 4); weight in the loss (R,); and, if the image is labeled for
             some of the classes, which ones (K,) bool. The count is the number of positive anchors.
         """
-        anchors = self.anchors(size)
-        device = anchors[0].device
-        return [
-            self._assign(anchors, target.to(device), pseudo)
-            for target, pseudo in zip(targets, is_pseudo, strict=True)
-        ]
+        anchors = self._training_anchors(size)
+        assigned: list[Assigned] = []
+        pairs = zip([target.to("cpu") for target in targets], is_pseudo, strict=True)
+        for pseudo, run in groupby(pairs, key=lambda pair: pair[1]):
+            for group in _groups([target for target, _ in run], anchors):
+                assigned += self._assign(anchors, group, pseudo)
+        return assigned
 
-    def _assign(self, anchors: Sequence[Boxes], target: Instances, is_pseudo: bool) -> Assigned:
-        objects, ignored = target[~target.gt_ignore], target[target.gt_ignore]
-        index, match = self.match(anchors, objects.gt_boxes, is_pseudo=is_pseudo)
-        labels, boxes = torch.full_like(index, self.num_classes), index.new_zeros(len(index), 4)
-        boxes = boxes.to(anchors[0].tensor)
+    def _assign(
+        self, anchors: Sequence[Boxes], targets: Sequence[Instances], is_pseudo: bool
+    ) -> list[Assigned]:
+        device = anchors[0].device
+        objects = pad_boxes([target[~target.gt_ignore] for target in targets], device)
+        index, match = self._match(anchors, objects, is_pseudo)
+        labels = torch.where(match == 0, self.num_classes, objects.classes.gather(1, index))
+        labels = torch.where(match == -1, IGNORED, labels)
+        boxes = objects.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         background = self.background_weight if is_pseudo else 1.0
-        weights = torch.full_like(boxes[:, 0], background)
-        if len(objects):
-            labels = torch.where(match == 0, self.num_classes, objects.gt_classes[index])
-            labels = torch.where(match == -1, IGNORED, labels)
-            boxes = objects.gt_boxes.tensor[index]
-            box_weights = objects.gt_weights[index] if objects.has("gt_weights") else 1.0
-            weights = torch.where(match == 1, box_weights, weights)
-        if len(ignored):
+        weights = torch.where(match == 1, objects.weights.gather(1, index), background)
+        regions = [target[target.gt_ignore] for target in targets]
+        if any(map(len, regions)):
             # An anchor that an ignored box covers by more than half is not background.
-            covered = pairwise_ioa(ignored.gt_boxes, Boxes.cat(list(anchors))).amax(dim=0)
-            labels[(labels == self.num_classes) & (covered > 0.5)] = IGNORED
+            ioa = pairwise_ioa(pad_boxes(regions, device).flat(), Boxes.cat(list(anchors)))
+            covered = ioa.view(len(targets), -1, len(index[0])).amax(dim=1) > 0.5
+            labels = torch.where((labels == self.num_classes) & covered, IGNORED, labels)
         if is_pseudo and not self.background_weight:
-            labels[labels == self.num_classes] = IGNORED
-        labeled = labeled_mask(target)
-        subset = () if labeled is None else (labeled,)
-        return Assigned((labels, boxes, weights, *subset), self._is_positive(labels).sum())
+            labels = torch.where(labels == self.num_classes, IGNORED, labels)
+        counts = self._is_positive(labels).sum(dim=1)
+        masks = [labeled_mask(target) for target in targets]
+        subsets = [() if mask is None else (to_device(mask, device),) for mask in masks]
+        rows = zip(labels, boxes, weights, subsets, counts, strict=True)
+        return [Assigned((*tensors, *subset), count) for *tensors, subset, count in rows]
+
+    def _match(
+        self, anchors: Sequence[Boxes], objects: PaddedBoxes, is_pseudo: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the best box and the label, see `match_labels`, of each anchor, (N, R)."""
+        present = objects.present
+        quality = self.match_quality(anchors, objects.flat()).view(*present.shape, -1)
+        quality = quality.masked_fill_(~present[..., None], -1.0)
+        best, index = quality.max(dim=1)
+        return index, self.match_labels(quality, best, is_pseudo=is_pseudo)
 
     def _is_positive(self, labels: Tensor) -> Tensor:
         return (labels >= 0) & (labels != self.num_classes)
@@ -162,20 +195,35 @@ class DenseHead(TaskHead):
     def losses(
         self, outputs: Outputs, assigned: Sequence[Assigned], size: Size, weights: Tensor
     ) -> dict[str, Tensor]:
-        """Compute the focal loss of all but ignored anchors and the GIoU loss of positive ones.
+        """Compute the focal loss of all but ignored anchors and the losses of positive ones.
 
         The focal loss is over the classes that an image is labeled for.
         """
-        labels, boxes, anchor_weights = stack(assigned)
+        labels, boxes, anchor_weights = stack_assigned(assigned)
         weights = anchor_weights * weights[:, None]
-        positive = self._is_positive(labels)
-        anchors = Boxes.cat(self.anchors(size)).tensor.expand(*labels.shape, 4)
-        return {
-            "cls": self._focal_loss(outputs[0], labels, weights, self._labeled_classes(assigned)),
-            "box": self._box_loss(
-                outputs[1][positive], anchors[positive], boxes[positive], weights[positive]
-            ),
-        }
+        labeled = self._labeled_classes(assigned)
+        focal = self._focal_loss(outputs[0], labels, weights, labeled)
+        # The only place in the losses that waits for a GPU.
+        positive = self._is_positive(labels).flatten().nonzero().squeeze(1)
+        anchors = Boxes.cat(self._training_anchors(size)).tensor[positive % labels.shape[1]]
+        *others, boxes, weights = (
+            x.flatten(0, 1).index_select(0, positive) for x in (*outputs[1:], boxes, weights)
+        )
+        return {"cls": focal, **self.positive_losses(others, anchors, boxes, weights)}
+
+    def positive_losses(
+        self, outputs: Sequence[Tensor], anchors: Tensor, boxes: Tensor, weights: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the losses of P positive anchors.
+
+        Args:
+            outputs: their outputs (P, ...) but for the logits.
+            anchors: (P, 4).
+            boxes: their matched boxes (P, 4).
+            weights: their weights (P,).
+        """
+        predicted = self.detector.box2box_transform.apply_deltas(outputs[0], anchors)
+        return {"box": (giou_loss(predicted, boxes) * weights).sum()}
 
     def _labeled_classes(self, assigned: Sequence[Assigned]) -> Tensor | None:
         """Return which classes N images are labeled for, (N, K) bool; None: all of them."""
@@ -189,28 +237,30 @@ class DenseHead(TaskHead):
         self, logits: Tensor, labels: Tensor, weights: Tensor, labeled: Tensor | None
     ) -> Tensor:
         valid = labels >= 0
-        one_hot = nn.functional.one_hot(labels[valid], self.num_classes + 1)[:, :-1]
+        masks = weights[..., None]
+        if labeled is not None:
+            masks = masks * labeled[:, None]
+        if logits.is_cuda:  # which would have to be waited for, for the number of valid anchors
+            masks = torch.where(valid[..., None], masks, 0.0)
+        else:  # few anchors are valid where the background of pseudo-labels is not
+            logits, labels, masks = logits[valid], labels[valid], masks[valid]
+        one_hot = labels[..., None] == torch.arange(self.num_classes, device=labels.device)
         focal = sigmoid_focal_loss(
-            logits[valid],
+            logits,
             one_hot.to(logits),
             alpha=self.detector.focal_loss_alpha,
             gamma=self.detector.focal_loss_gamma,
         )
-        if labeled is not None:
-            focal = focal * labeled[:, None].expand_as(logits)[valid]
-        return (focal * weights[valid][:, None]).sum()
-
-    def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, weights: Tensor) -> Tensor:
-        predicted = self.detector.box2box_transform.apply_deltas(deltas, anchors)
-        if predicted.isfinite().all():
-            return (giou_loss(predicted, boxes, reduction="none") * weights).sum()
-        # fvcore's loss asserts on such boxes; with a loss of nan the step reports the cause.
-        return predicted.sum() * float("nan")
+        return (focal * masks).sum()
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, size: Size, least_score: float) -> list[Instances]:
-        """Return pred_boxes, scores and pred_classes of each image after NMS."""
-        return self._detect(outputs, size, size, least_score)
+        """Return pred_boxes, scores and pred_classes of each image after NMS, on the CPU."""
+        if not outputs[0].is_cuda:
+            return self._detect(outputs, size, size, least_score)
+        anchors, scores = self._training_anchors(size), self.scores(outputs)
+        candidates = fetch_candidates(self.detector, anchors, scores, outputs[1], size, least_score)
+        return [self._suppress(x) for x in candidates]
 
     @torch.no_grad()
     def inference(
@@ -233,10 +283,13 @@ class DenseHead(TaskHead):
             candidates = detector._decode_multi_level_predictions(
                 *levels, least_score, detector.test_topk_candidates, image_size
             )
-            boxes, classes = candidates.pred_boxes.tensor, candidates.pred_classes
-            keep = batched_nms(boxes, candidates.scores, classes, detector.test_nms_thresh)
-            detections.append(candidates[keep[: detector.max_detections_per_image]])
+            detections.append(self._suppress(candidates))
         return detections
+
+    def _suppress(self, candidates: Instances) -> Instances:
+        boxes, classes = candidates.pred_boxes.tensor, candidates.pred_classes
+        keep = batched_nms(boxes, candidates.scores, classes, self.detector.test_nms_thresh)
+        return candidates[keep[: self.detector.max_detections_per_image]]
 
     def export(self, outputs: Outputs, size: Size, image_size: Size) -> dict[str, Tensor]:
         """See base class; the exports are those of `export_boxes`."""
@@ -258,7 +311,7 @@ class DenseHead(TaskHead):
     @torch.no_grad()
     def agreement(self, outputs: Outputs, assigned: Sequence[Assigned]) -> float:
         """Return the share of positive anchors whose most likely class is that of their box."""
-        labels = stack(assigned)[0]
+        labels = stack_assigned(assigned)[0]
         positive = self._is_positive(labels)
         same = outputs[0][positive].argmax(dim=1) == labels[positive]
         return float(same.float().mean()) if len(same) else float("nan")
@@ -293,10 +346,22 @@ def detector_arguments(cfg: CfgNode, node: CfgNode, shapes: dict[str, ShapeSpec]
     }
 
 
-def stack(assigned: Sequence[Assigned]) -> tuple[Tensor, ...]:
+def stack_assigned(assigned: Sequence[Assigned]) -> tuple[Tensor, ...]:
     """Return labels, boxes and weights of N images, each (N, ...)."""
-    columns = zip(*(x.tensors[:3] for x in assigned), strict=True)
-    return tuple(torch.stack(cast(tuple[Tensor, ...], column)) for column in columns)
+    return tuple(stack([x.tensors[i] for x in assigned]) for i in range(3))
+
+
+def _groups(targets: Sequence[Instances], anchors: Sequence[Boxes]) -> Iterator[list[Instances]]:
+    """Split targets into those that are matched together: as many as memory allows on a GPU.
+
+    On a CPU each is alone, because padding costs more there than a call.
+    """
+    count = 1
+    if anchors[0].tensor.is_cuda:
+        pairs = max(1, *map(len, targets)) * sum(map(len, anchors))
+        count = max(1, MOST_PAIRS // pairs)
+    for start in range(0, len(targets), count):
+        yield list(targets[start : start + count])
 
 
 def _by_anchor(levels: Sequence[Tensor], k: int) -> Tensor:

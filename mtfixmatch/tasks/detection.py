@@ -267,6 +267,8 @@ class Detection(SavedBoxes, Task):
     ) -> list[Instances]:
         """Return the boxes over the threshold; uncertain predictions become ignored boxes."""
         targets = []
+        if isinstance(threshold, Tensor) and predictions:
+            threshold = threshold.to(predictions[0].scores.device)
         for instances in predictions:
             classes, size = instances.pred_classes, instances.image_size
             least = threshold[classes] if isinstance(threshold, Tensor) else threshold

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -10,9 +9,8 @@ from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes
 from torch import Tensor
 
-from ..augmentation.geometry import Size
-from .base import Assigned, Outputs
-from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, detector_arguments, stack
+from .base import Outputs
+from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, detector_arguments
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
@@ -67,28 +65,21 @@ class FCOSHead(DenseHead):
         """Return the geometric mean of class probability and centerness, (N, R, K)."""
         return (outputs[0].sigmoid() * outputs[2].sigmoid()).sqrt()
 
-    def match(
-        self, anchors: Sequence[Boxes], boxes: Boxes, *, is_pseudo: bool
-    ) -> tuple[Tensor, Tensor]:
-        """See base class; no location is ignored."""
-        if not len(boxes):
-            zeros = anchors[0].tensor.new_zeros(sum(map(len, anchors)), dtype=torch.long)
-            return zeros, zeros
-        quality, index = self.detector._match_anchors(boxes, list(anchors)).max(dim=0)
-        return index, (quality >= 1e-5).long()
+    def match_quality(self, anchors: Sequence[Boxes], boxes: Boxes) -> Tensor:
+        """See base class: the greater, the smaller a box is, and 0 for a location not in it."""
+        return self.detector._match_anchors(boxes, list(anchors))
 
-    def losses(
-        self, outputs: Outputs, assigned: Sequence[Assigned], size: Size, weights: Tensor
+    def match_labels(self, quality: Tensor, best: Tensor, *, is_pseudo: bool) -> Tensor:
+        """See base class; no location is ignored."""
+        return (best >= 1e-5).long()
+
+    def positive_losses(
+        self, outputs: Sequence[Tensor], anchors: Tensor, boxes: Tensor, weights: Tensor
     ) -> dict[str, Tensor]:
         """Add the binary cross-entropy of the centerness to the losses of the base class."""
-        labels, boxes, anchor_weights = stack(assigned)
-        anchor_weights = anchor_weights * weights[:, None]
-        positive = self._is_positive(labels)
-        targets = self.detector.compute_ctrness_targets(self.anchors(size), list(boxes))
+        targets = self.detector.compute_ctrness_targets([Boxes(anchors)], [boxes])[0]
         centerness = F.binary_cross_entropy_with_logits(
-            outputs[2][..., 0][positive],
-            targets[positive],
-            anchor_weights[positive],
-            reduction="sum",
+            outputs[1][:, 0], targets, weights, reduction="sum"
         )
-        return super().losses(outputs, assigned, size, weights) | {"centerness": centerness}
+        losses = super().positive_losses(outputs, anchors, boxes, weights)
+        return losses | {"centerness": centerness}

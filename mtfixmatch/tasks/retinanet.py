@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
@@ -58,9 +59,18 @@ class RetinaNetHead(DenseHead):
             **detector_arguments(cfg, node, shapes),
         )
 
-    def match(
-        self, anchors: Sequence[Boxes], boxes: Boxes, *, is_pseudo: bool
-    ) -> tuple[Tensor, Tensor]:
-        """See base class."""
+    def match_quality(self, anchors: Sequence[Boxes], boxes: Boxes) -> Tensor:
+        """See base class: the IoU."""
+        return pairwise_iou(boxes, Boxes.cat(list(anchors)))
+
+    def match_labels(self, quality: Tensor, best: Tensor, *, is_pseudo: bool) -> Tensor:
+        """Do as Detectron2's Matcher, which asserts something and so waits for a GPU."""
         matcher = self.pseudo_matcher if is_pseudo else self.detector.anchor_matcher
-        return matcher(pairwise_iou(boxes, Boxes.cat(list(anchors))))
+        labels = torch.ones_like(best, dtype=torch.int8)
+        ranges = zip(matcher.labels, matcher.thresholds[:-1], matcher.thresholds[1:], strict=True)
+        for label, low, high in ranges:
+            labels.masked_fill_((best >= low) & (best < high), label)
+        if matcher.allow_low_quality_matches:
+            highest = quality.amax(dim=2, keepdim=True)
+            labels.masked_fill_(((quality == highest) & (highest >= 0)).any(dim=1), 1)
+        return labels

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..augmentation import geometry
 from ..augmentation.geometry import Size
 from ..formats.image_files import ImageFiles
+from ..utils.devices import stack, to_device
 from ..utils.errors import InputError, check_choice
 from ..utils.images import read_label_map
 from ..utils.labels import IGNORE_LABEL, INVALID_LABEL
@@ -185,7 +186,7 @@ class Segmentation(SavedMaps, Task):
 
     def restrict_pseudo_label(self, pseudo: Tensor, label: Tensor) -> Tensor:
         """See base class: the pixels that the label ignores."""
-        known = (label != IGNORE_LABEL).to(pseudo.device)
+        known = to_device(label, pseudo.device) != IGNORE_LABEL
         return pseudo.masked_fill(known, 0.0 if pseudo.is_floating_point() else IGNORE_LABEL)
 
     def _pixels(self, records: Sequence[dict], scan: Scan) -> Iterator[np.ndarray]:
@@ -215,6 +216,15 @@ class Segmentation(SavedMaps, Task):
             ignore = IGNORE_LABEL
         return warped if erased is None else warped.masked_fill(erased.to(warped.device), ignore)
 
+    def warp_targets(
+        self, targets: Sequence[Tensor], matrices: Tensor, size: Size, erased: Tensor | None = None
+    ) -> list[Tensor]:
+        """See base class."""
+        if not all(target.is_cuda and target.dtype is torch.uint8 for target in targets):
+            return super().warp_targets(targets, matrices, size, erased)
+        warped = geometry.warp_maps(stack(targets), matrices, size, ignore=IGNORE_LABEL)
+        return list(warped if erased is None else warped.masked_fill(erased, IGNORE_LABEL))
+
     @torch.no_grad()
     def pseudo_labels(
         self, predictions: Tensor, threshold: Threshold, valid: Tensor
@@ -224,10 +234,10 @@ class Segmentation(SavedMaps, Task):
         maps = classes.to(torch.uint8)
         if self.least_score(threshold) > 0:
             least = threshold[classes] if isinstance(threshold, Tensor) else threshold
-            maps[predictions.softmax(dim=1).amax(dim=1) <= least] = IGNORE_LABEL
+            maps.masked_fill_(predictions.softmax(dim=1).amax(dim=1) <= least, IGNORE_LABEL)
         size = (maps.shape[1], maps.shape[2])
-        maps[~pixels_inside(valid.to(maps.device), size)] = IGNORE_LABEL
-        return list(maps)
+        inside = geometry.pixels_inside(to_device(valid, maps.device), size)
+        return list(maps.masked_fill_(~inside, IGNORE_LABEL))
 
     def score_meter(self) -> MapMeter:
         """See base class."""
@@ -297,12 +307,3 @@ class Segmentation(SavedMaps, Task):
         if labeled:
             figures["accuracy"] = correct / labeled
         return figures
-
-
-def pixels_inside(boxes: Tensor, size: Size) -> Tensor:
-    """Return the pixels whose center is inside the box, (N, H, W) bool, for boxes (N, 4)."""
-    x = torch.arange(size[1], device=boxes.device) + 0.5
-    y = torch.arange(size[0], device=boxes.device) + 0.5
-    x0, y0, x1, y1 = boxes[:, :, None].unbind(dim=1)
-    across, down = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
-    return down[:, :, None] & across[:, None, :]

@@ -1,7 +1,7 @@
 """The head of semantic segmentation: DeepLabv3+ or another of Detectron2's (paper Sec. 4)."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor
 
 from ..augmentation.geometry import Size
+from ..utils.devices import stack, to_device
 from ..utils.labels import IGNORE_LABEL
 from .base import Assigned, Outputs, TaskHead
 from .config import with_classes
@@ -64,14 +65,17 @@ class SegmentationHead(TaskHead):
     ) -> list[Assigned]:
         """See base class: classes (H, W), or soft labels (K, H, W), and a count of valid pixels."""
         device = next(self.parameters()).device
-        return [_assign(target.to(device)) for target in targets]
+        # Labels come from the CPU, pseudo-labels from the network's device.
+        runs = groupby(targets, key=lambda x: (x.device, x.dtype))
+        stacked = [to_device(stack(list(run)), device) for _, run in runs]
+        return [x for targets in stacked for x in _assign(targets)]
 
     def losses(
         self, outputs: Outputs, assigned: Sequence[Assigned], size: Size, weights: Tensor
     ) -> dict[str, Tensor]:
         """Compute the cross-entropy at the valid pixels of the full-size logits."""
         logits = self._full_size(outputs[0])
-        labels = torch.stack([x.tensors[0] for x in assigned])
+        labels = stack([x.tensors[0] for x in assigned])
         if labels.is_floating_point():
             pixels = -(labels * logits.log_softmax(dim=1)).sum(dim=1)
         else:
@@ -173,8 +177,11 @@ def logits_of(classes: Tensor, confidence: Tensor, num_classes: int) -> Tensor:
     return logits.scatter_(0, classes[None].long(), confidence.clamp(min=least).log()[None])
 
 
-def _assign(target: Tensor) -> Assigned:
-    if target.is_floating_point():
-        return Assigned((target,), (target.sum(dim=0) > 0).sum())
-    labels = target.long()
-    return Assigned((labels,), (labels != IGNORE_LABEL).sum())
+def _assign(targets: Tensor) -> list[Assigned]:
+    """Assign label maps (N, H, W) or soft labels (N, K, H, W)."""
+    if targets.is_floating_point():
+        labels, valid = targets, targets.sum(dim=1) > 0
+    else:
+        labels = targets.long()
+        valid = labels != IGNORE_LABEL
+    return [Assigned((x,), n) for x, n in zip(labels, valid.sum(dim=(1, 2)), strict=True)]

@@ -14,12 +14,15 @@ from tests.support.pretend_cuda import Counts, PretendCuda, pretended_cuda
 PASSES = "forward and backward passes"
 
 
-def count_step(cfg: CfgNode, first_step: int = 0) -> Counts:
+def count_step(cfg: CfgNode, first_step: int = 0) -> tuple[Counts, dict[str, float]]:
     """Count the launches and waits of one training step; the step before it fills caches.
 
     Args:
         cfg: config of a training; its MODEL.DEVICE is not used.
         first_step: number of the first of the two steps, which fixes their strong augmentations.
+
+    Returns:
+        The counts, and the logged scalars of the step.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -29,12 +32,12 @@ def count_step(cfg: CfgNode, first_step: int = 0) -> Counts:
         step = trainer._trainer
         loader = iter(step.data_loader)
         step._data_loader_iter_obj = iter([next(loader), next(loader)])
-        with _named_parts(trainer, device), EventStorage(first_step):
+        with _named_parts(trainer, device), EventStorage(first_step) as storage:
             for i in range(2):
                 device.counts = Counts()
                 step.iter = first_step + i
                 step.run_step()
-        return device.counts
+        return device.counts, {name: value for name, (value, _) in storage.latest().items()}
 
 
 def _named_parts(trainer: MultiTaskTrainer, device: PretendCuda) -> ExitStack:

@@ -72,6 +72,13 @@ class PretendTensor(torch.Tensor):
         made.cpu_tensor = tensor
         return made
 
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        # PyTorch would make the index of a list on "meta".
+        items = index if isinstance(index, tuple) else (index,)
+        return super().__getitem__(
+            tuple(torch.tensor(x) if isinstance(x, list) else x for x in items)
+        )
+
     def new_tensor(self, data: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.tensor(data, dtype=dtype or self.dtype, device=DEVICE)
 
@@ -166,9 +173,10 @@ class PretendCuda(TorchDispatchMode):
         if _is_on_device(source) == to_device:
             return False
         is_async = kwargs.get("non_blocking", len(args) > 2 and args[2])
-        return not (to_device and is_async and self._is_pinned(source))
+        return not (to_device and is_async and self.is_pinned(source))
 
-    def _is_pinned(self, tensor: torch.Tensor) -> bool:
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        """Stand in for Tensor.is_pinned."""
         return tensor.untyped_storage().data_ptr() in self._pinned
 
 
@@ -202,6 +210,7 @@ def pretended_cuda() -> Iterator[PretendCuda]:
         patches: list[tuple[Any, str, Any]] = [
             (torch, "Generator", Generator),
             (torch.Tensor, "pin_memory", lambda tensor, *args: mode.pin(tensor)),
+            (torch.Tensor, "is_pinned", lambda tensor, *args: mode.is_pinned(tensor)),
             (_foreach_utils, "_foreach_supported_types", [torch.Tensor, PretendTensor]),
         ]
         for owner, name, value in patches:

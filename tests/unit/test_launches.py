@@ -7,7 +7,7 @@ import torch
 
 from mtfixmatch.tasks.retinanet import RetinaNetHead
 from tests.support.counted_step import PASSES, count_step
-from tests.support.engine_helpers import run_config
+from tests.support.engine_helpers import build_trainer, losses_of, run_config, run_step
 from tests.support.pretend_cuda import pretended_cuda
 
 DEVICE = "cuda:0"
@@ -31,6 +31,7 @@ def test_it_computes_as_the_cpu_does(device):
     (y * y).sum().backward()
     assert y.grad.device == y.device == torch.device(DEVICE)
     assert y.grad.tolist() == (2 * x).tolist()
+    assert y[:, [0, 2]].tolist() == x[:, [0, 2]].tolist()
 
 
 @pytest.mark.parametrize(
@@ -72,31 +73,47 @@ def test_launches_are_counted_by_part(device):
 
 @pytest.fixture(scope="module")
 def config(street_root, tmp_path_factory):
-    # Clipping each gradient by its own norm takes launches for each of them.
-    opts = ("SOLVER.CLIP_GRADIENTS.ENABLED", False)
+    """Two images with labels and two with pseudo-labels a batch."""
+    opts = [
+        *("DATALOADER.SAMPLING", "explicit", "DATALOADER.LABELED", "all"),
+        *("TASKS.DETECTION.LABELS", 8, "TASKS.SEGMENTATION.LABELS", 8, "FIXMATCH.RAMP_UP", 0.0),
+        # Clipping each gradient by its own norm takes launches for each of them.
+        *("SOLVER.CLIP_GRADIENTS.ENABLED", False),
+    ]
     return run_config(street_root, tmp_path_factory.mktemp("launches"), *opts)
 
 
 @pytest.fixture(scope="module")
-def counts(config):
+def counted(config):
     return count_step(config)
 
 
-def test_a_step_has_few_launches_and_waits(counts):
+def test_a_step_has_few_launches_and_waits(counted):
+    counts, _ = counted
     launches = sum(n for (part, _), n in counts.launches.items() if part != PASSES)
-    assert sum(counts.waits.values()) <= 200, counts.waits
-    assert launches <= 1700, counts.launches
+    assert sum(counts.waits.values()) <= 9, counts.waits
+    assert launches <= 1000, counts.launches
 
 
-def test_a_wait_in_the_step_is_found(config, counts):
-    match = RetinaNetHead.match
+def test_a_step_has_the_losses_of_the_cpu(config, counted):
+    trainer = build_trainer(config)
+    batches = iter(trainer._trainer.data_loader)
+    losses = [losses_of(run_step(trainer, next(batches), step=step)) for step in range(2)]
+    _, found = counted
+    assert losses_of(found) == pytest.approx(losses[1], rel=1e-3)
+    assert all(x for name, x in losses[1].items() if "unsup" in name)  # pseudo-labels of each task
 
-    def waiting(self, anchors, boxes, **kwargs):
-        boxes.tensor.sum().item()
-        return match(self, anchors, boxes, **kwargs)
 
-    with mock.patch.object(RetinaNetHead, "match", waiting):
-        assert sum(count_step(config).waits.values()) > sum(counts.waits.values())
+def test_a_wait_in_the_step_is_found(config, counted):
+    match_labels = RetinaNetHead.match_labels
+
+    def waiting(self, quality, best, **kwargs):
+        best.sum().item()
+        return match_labels(self, quality, best, **kwargs)
+
+    with mock.patch.object(RetinaNetHead, "match_labels", waiting):
+        counts, _ = count_step(config)
+    assert sum(counts.waits.values()) == sum(counted[0].waits.values()) + 2  # labels, pseudo-labels
 
 
 def test_a_tensor_on_the_wrong_device_is_found(config):
@@ -105,5 +122,8 @@ def test_a_tensor_on_the_wrong_device_is_found(config):
     def on_cpu(self, size):
         return [boxes.to("cpu") for boxes in anchors(self, size)]
 
-    with mock.patch.object(RetinaNetHead, "anchors", on_cpu), pytest.raises(RuntimeError):
+    with (
+        mock.patch.object(RetinaNetHead, "anchors", on_cpu),
+        pytest.raises(RuntimeError, match="found CPU tensors"),
+    ):
         count_step(config)

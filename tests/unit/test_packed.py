@@ -8,7 +8,8 @@ from detectron2.structures import Boxes, Instances
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from mtfixmatch.data.packed import PackedBatch, stack
+from mtfixmatch.data.packed import PackedBatch
+from mtfixmatch.utils.devices import stack
 from mtfixmatch.data.samplers import Draw
 from mtfixmatch.utils.errors import InputError
 

@@ -1,0 +1,75 @@
+"""Boxes of dense detectors without waiting for a GPU: decoding, and the GIoU loss."""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ..augmentation.geometry import Size
+
+
+def fetch_candidates(
+    detector: DenseDetector,
+    anchors: Sequence[Boxes],
+    scores: Tensor,
+    deltas: Tensor,
+    size: Size,
+    least_score: float,
+) -> list[Instances]:
+    """Decode the candidates of N images together, and fetch them from a GPU in one copy.
+
+    Detectron2 selects the scores over the threshold first, and so waits for the GPU at each level
+    of each image. Here the best of each level are decoded, a fixed number, and cut by score on the
+    CPU. NMS on the CPU suits pseudo-labels: few candidates are over their threshold.
+
+    Args:
+        detector: detector with the box coding and the number of candidates of a level.
+        anchors: boxes of each level, R in all.
+        scores: (N, R, K).
+        deltas: (N, R, 4).
+        size: (height, width) of the images.
+        least_score: score that candidates must exceed.
+
+    Returns:
+        For each image pred_boxes, scores and pred_classes on the CPU, before NMS.
+    """
+    num_images, _, num_classes = scores.shape
+    values, indices, start = [], [], 0
+    for level in anchors:
+        flat = scores[:, start : start + len(level)].flatten(1)
+        best, index = flat.topk(min(detector.test_topk_candidates, flat.shape[1]), dim=1)
+        values.append(best)
+        indices.append(index + start * num_classes)
+        start += len(level)
+    index = torch.cat(indices, dim=1)
+    rows = index // num_classes
+    boxes = detector.box2box_transform.apply_deltas(
+        deltas.gather(1, rows[..., None].expand(-1, -1, 4)).flatten(0, 1),
+        Boxes.cat(list(anchors)).tensor[rows.flatten()],
+    )
+    columns = [boxes.view(num_images, -1, 4), torch.cat(values, dim=1)[..., None]]
+    block = torch.cat([*columns, (index % num_classes)[..., None]], dim=2).cpu()
+    return [
+        Instances(size, pred_boxes=Boxes(x[:, :4]), scores=x[:, 4], pred_classes=x[:, 5].long())
+        for x in (image[image[:, 4] > least_score] for image in block)
+    ]
+
+
+def giou_loss(predicted: Tensor, boxes: Tensor, eps: float = 1e-7) -> Tensor:
+    """Compute the generalized IoU loss (P,) of boxes (P, 4) with others, nan if not finite.
+
+    It is fvcore's to the last bit. That one asserts that no box is inverted, and so waits for a
+    GPU; boxes that a head decodes never are.
+    """
+    x1, y1, x2, y2 = predicted.unbind(dim=-1)
+    x1g, y1g, x2g, y2g = boxes.unbind(dim=-1)
+    left, top = torch.max(x1, x1g), torch.max(y1, y1g)
+    right, bottom = torch.min(x2, x2g), torch.min(y2, y2g)
+    meets = (bottom > top) & (right > left)
+    intersection = torch.where(meets, (right - left) * (bottom - top), 0.0)
+    union = (x2 - x1) * (y2 - y1) + (x2g - x1g) * (y2g - y1g) - intersection
+    iou = intersection / (union + eps)
+    hull = (torch.max(x2, x2g) - torch.min(x1, x1g)) * (torch.max(y2, y2g) - torch.min(y1, y1g))
+    return 1 - (iou - ((hull - union) / (hull + eps)))
