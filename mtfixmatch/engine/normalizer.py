@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
+import torch.distributed as dist
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..tasks import Task
-from ..utils.distributed import sum_over_ranks
+from ..utils.devices import stack, to_device
 
 
 class Normalizer(nn.Module):
@@ -34,28 +36,28 @@ class Normalizer(nn.Module):
         if kind == "running":
             self.register_buffer("means", torch.tensor([100.0, 100.0]))
 
-    def divisor(self, count: float, num_images: float, *, is_pseudo: bool) -> float:
+    def divisor(self, count: Tensor, num_images: Tensor, *, is_pseudo: bool) -> Tensor:
         """Return the divisor of a loss in this step; a running mean moves, so call it once.
 
         Args:
-            count: number of elements in the global batch.
-            num_images: number of images in the global batch with a target for this loss.
+            count: scalar, number of elements in the global batch.
+            num_images: scalar, number of images in the global batch with a target for this loss.
             is_pseudo: whether it is the unsupervised loss.
         """
         if self.kind == "image":
-            return max(num_images, 1.0)
+            return num_images.clamp(min=1.0)
         if self.kind == "batch":
-            return max(count, 1.0)
+            return count.clamp(min=1.0)
         mean = self.means[int(is_pseudo)]
-        if num_images:
-            mean.mul_(self.momentum).add_((1 - self.momentum) * max(count, 1.0))
-        return float(mean)
+        update = ((1 - self.momentum) * count.clamp(min=1.0)).to(mean.dtype)
+        mean.copy_(torch.where(num_images > 0, self.momentum * mean + update, mean))
+        return mean.clone()
 
-    def image_weights(self, counts: Sequence[Tensor], divisor: float) -> Tensor:
+    def image_weights(self, counts: Sequence[Tensor], divisor: Tensor) -> Tensor:
         """Return the weight of each of N images (N,), from its number of elements."""
-        elements = torch.stack(list(counts))
+        elements = stack(counts)
         elements = elements.clamp(min=1) if self.kind == "image" else torch.ones_like(elements)
-        return 1 / (elements * divisor)
+        return 1 / (elements * divisor.float())
 
 
 class Normalizers(nn.ModuleDict):
@@ -67,8 +69,10 @@ class Normalizers(nn.ModuleDict):
 
     def divisors(
         self, counts: Mapping[tuple[str, bool], Sequence[Tensor]], device: torch.device
-    ) -> dict[tuple[str, bool], float]:
+    ) -> dict[tuple[str, bool], Tensor]:
         """Return the divisor of each loss in this step; running means move, so call it once.
+
+        No number comes back from a GPU.
 
         Args:
             counts: (task name, whether it is the unsupervised loss) -> number of elements of each
@@ -76,12 +80,14 @@ class Normalizers(nn.ModuleDict):
             device: device of the counts.
         """
         zero = torch.zeros((), dtype=torch.long, device=device)
-        numbers = [(torch.stack([zero, *x]).sum(), zero + len(x)) for x in counts.values()]
-        totals = sum_over_ranks(torch.stack([n for pair in numbers for n in pair]), device)
-        pairs = zip(totals[::2], totals[1::2], strict=True)
+        elements = torch.stack([stack(x).sum() if x else zero for x in counts.values()])
+        images = torch.tensor([len(x) for x in counts.values()], dtype=torch.float64)
+        totals = torch.stack([elements.double(), to_device(images, device)])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(totals)
         return {
             (name, is_pseudo): self[name].divisor(count, num_images, is_pseudo=is_pseudo)
-            for (name, is_pseudo), (count, num_images) in zip(counts, pairs, strict=True)
+            for (name, is_pseudo), count, num_images in zip(counts, *totals, strict=True)
         }
 
     def __getitem__(self, name: str) -> Normalizer:

@@ -273,7 +273,7 @@ class MultiTaskStep(SimpleTrainer):
     def losses(
         self,
         samples: Sequence[Sample],
-        divisors: Mapping[tuple[str, bool], float],
+        divisors: Mapping[tuple[str, bool], Tensor],
         images: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Compute the losses of a part of the samples, and the agreement, see StepRecord."""

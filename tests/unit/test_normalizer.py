@@ -18,9 +18,14 @@ LOSSES = torch.tensor([6.0, 8.0, 5.0])
 COUNTS = [torch.tensor(n) for n in (3, 1, 0)]
 
 
+def divisor_of(normalizer, count, num_images, *, is_pseudo=False):
+    numbers = torch.tensor([count, num_images], dtype=torch.float64)
+    return normalizer.divisor(*numbers, is_pseudo=is_pseudo)
+
+
 def mean_of(kind):
     normalizer = Normalizer(kind)
-    divisor = normalizer.divisor(4, 3, is_pseudo=False)
+    divisor = divisor_of(normalizer, 4, 3)
     return float((LOSSES * normalizer.image_weights(COUNTS, divisor)).sum())
 
 
@@ -32,7 +37,7 @@ def test_normalizers_by_hand():
 
 def test_parts_of_a_batch_add_up():
     normalizer = Normalizer("image")
-    divisor = normalizer.divisor(4, 3, is_pseudo=False)
+    divisor = divisor_of(normalizer, 4, 3, is_pseudo=False)
     first = LOSSES[:2] * normalizer.image_weights(COUNTS[:2], divisor)
     last = LOSSES[2:] * normalizer.image_weights(COUNTS[2:], divisor)
     assert float(first.sum() + last.sum()) == pytest.approx(mean_of("image"))
@@ -41,22 +46,22 @@ def test_parts_of_a_batch_add_up():
 @pytest.mark.parametrize("kind", ["image", "batch"])
 def test_nothing_to_divide_by(kind):
     normalizer = Normalizer(kind)
-    assert normalizer.divisor(0, 0, is_pseudo=True) == 1
+    assert divisor_of(normalizer, 0, 0, is_pseudo=True) == 1
     assert not normalizer.state_dict()
 
 
 def test_running_means_by_hand():
     normalizer = Normalizer("running")
-    assert normalizer.divisor(50, 2, is_pseudo=False) == pytest.approx(0.9 * 100 + 0.1 * 50)
-    assert normalizer.divisor(50, 2, is_pseudo=False) == pytest.approx(0.9 * 95 + 0.1 * 50)
+    assert divisor_of(normalizer, 50, 2, is_pseudo=False) == pytest.approx(0.9 * 100 + 0.1 * 50)
+    assert divisor_of(normalizer, 50, 2, is_pseudo=False) == pytest.approx(0.9 * 95 + 0.1 * 50)
     # The other one has not moved, and images without an element count as 1.
-    assert normalizer.divisor(0, 1, is_pseudo=True) == pytest.approx(90.1)
+    assert divisor_of(normalizer, 0, 1, is_pseudo=True) == pytest.approx(90.1)
     assert normalizer.state_dict()["means"].tolist() == pytest.approx([90.5, 90.1])
 
 
 def test_a_batch_without_an_image_does_not_move_a_running_mean():
     normalizer = Normalizer("running")
-    assert normalizer.divisor(0, 0, is_pseudo=False) == 100
+    assert divisor_of(normalizer, 0, 0, is_pseudo=False) == 100
     assert normalizer.state_dict()["means"].tolist() == [100, 100]
 
 

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from mtfixmatch.data.packed import PackedBatch
-from mtfixmatch.utils.devices import stack
 from mtfixmatch.data.samplers import Draw
+from mtfixmatch.utils.devices import stack
 from mtfixmatch.utils.errors import InputError
 
 
