@@ -55,9 +55,10 @@ class Normalizer(nn.Module):
 
     def image_weights(self, counts: Sequence[Tensor], divisor: Tensor) -> Tensor:
         """Return the weight of each of N images (N,), from its number of elements."""
-        elements = stack(counts)
-        elements = elements.clamp(min=1) if self.kind == "image" else torch.ones_like(elements)
-        return 1 / (elements * divisor.float())
+        divisor = divisor.float()
+        if self.kind == "image":
+            divisor = stack(counts).clamp(min=1) * divisor
+        return divisor.reciprocal().expand(len(counts))
 
 
 class Normalizers(nn.ModuleDict):

@@ -1,9 +1,9 @@
 """Boxes of dense detectors without waiting for a GPU: decoding, and the GIoU loss."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
@@ -11,12 +11,14 @@ from ..augmentation.geometry import Size
 
 
 def fetch_candidates(
-    detector: DenseDetector,
     anchors: Sequence[Boxes],
     scores: Tensor,
     deltas: Tensor,
+    decode: Callable[[Tensor, Tensor], Tensor],
+    *,
     size: Size,
     least_score: float,
+    most: int,
 ) -> list[Instances]:
     """Decode the candidates of N images together, and fetch them from a GPU in one copy.
 
@@ -25,12 +27,13 @@ def fetch_candidates(
     CPU. NMS on the CPU suits pseudo-labels: few candidates are over their threshold.
 
     Args:
-        detector: detector with the box coding and the number of candidates of a level.
         anchors: boxes of each level, R in all.
         scores: (N, R, K).
         deltas: (N, R, 4).
+        decode: function of deltas (P, 4) and anchors (P, 4) that returns boxes (P, 4).
         size: (height, width) of the images.
         least_score: score that candidates must exceed.
+        most: number of candidates of a level.
 
     Returns:
         For each image pred_boxes, scores and pred_classes on the CPU, before NMS.
@@ -39,13 +42,13 @@ def fetch_candidates(
     values, indices, start = [], [], 0
     for level in anchors:
         flat = scores[:, start : start + len(level)].flatten(1)
-        best, index = flat.topk(min(detector.test_topk_candidates, flat.shape[1]), dim=1)
+        best, index = flat.topk(min(most, flat.shape[1]), dim=1)
         values.append(best)
         indices.append(index + start * num_classes)
         start += len(level)
     index = torch.cat(indices, dim=1)
     rows = index // num_classes
-    boxes = detector.box2box_transform.apply_deltas(
+    boxes = decode(
         deltas.gather(1, rows[..., None].expand(-1, -1, 4)).flatten(0, 1),
         Boxes.cat(list(anchors)).tensor[rows.flatten()],
     )
@@ -55,6 +58,16 @@ def fetch_candidates(
         Instances(size, pred_boxes=Boxes(x[:, :4]), scores=x[:, 4], pred_classes=x[:, 5].long())
         for x in (image[image[:, 4] > least_score] for image in block)
     ]
+
+
+def decode_boxes(transform: Box2BoxTransform, deltas: Tensor, anchors: Tensor) -> Tensor:
+    """Apply deltas (P, 4) to anchors (P, 4) with the bits of Detectron2, in fewer launches."""
+    if tuple(transform.weights) != (1.0, 1.0, 1.0, 1.0):
+        return transform.apply_deltas(deltas, anchors)
+    sizes = anchors[:, 2:] - anchors[:, :2]
+    centers = deltas[:, :2] * sizes + (anchors[:, :2] + 0.5 * sizes)
+    half = 0.5 * (deltas[:, 2:].clamp(max=transform.scale_clamp).exp() * sizes)
+    return torch.cat([centers - half, centers + half], dim=1)
 
 
 def giou_loss(predicted: Tensor, boxes: Tensor, eps: float = 1e-7) -> Tensor:

@@ -112,6 +112,10 @@ class DenseHead(TaskHead):
         """Return scores (N, R, K) in [0, 1]."""
         return outputs[0].sigmoid()
 
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Return the boxes (P, 4) that deltas (P, 4) make of anchors (P, 4)."""
+        return self.detector.box2box_transform.apply_deltas(deltas, anchors)
+
     def output_widths(self) -> tuple[int, ...]:
         """Return the size of the last dimension of each output."""
         return self.num_classes, 4
@@ -222,7 +226,7 @@ class DenseHead(TaskHead):
             boxes: their matched boxes (P, 4).
             weights: their weights (P,).
         """
-        predicted = self.detector.box2box_transform.apply_deltas(outputs[0], anchors)
+        predicted = self.decode(outputs[0], anchors)
         return {"box": (giou_loss(predicted, boxes) * weights).sum()}
 
     def _labeled_classes(self, assigned: Sequence[Assigned]) -> Tensor | None:
@@ -258,8 +262,15 @@ class DenseHead(TaskHead):
         """Return pred_boxes, scores and pred_classes of each image after NMS, on the CPU."""
         if not outputs[0].is_cuda:
             return self._detect(outputs, size, size, least_score)
-        anchors, scores = self._training_anchors(size), self.scores(outputs)
-        candidates = fetch_candidates(self.detector, anchors, scores, outputs[1], size, least_score)
+        candidates = fetch_candidates(
+            self._training_anchors(size),
+            self.scores(outputs),
+            outputs[1],
+            self.decode,
+            size=size,
+            least_score=least_score,
+            most=self.detector.test_topk_candidates,
+        )
         return [self._suppress(x) for x in candidates]
 
     @torch.no_grad()

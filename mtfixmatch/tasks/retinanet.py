@@ -12,6 +12,7 @@ from detectron2.modeling.meta_arch import retinanet
 from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
+from .dense_boxes import decode_boxes
 from .dense_head import DETECTION_HEAD_REGISTRY, DenseHead, detector_arguments
 
 
@@ -59,6 +60,10 @@ class RetinaNetHead(DenseHead):
             **detector_arguments(cfg, node, shapes),
         )
 
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """See base class."""
+        return decode_boxes(self.detector.box2box_transform, deltas, anchors)
+
     def match_quality(self, anchors: Sequence[Boxes], boxes: Boxes) -> Tensor:
         """See base class: the IoU."""
         return pairwise_iou(boxes, Boxes.cat(list(anchors)))
@@ -66,10 +71,9 @@ class RetinaNetHead(DenseHead):
     def match_labels(self, quality: Tensor, best: Tensor, *, is_pseudo: bool) -> Tensor:
         """Do as Detectron2's Matcher, which asserts something and so waits for a GPU."""
         matcher = self.pseudo_matcher if is_pseudo else self.detector.anchor_matcher
-        labels = torch.ones_like(best, dtype=torch.int8)
-        ranges = zip(matcher.labels, matcher.thresholds[:-1], matcher.thresholds[1:], strict=True)
-        for label, low, high in ranges:
-            labels.masked_fill_((best >= low) & (best < high), label)
+        labels = torch.full_like(best, matcher.labels[0], dtype=torch.int8)
+        for label, low in zip(matcher.labels[1:], matcher.thresholds[1:-1], strict=True):
+            labels.masked_fill_(best >= low, label)
         if matcher.allow_low_quality_matches:
             highest = quality.amax(dim=2, keepdim=True)
             labels.masked_fill_(((quality == highest) & (highest >= 0)).any(dim=1), 1)

@@ -143,7 +143,8 @@ class PretendCuda(TorchDispatchMode):
             return PretendTensor(args[0].cpu_tensor)  # already there
         if reads_device or writes_device:
             self._count(name, args, kwargs, writes_device)
-            if reads_device and name not in COPIES:
+            # An operator of this package may take tensors of both devices.
+            if reads_device and name not in COPIES and operator.namespace != "mtfixmatch":
                 _refuse_mixed(operator, name, args, tensors)
         result = _compute(operator, args, kwargs)
         if not writes_device:
@@ -212,6 +213,7 @@ def pretended_cuda() -> Iterator[PretendCuda]:
             (torch.Tensor, "pin_memory", lambda tensor, *args: mode.pin(tensor)),
             (torch.Tensor, "is_pinned", lambda tensor, *args: mode.is_pinned(tensor)),
             (_foreach_utils, "_foreach_supported_types", [torch.Tensor, PretendTensor]),
+            (_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: ["cuda", "meta"]),
         ]
         for owner, name, value in patches:
             stack.enter_context(mock.patch.object(owner, name, value))

@@ -5,11 +5,12 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_ioa, pairwise_iou
 
 from mtfixmatch.tasks.box_target import boxes_target
-from mtfixmatch.tasks.dense_boxes import giou_loss
+from mtfixmatch.tasks.dense_boxes import decode_boxes, giou_loss
 from mtfixmatch.tasks.dense_head import DETECTION_HEAD_REGISTRY, IGNORED
 from tests.support.helpers import tiny_config
 from tests.support.pretend_cuda import pretended_cuda
@@ -117,6 +118,22 @@ def test_a_gpu_computes_the_losses_and_predictions_of_a_cpu(cfg, name):
         assert one.pred_classes.tolist() == other.pred_classes.tolist()
         assert torch.equal(one.scores, other.scores)
         assert torch.allclose(one.pred_boxes.tensor, other.pred_boxes.tensor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
+def test_boxes_are_decoded_as_by_detectron2_to_the_last_bit(weights):
+    transform, anchors = Box2BoxTransform(weights), random_boxes(200, 0)
+    results = []
+    for decode in (
+        lambda x: decode_boxes(transform, x, anchors),
+        lambda x: transform.apply_deltas(x, anchors),
+    ):
+        torch.manual_seed(0)
+        deltas = (3 * torch.randn(200, 4)).requires_grad_()  # some beyond the clamp
+        boxes = decode(deltas)
+        (boxes * torch.linspace(-1, 1, 4)).sum().backward()
+        results.append((boxes.detach(), deltas.grad))
+    assert all(map(torch.equal, *results))
 
 
 def test_giou_is_fvcores_to_the_last_bit():
