@@ -76,13 +76,16 @@ def giou_loss(predicted: Tensor, boxes: Tensor, eps: float = 1e-7) -> Tensor:
     It is fvcore's to the last bit. That one asserts that no box is inverted, and so waits for a
     GPU; boxes that a head decodes never are.
     """
-    x1, y1, x2, y2 = predicted.unbind(dim=-1)
-    x1g, y1g, x2g, y2g = boxes.unbind(dim=-1)
-    left, top = torch.max(x1, x1g), torch.max(y1, y1g)
-    right, bottom = torch.min(x2, x2g), torch.min(y2, y2g)
-    meets = (bottom > top) & (right > left)
-    intersection = torch.where(meets, (right - left) * (bottom - top), 0.0)
-    union = (x2 - x1) * (y2 - y1) + (x2g - x1g) * (y2g - y1g) - intersection
-    iou = intersection / (union + eps)
-    hull = (torch.max(x2, x2g) - torch.min(x1, x1g)) * (torch.max(y2, y2g) - torch.min(y1, y1g))
-    return 1 - (iou - ((hull - union) / (hull + eps)))
+    low, high = torch.max(predicted[:, :2], boxes[:, :2]), torch.min(predicted[:, 2:], boxes[:, 2:])
+    shared = high - low
+    intersection = torch.where((shared > 0).all(dim=1), shared[:, 0] * shared[:, 1], 0.0)
+    sides, other_sides = predicted[:, 2:] - predicted[:, :2], boxes[:, 2:] - boxes[:, :2]
+    areas = sides[:, 0] * sides[:, 1] + other_sides[:, 0] * other_sides[:, 1]
+    union = areas - intersection
+    hull_high, hull_low = (
+        torch.max(predicted[:, 2:], boxes[:, 2:]),
+        torch.min(predicted[:, :2], boxes[:, :2]),
+    )
+    hull_sides = hull_high - hull_low
+    hull = hull_sides[:, 0] * hull_sides[:, 1]
+    return 1 - (intersection / (union + eps) - (hull - union) / (hull + eps))

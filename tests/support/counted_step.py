@@ -30,6 +30,7 @@ def count_step(cfg: CfgNode, first_step: int = 0) -> tuple[Counts, dict[str, flo
     with pretended_cuda() as device:
         trainer = build_trainer(cfg)
         step = trainer._trainer
+        step.data_loader.start_step = first_step
         loader = iter(step.data_loader)
         step._data_loader_iter_obj = iter([next(loader), next(loader)])
         with _named_parts(trainer, device), EventStorage(first_step) as storage:
