@@ -33,6 +33,7 @@ from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks.config import set_classes
 from tools.bench_data import bench_data
 from tools.bench_eval import bench_eval
+from tools.bench_launches import bench_launches
 from tools.bench_predict import bench_predict
 from tools.bench_structure import bench_structure
 
@@ -292,6 +293,7 @@ def main(opts: list[str]) -> None:
             | bench_predict()
             | bench_data()
             | bench_eval()
+            | bench_launches()
             | bench_structure(CONFIG, [*sum(OPTS.items(), ()), *opts])
         )
     shares = results.pop("shares_of_step")

@@ -91,8 +91,8 @@ def counted(config):
 def test_a_step_has_few_launches_and_waits(counted):
     counts, _ = counted
     launches = sum(n for (part, _), n in counts.launches.items() if part != PASSES)
-    assert sum(counts.waits.values()) <= 9, counts.waits
-    assert launches <= 1000, counts.launches
+    assert sum(counts.waits.values()) <= 4, counts.waits
+    assert launches <= 500, counts.launches
 
 
 def test_a_step_has_the_losses_of_the_cpu(config, counted):

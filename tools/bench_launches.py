@@ -1,6 +1,6 @@
 """Count kernel launches and waits of one training step, without a GPU.
 
-    python -m tools.count_launches [--images 16] [--config FILE] [--sites 40] [KEY VALUE ...]
+    python -m tools.bench_launches [--images 16] [--config FILE] [--sites 40] [KEY VALUE ...]
 
 The step of ResNet-50 and Dense FixMatch runs on a pretended CUDA device, see
 tests/support/pretend_cuda.py, on generated street scenes of 128x128 pixels: a larger image takes
@@ -51,8 +51,13 @@ def paper_counts(images: int = 16, config: str = CONFIG, first_step: int = 0, *o
         return count_step(load_config(config, [*sum(given.items(), ()), *opts]), first_step)[0]
 
 
+def bench_launches() -> dict[str, int]:
+    """Count a step of the paper's network with 16 images."""
+    return figures(paper_counts())
+
+
 def figures(counts: Counts) -> dict[str, int]:
-    """Return the figures of the table in docs/speed.md."""
+    """Sum the counts of a step."""
     launches = by_part(counts.launches)
     return {
         "synchronizations and blocking copies of a step": sum(counts.waits.values()),
