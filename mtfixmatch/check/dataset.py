@@ -10,7 +10,8 @@ from detectron2.config import CfgNode
 from ..data.datasets import get_records, reader_notes
 from ..data.loader import eval_records, read_records, train_pools, train_records
 from ..data.partial_labels import count_labels
-from ..data.records import Record, Records
+from ..data.record_table import RecordTable
+from ..data.records import Records
 from ..engine.label_sets import LABEL_SETS, draw_label_sets, label_sets
 from ..engine.visualize import choose_records
 from ..tasks import Task, build_tasks
@@ -75,17 +76,17 @@ def count_ignored(records: Records) -> Counter:
     return counts
 
 
-def _find_pools(cfg: CfgNode, train: Records, findings: Findings) -> list[Record]:
+def _find_pools(cfg: CfgNode, train: Records, findings: Findings) -> Records:
     """Add the pools and return the records in them, or all records if there are no pools."""
     pools, counts = findings.attempt(train_pools, cfg, findings.tasks, train) or ([], [])
     names = [f"labeled images ({cfg.DATALOADER.LABELED})", "the others"]
     if cfg.DATALOADER.SAMPLING == "implicit":
         names = ["all images"]
     keys = [task.label_key for task in findings.tasks]
+    table = RecordTable.of(train)
     for pool in map(Pool, names, counts, pools):
-        findings.pools.append((pool, count_labels([train[i] for i in pool.indices], keys)))
-    drawn = sorted({i for pool in pools for i in pool})
-    return [train[i] for i in drawn] or list(train)
+        findings.pools.append((pool, count_labels(table.select(pool.indices), keys)))
+    return table.select(np.unique(np.concatenate(pools))) if pools else train
 
 
 def _describe(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..tasks import Task
 from ..tasks.base import Statistics
 from ..utils.errors import InputError
@@ -22,7 +24,7 @@ class Pool(NamedTuple):
 
     name: str
     per_batch: int
-    indices: list[int]  # of the records
+    indices: np.ndarray  # of the records
 
 
 @dataclass

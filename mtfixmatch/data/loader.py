@@ -1,7 +1,7 @@
 """The loaders: records, sampler and mapper make batches."""
 
+import collections
 import gc
-import itertools
 import logging
 import multiprocessing
 import os
@@ -12,9 +12,10 @@ from functools import partial
 from multiprocessing import util
 
 import cv2
+import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,6 +30,7 @@ from .decoded_store import DecodedStore
 from .mapper import EvalMapper, TrainMapper
 from .packed import PackedBatch
 from .partial_labels import count_labels, hide_by_manifest, hide_labels
+from .record_table import RecordTable, has_labels
 from .samplers import Draw, MixedBatchSampler, build_pools
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class DrawnDataset(Dataset):
     The replacement of a broken image depends on the records alone, not on workers or resumes.
     """
 
-    records: DatasetFromList  # a block of serialized records that workers share
+    records: Sequence[dict]  # a RecordTable, whose arrays the workers share
     mapper: Callable[[dict, Draw], dict]
     keys: Sequence[str]  # label keys
     skip: bool  # the next record with the same labels replaces one with broken files
@@ -86,15 +88,15 @@ class TrainLoader:
             yield batch
 
 
-def read_records(cfg: CfgNode, names: Sequence[str]) -> list[dict]:
+def read_records(cfg: CfgNode, names: Sequence[str]) -> RecordTable:
     """Return the records of the named datasets, which say how 16-bit images are read."""
-    records, range_16bit = get_records(names), tuple(cfg.INPUT.RANGE_16BIT)
+    records, range_16bit = RecordTable.of(get_records(names)), tuple(cfg.INPUT.RANGE_16BIT)
     if range_16bit == RANGE_16BIT:
         return records
-    return [{"range_16bit": range_16bit, **record} for record in records]
+    return records.with_defaults({"range_16bit": range_16bit})
 
 
-def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
+def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> RecordTable:
     """Return the training images, with labels hidden as TASKS.<NAME>.LABELS says.
 
     InputError if there are no images, too many are broken, a task has too few labels, or a record
@@ -112,7 +114,7 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
                 f"dataset's files, TASKS.{task.name.upper()}.LABELS and MODEL.TASKS"
             )
     logger.info("Training labels: %s", counts)
-    partial = {t.name: sum(t.label_key in r and t.is_partial(r) for r in records) for t in tasks}
+    partial = {t.name: sum(t.label_key in r for r in _partial(records, t)) for t in tasks}
     if any(partial.values()):
         logger.info("Of these labels, partial: %s", partial)
     for task in tasks if cfg.DATALOADER.SAMPLING == "implicit" else ():
@@ -128,11 +130,20 @@ def train_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
 
 def check_partial_labels(records: Sequence[dict], tasks: Sequence[Task]) -> None:
     """Raise InputError for a record that does not say clearly what its label is for."""
-    for record, task in itertools.product(records, tasks):
-        task.is_partial(record)
+    for task in tasks:
+        collections.deque(_partial(records, task), maxlen=0)
 
 
-def hide_by_config(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict]) -> list[dict]:
+def _partial(records: Sequence[dict], task: Task) -> Iterator[dict]:
+    """Yield the records that are partial for a task; only those that may be are looked at."""
+    if not (field := task.partial_field):
+        return filter(task.is_partial, records)
+    table = RecordTable.of(records)
+    places = np.flatnonzero(table.has(task.key_of(field, task.name)))
+    return filter(task.is_partial, table.select(places))
+
+
+def hide_by_config(cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict]) -> RecordTable:
     """Hide labels of records as TASKS.<NAME>.LABELS or DATASETS.LABEL_MANIFEST says."""
     if path := cfg.DATASETS.LABEL_MANIFEST:
         return hide_by_manifest(records, {task.name: task.label_key for task in tasks}, path)
@@ -149,7 +160,7 @@ def _count_broken(cfg: CfgNode, records: Sequence[dict]) -> BrokenFiles:
 
 def train_pools(
     cfg: CfgNode, tasks: Sequence[Task], records: Sequence[dict]
-) -> tuple[list[list[int]], list[int]]:
+) -> tuple[list[np.ndarray], list[int]]:
     """Return the pools of DATALOADER.SAMPLING, see `build_pools`."""
     return build_pools(
         records,
@@ -171,8 +182,7 @@ def build_train_loader(
     pools, counts = train_pools(cfg, tasks, records)
     keys = [task.label_key for task in tasks]
     mapper = WatchedMapper(TrainMapper(cfg, tasks, flip_prob), cfg.DATALOADER.NUM_WORKERS)
-    block = DatasetFromList(list(records), copy=False)
-    dataset = DrawnDataset(block, mapper, keys, cfg.DATALOADER.SKIP_BROKEN)
+    dataset = DrawnDataset(RecordTable.of(records), mapper, keys, cfg.DATALOADER.SKIP_BROKEN)
 
     ranks = {"rank": comm.get_rank(), "world_size": comm.get_world_size()}
     sampler = partial(MixedBatchSampler, pools=pools, counts=counts, seed=cfg.SEED, **ranks)
@@ -227,7 +237,7 @@ def _start_worker(worker: int) -> None:
     gc.freeze()
 
 
-def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
+def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> RecordTable:
     """Return the images of DATASETS.TEST with a label, and warn of the tasks that have none.
 
     Raises:
@@ -237,7 +247,7 @@ def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
     names = list(cfg.DATASETS.TEST)
     if not names:
         _warn("DATASETS.TEST is empty: nothing is evaluated, and there is no model_best.pth")
-        return []
+        return RecordTable([])
     records = read_records(cfg, names)
     check_partial_labels(records, tasks)
     evaluated = labeled_tasks(tasks, records)
@@ -249,12 +259,14 @@ def eval_records(cfg: CfgNode, tasks: Sequence[Task]) -> list[dict]:
         )
     if missing := [task.name for task in tasks if task not in evaluated]:
         _warn(f"no image of {names} is labeled for {', '.join(missing)}, which is not evaluated")
-    return [r for r in records if any(task.label_key in r for task in evaluated)]
+    present = has_labels(records, [task.label_key for task in evaluated])
+    return records.select(np.flatnonzero(present.any(axis=1)))
 
 
 def labeled_tasks(tasks: Sequence[Task], records: Sequence[dict]) -> list[Task]:
     """Return the tasks that one of the records or more is labeled for."""
-    return [task for task in tasks if any(task.label_key in record for record in records)]
+    present = has_labels(records, [task.label_key for task in tasks])
+    return [task for task, column in zip(tasks, present.T, strict=True) if column.any()]
 
 
 def _warn(text: str) -> None:
@@ -284,7 +296,8 @@ def build_eval_loader(
     workers = cfg.DATALOADER.NUM_WORKERS
     map_record = map_record or EvalMapper(tasks, DecodedStore.from_config(cfg))
     mapper = WatchedMapper(partial(_read, map_record), workers)
-    loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=workers)
+    table = RecordTable.of(records)
+    loader = build_detection_test_loader(table, mapper=mapper, num_workers=workers)
     loader.worker_init_fn = _start_eval_worker
     _kill_workers_at_exit()
     return WatchedLoader(loader, mapper, cfg.DATALOADER.TIMEOUT)

@@ -8,15 +8,18 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..utils.errors import InputError
 from ..utils.files import read_json, write_atomically
+from .record_table import RecordTable, has_labels
 from .records import Record, Records
 
 MODES = ("nested", "random")
 ALL = -1
 
 
-def hide_labels(records: Records, counts: dict[str, int], *, mode: str, seed: int) -> list[Record]:
+def hide_labels(records: Records, counts: dict[str, int], *, mode: str, seed: int) -> RecordTable:
     """Keep each label on a number of its images, and hide it on the others (paper Sec. 4.1).
 
     The ranking of the images depends on the seed and their ids, not on the order of the records.
@@ -36,18 +39,36 @@ def hide_labels(records: Records, counts: dict[str, int], *, mode: str, seed: in
     """
     if mode not in MODES:
         raise InputError(f"partial labels: mode {mode!r} is none of {', '.join(MODES)}")
-    _check_ids(records)
-    hidden: dict[str, set[str]] = {}
+    table = RecordTable.of(records)
+    _check_ids(table)
+    masks: dict[str, np.ndarray] = {}
     for key, count in counts.items():
-        labeled = [record["image_id"] for record in records if key in record]
+        labeled = np.flatnonzero(table.has(key))
         if count < ALL:
             raise InputError(f"partial labels: {key} = {count}, expected -1 (all) or 0 and more")
         if count > (have := len(labeled)):
             raise InputError(f"partial labels: {key} = {count}, but only {have} images have it")
-        prefix = f"{seed}/{mode if mode == 'nested' else key}/"
-        ranking = sorted(labeled, key=lambda x: hashlib.sha256((prefix + x).encode()).digest())
-        hidden[key] = set() if count == ALL else set(ranking[count:])
-    return [_hide(record, hidden) for record in records]
+        if count != ALL:
+            prefix = f"{seed}/{mode if mode == 'nested' else key}/"
+            ranking = _ranking(table.values("image_id", labeled.tolist()), prefix)
+            masks[key] = _mask(table, labeled[ranking[count:]])
+    return table.hide(masks)
+
+
+def _ranking(ids: Iterable[str], prefix: str) -> np.ndarray:
+    """Return the places of the ids in the order of the SHA-256 of prefix and id."""
+    digests = b"".join(hashlib.sha256((prefix + x).encode()).digest() for x in ids)
+    # The four words of a digest, the first one counts most.
+    words = np.frombuffer(digests, ">u8").reshape(-1, 4)
+    order = np.argsort(words[:, 0])
+    heads = words[order, 0]
+    return order if (heads[1:] != heads[:-1]).all() else np.lexsort(words.T[::-1])
+
+
+def _mask(table: RecordTable, indices: np.ndarray) -> np.ndarray:
+    mask = np.zeros(len(table), bool)
+    mask[indices] = True
+    return mask
 
 
 def write_manifest(records: Records, keys: dict[str, str], path: str, **settings: Any) -> None:
@@ -56,31 +77,33 @@ def write_manifest(records: Records, keys: dict[str, str], path: str, **settings
     The `keys` are task name -> label key. The manifest also has the number of all images, and
     repeats the `settings` of the subsets.
     """
-    labels = {}
+    table, labels = RecordTable.of(records), {}
     for name, key in keys.items():
-        images = sorted(record["image_id"] for record in records if key in record)
+        images = sorted(table.values("image_id", np.flatnonzero(table.has(key)).tolist()))
         labels[name] = {"count": len(images), "sha256": _digest(images), "images": images}
-    content = {**settings, "num_images": len(records), "labels": labels}
+    content = {**settings, "num_images": len(table), "labels": labels}
     write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
-def hide_by_manifest(records: Records, keys: dict[str, str], path: str) -> list[Record]:
+def hide_by_manifest(records: Records, keys: dict[str, str], path: str) -> RecordTable:
     """Keep the labels that a manifest names, and hide the others as `hide_labels` does.
 
     The manifest is the file of another run's `write_manifest`; `keys` are as there. InputError if
     it cannot be read, was changed by hand, lacks a task, or names an image that has no such label
     in these records.
     """
-    _check_ids(records)
-    hidden: dict[str, set[str]] = {}
+    table = RecordTable.of(records)
+    _check_ids(table)
+    masks: dict[str, np.ndarray] = {}
     for name, key in keys.items():
         kept = set(_read_manifest(path, name))
-        labeled = {record["image_id"] for record in records if key in record}
-        if missing := kept - labeled:
+        labeled = np.flatnonzero(table.has(key))
+        ids = list(table.values("image_id", labeled.tolist()))
+        if missing := kept.difference(ids):
             what = f"{len(missing)} of its images for {name} have no such label in this dataset"
             raise InputError(f"{path}: {what}, such as {min(missing)!r}")
-        hidden[key] = labeled - kept
-    return [_hide(record, hidden) for record in records]
+        masks[key] = _mask(table, labeled[[x not in kept for x in ids]])
+    return table.hide(masks)
 
 
 def _read_manifest(path: str, name: str) -> list[str]:
@@ -105,23 +128,21 @@ def _digest(images: Sequence[str]) -> str:
 
 def count_labels(records: Iterable[Record], keys: Sequence[str]) -> dict[str, int]:
     """Count the images with each label, with "all" of the labels and with "none" of them."""
-    present = [[key in record for key in keys] for record in records]
-    counts = {key: sum(row[i] for row in present) for i, key in enumerate(keys)}
-    return counts | {"all": sum(map(all, present)), "none": sum(not any(row) for row in present)}
+    present = has_labels(records, keys)
+    counts = dict(zip(keys, present.sum(axis=0).tolist(), strict=True))
+    every, none = present.all(axis=1), ~present.any(axis=1)
+    return counts | {"all": int(every.sum()), "none": int(none.sum())}
 
 
-def _hide(record: Record, hidden: dict[str, set[str]]) -> Record:
-    """Return a copy of a record without the labels to hide: label key -> image ids."""
-    keys = [key for key, image_ids in hidden.items() if record["image_id"] in image_ids]
-    kept = {key: value for key, value in record.items() if key not in keys}
-    if keys:
-        kept["hidden"] = record.get("hidden", {}) | {key: record[key] for key in keys}
-    return kept
-
-
-def _check_ids(records: Records) -> None:
+def _check_ids(table: RecordTable) -> None:
+    # Ten million ids in a set would take a gigabyte.
+    hashes = np.fromiter(map(hash, table.values("image_id")), np.int64, len(table))
+    values, counts = np.unique(hashes, return_counts=True)
+    if len(values) == len(table):
+        return
     seen: set[str] = set()
-    for record in records:
+    for index in np.flatnonzero(np.isin(hashes, values[counts > 1])).tolist():
+        record = table[index]
         if record["image_id"] in seen:
             what = f"image id {record['image_id']!r} occurs twice"
             raise InputError(f"{record['file_name']}: {what}, so labels cannot be hidden by image")

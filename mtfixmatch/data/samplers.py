@@ -11,6 +11,7 @@ import numpy as np
 
 from ..formats.image_files import expand, files_of
 from ..utils.errors import InputError
+from .record_table import RecordTable, has_labels
 from .records import Records
 
 SAMPLINGS = ("uniform", "implicit", "explicit")
@@ -36,7 +37,7 @@ class MixedBatchSampler:
         InputError: a count is no multiple of the number of processes.
     """
 
-    pools: Sequence[Sequence[int]]  # record indices
+    pools: Sequence[Sequence[int] | np.ndarray]  # record indices
     counts: Sequence[int]  # images per global batch from each pool, of which each rank has a share
     seed: int  # of the permutations, the same on all ranks
     start_step: int = 0
@@ -66,17 +67,19 @@ class MixedBatchSampler:
         """Return the record index at a place in the endless stream of a pool."""
         members = self.pools[pool]
         epoch, place = divmod(place, len(members))
-        return members[_permutation(len(members), self.seed, pool, epoch)[place]]
+        return int(members[_permutation(len(members), self.seed, pool, epoch)[place]])
 
 
 # Only one or two permutations per pool are in use at a time.
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _permutation(size: int, seed: int, pool: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, pool, epoch]).permutation(size)
+    places = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+    np.random.default_rng([seed, pool, epoch]).shuffle(places)
+    return places
 
 
-def labeled_indices(records: Records, keys: dict[str, str], which: str) -> list[int]:
-    """Return the indices of the records that count as labeled.
+def labeled_indices(records: Records, keys: dict[str, str], which: str) -> np.ndarray:
+    """Return the indices of the records that count as labeled, (L,) int64.
 
     Args:
         records: dataset records.
@@ -90,13 +93,14 @@ def labeled_indices(records: Records, keys: dict[str, str], which: str) -> list[
     choices = ["any", "all", *keys]
     if which.endswith(".txt"):
         listed = {os.path.realpath(x.path) for x in files_of(expand(which), "DATALOADER.LABELED")}
-        return [i for i, r in enumerate(records) if os.path.realpath(r["file_name"]) in listed]
+        paths = RecordTable.of(records).values("file_name")
+        return np.flatnonzero([os.path.realpath(path) in listed for path in paths])
     if which not in choices:
         expected = f"{', '.join(choices)}, or a text file (.txt) with the paths of images"
         raise InputError(f"DATALOADER.LABELED is {which!r}, expected one of {expected}")
     label_keys = [keys[which]] if which in keys else list(keys.values())
-    any_or_all = any if which == "any" else all
-    return [i for i, r in enumerate(records) if any_or_all(key in r for key in label_keys)]
+    present = has_labels(records, label_keys)
+    return np.flatnonzero(present.any(axis=1) if which == "any" else present.all(axis=1))
 
 
 def build_pools(
@@ -107,7 +111,7 @@ def build_pools(
     labeled: str,
     batch_size: int,
     labeled_per_batch: int,
-) -> tuple[list[list[int]], list[int]]:
+) -> tuple[list[np.ndarray], list[int]]:
     """Return the pools of record indices, and the number of images per batch from each pool.
 
     Paper Sec. 3, "Mini-batch sampling".
@@ -127,15 +131,15 @@ def build_pools(
     if sampling not in SAMPLINGS:
         expected = ", ".join(SAMPLINGS)
         raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, expected one of {expected}")
-    everything, counts = range(len(records)), [batch_size]
+    everything, counts = np.arange(len(records)), [batch_size]
     setting = f"(DATALOADER.LABELED is {labeled!r})"
     if sampling == "implicit":
-        pools = {"there is no image": list(everything)}  # by what an empty pool means
+        pools = {"there is no image": everything}  # by what an empty pool means
     elif sampling == "uniform":
         pools = {f"there is no labeled image {setting}": labeled_indices(records, keys, labeled)}
     else:
         pool = labeled_indices(records, keys, labeled)
-        others = sorted(set(everything).difference(pool))
+        others = np.delete(everything, pool)
         pools = {f"no image is labeled {setting}": pool, f"no image is unlabeled {setting}": others}
         counts = [labeled_per_batch, batch_size - labeled_per_batch]
         if min(counts) < 1:
@@ -145,6 +149,6 @@ def build_pools(
                 "is 'explicit'"
             )
     for problem, indices in pools.items():
-        if not indices:
+        if not len(indices):
             raise InputError(f"DATALOADER.SAMPLING is {sampling!r}, but {problem}")
     return list(pools.values()), counts

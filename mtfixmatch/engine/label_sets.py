@@ -1,7 +1,6 @@
 """A picture of which images are labeled for which tasks (paper Fig. 1)."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..data.record_table import has_labels
 from ..data.records import Record
 
 LABEL_SETS = "labels.png"  # of a training and of a data check
@@ -40,7 +40,8 @@ def label_sets(title: str, records: Iterable[Record], keys: Mapping[str, str]) -
     The `keys` are task name -> label key. Neighboring groups differ in as few tasks as possible, so
     that with one or two tasks the labeled images of each form one piece.
     """
-    groups = Counter(tuple(key in record for key in keys.values()) for record in records)
+    rows, counts = np.unique(has_labels(records, [*keys.values()]), axis=0, return_counts=True)
+    groups = dict(zip(map(tuple, rows.tolist()), counts.tolist(), strict=True))
     ordered = sorted(groups, key=_gray_rank, reverse=True)
     return LabelSets(title, list(keys), {labels: groups[labels] for labels in ordered})
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ..utils.errors import InputError
-from ..utils.files import reading
+from ..utils.files import note_read, reading
 from ..utils.notes import Notes
 from .data_yaml import YAML_SUFFIXES, split_images
 
@@ -123,6 +123,9 @@ def _listed_paths(source: str, key: str, missing: list[str] | None) -> list[str]
         lines = [line.strip().replace("\\", "/") for line in file]
     folder = os.path.dirname(source)
     paths = [expand(line) for line in lines if line]
+    for parent in {os.path.dirname(x) for x in paths}:
+        note_read(parent or ".")
+        note_read(os.path.join(folder, parent) or ".")
     paths = [os.path.normpath(x if os.path.isfile(x) else os.path.join(folder, x)) for x in paths]
     absent = [x for x in paths if not os.path.isfile(x)]
     if absent and missing is None:
@@ -142,6 +145,7 @@ def fixed_part(pattern: str) -> str:
 
 
 def _walk(folder: str, seen: set[str]) -> Iterator[str]:
+    note_read(folder)
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:  # a link to a folder that was walked
@@ -149,6 +153,8 @@ def _walk(folder: str, seen: set[str]) -> Iterator[str]:
             continue
         seen.add(real)
         folders[:] = sorted(x for x in folders if not x.startswith("."))
+        for name in folders:
+            note_read(os.path.join(parent, name))
         yield from sorted(os.path.join(parent, x) for x in names if not x.startswith("."))
 
 

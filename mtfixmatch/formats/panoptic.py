@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..utils.files import is_path
+from ..utils.files import is_path, note_read
 from ..utils.json_values import shown_json, shown_text
 from .coco import BAD_ENTRIES, ORPHANS, CocoReader, box_fields, id_key
 from .sources import BoxSource, ListedImage, ListedMap, MapSource, Scan, Segments
@@ -66,6 +66,7 @@ def open_panoptic_maps(path: str, scan: Scan) -> MapSource:
     content = scan([path], read_panoptic_maps, name="panoptic_maps", source=path, strict=True)
     fields = content[path]
     own_folder = os.path.splitext(path)[0]
+    note_read(own_folder)
     folder = own_folder if os.path.isdir(own_folder) else os.path.dirname(path)
     names = fields["classes"]
     images = []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 
 from ..data.loader import check_partial_labels, hide_by_config, read_records
-from ..data.records import Record
+from ..data.records import Records
 from ..tasks import Task, build_tasks
 from ..tasks.auto_labels import WrittenLabels
 from ..utils.errors import InputError
@@ -53,7 +53,7 @@ def autolabel(
     tasks = build_tasks(cfg)
     check_network(predictor, cfg, tasks)
     with new_folder(output) as folder:
-        records = hide_by_config(cfg, tasks, read_records(cfg, cfg.DATASETS.TRAIN))
+        records: Records = hide_by_config(cfg, tasks, read_records(cfg, cfg.DATASETS.TRAIN))
         check_partial_labels(records, tasks)
         measured = measured_records(cfg, tasks, records, settings.source)
         thresholds = measure_thresholds(predictor.model, cfg, tasks, measured, settings)
@@ -106,5 +106,4 @@ def _copy_validation(
         return None
     os.makedirs(folder)
     labeler = ImageLabeler(tasks, {task.name: [] for task in tasks}, folder, "")
-    records: list[Record] = read_records(cfg, [VAL_DATASET])
-    return labeler.write(labeler.copy(records))
+    return labeler.write(labeler.copy(read_records(cfg, [VAL_DATASET])))

@@ -53,7 +53,7 @@ class Settings:
 
 def measured_records(
     cfg: CfgNode, tasks: Sequence[Task], training: Sequence[Record], source: str
-) -> list[Record]:
+) -> Sequence[Record]:
     """Return labeled images that the network was not trained on.
 
     Args:
@@ -66,6 +66,7 @@ def measured_records(
     Raises:
         InputError: there is no such image, or one is labeled in the training.
     """
+    records: Sequence[Record]
     if source == HIDDEN:
         records = [_only_hidden(record, tasks) for record in training if record.get("hidden")]
     else:

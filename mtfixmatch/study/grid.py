@@ -41,12 +41,12 @@ def draw_grid(study: Study, done: Sequence[Run], path: Path) -> str:
         return "none of its runs is done"
     try:
         cfg = _load_config(first)
-        records = eval_records(cfg, build_tasks(cfg))
+        labeled = eval_records(cfg, build_tasks(cfg))
     except InputError as error:
         return str(error)
     images = figure["images"]
     names = images if isinstance(images, list) else []
-    records = choose_records(records, names, 0 if names else images, f"{where}.images")
+    records = choose_records(labeled, names, 0 if names else images, f"{where}.images")
     try:
         columns = [_prediction_tiles(run, records) if run else [] for run in chosen.values()]
     except InputError as error:

@@ -80,6 +80,8 @@ class Task(OwnLabelsReader, AutoLabeled, ExportedTask, SavedResults, ABC):
         default_name: name of the task of this kind that needs no configuration. Its record,
             metadata and result keys are Detectron2's; those of other tasks start with their name.
         label_field: key of the label in a record.
+        partial_field: key of a record without which its label is not partial, see `is_partial`; "":
+            unknown, so that each record is looked at.
         metadata_field: key of the class names in the metadata of a dataset; "": no classes.
         result_field: key of the task's output in the model's result for an image.
         metric: name of the primary metric, in [0, 1], higher is better.
@@ -93,6 +95,7 @@ class Task(OwnLabelsReader, AutoLabeled, ExportedTask, SavedResults, ABC):
 
     default_name: ClassVar[str]
     label_field: ClassVar[str]
+    partial_field: ClassVar[str] = ""
     metadata_field: ClassVar[str] = ""
     result_field: ClassVar[str]
     metric: ClassVar[str]

@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class BoxTask(Protocol):
 
     name: str
     class_names: list[str]
-    labeled_field: str
+    partial_field: ClassVar[str]
 
     @property
     def label_key(self) -> str: ...  # noqa: D102
@@ -122,7 +122,7 @@ class BoxLabeler(AutoLabeler):
     def __init__(self, task: BoxTask, thresholds: Thresholds, folder: str, provenance: str):
         """See `AutoLabeled.auto_labeler`."""
         self.task, self.folder, self.provenance = task, folder, provenance
-        self.classes_key = task.key_of(task.labeled_field, task.name)
+        self.classes_key = task.key_of(task.partial_field, task.name)
         # Scores are at most 1, so a class that is left out has no box.
         limits = [(x.upper, x.lower) if x else (2.0, 2.0) for x in thresholds]
         self.upper, self.lower = torch.tensor(limits, dtype=torch.float64).view(-1, 2).T

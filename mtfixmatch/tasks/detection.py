@@ -54,7 +54,7 @@ class Detection(SavedBoxes, Task):
 
     default_name = "detection"
     label_field = "annotations"
-    labeled_field = "labeled_classes"  # key of a record's labeled classes
+    partial_field = "labeled_classes"
     metadata_field = "thing_classes"
     result_field = "instances"
     metric = "mAP"
@@ -201,7 +201,7 @@ class Detection(SavedBoxes, Task):
         for source in cls._open(files):
             reader.add(source)
         return reader.labels(
-            cls.key_of(cls.label_field, files.task), cls.key_of("labeled_classes", files.task)
+            cls.key_of(cls.label_field, files.task), cls.key_of(cls.partial_field, files.task)
         )
 
     def annotations(self, record: dict) -> list[dict]:
@@ -211,7 +211,7 @@ class Detection(SavedBoxes, Task):
 
     def labeled_classes(self, record: dict) -> list[int] | None:
         """See base class."""
-        key, number = self.key_of(self.labeled_field, self.name), len(self.class_names)
+        key, number = self.key_of(self.partial_field, self.name), len(self.class_names)
         classes = record.get(key)
         if classes is None:
             return None

@@ -11,6 +11,7 @@ from ..formats.maps import map_format
 from ..formats.shapes import ShapeMap
 from ..formats.sources import MapSource, Segments
 from ..formats.value_maps import ValueMap
+from ..utils.files import note_read
 from ..utils.labels import IGNORE_LABEL
 from .image_matcher import TWICE as ENTRY_TWICE
 from .image_matcher import ImageMatcher
@@ -143,6 +144,8 @@ class OwnMapReader:
         numbers = {name: i for i, name in enumerate(self.classes)}
         others = {name for x in segments.values() for name in x.classes} - numbers.keys()
         self.files.notes.add(OTHER_CLASSES, [f"{path}: {name!r}" for name in sorted(others)])
+        for folder in {os.path.dirname(found.path) for found in segments.values()}:
+            note_read(folder)
         there = {x: found for x, found in segments.items() if os.path.exists(found.path)}
         missing = [
             f"{path}: image {self.images.paths[x]} has the map {found.path}"

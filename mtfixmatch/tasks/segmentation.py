@@ -111,7 +111,7 @@ class Segmentation(SavedMaps, Task):
     label_field = "sem_seg_file_name"
     lut_field = "sem_seg_lut"  # key of a record's look-up table, see `load_map`
     reader_field = "sem_seg_reader"  # key of a record's reader of the map, see `load_map`
-    partial_field = "sem_seg_partial"  # key of a record with a partial map
+    partial_field = "sem_seg_partial"
     metadata_field = "stuff_classes"
     result_field = "sem_seg"
     metric = "mIoU"

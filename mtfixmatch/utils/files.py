@@ -16,9 +16,42 @@ from .errors import InputError, first_line
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp$")
 
 
+Stamp = tuple[int, int]  # size and modification time in nanoseconds
+ABSENT: Stamp = (-1, -1)  # there is no file
+# The files and folders that are read, with their stamps from before; None: they are not recorded.
+_read: dict[str, Stamp] | None = None
+
+
+def stamp(path: str | os.PathLike | bytes) -> Stamp:
+    """Return the stamp of a file or folder: that of a folder changes with the names in it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ABSENT
+    return status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def recording_reads(into: dict[str, Stamp]) -> Iterator[None]:
+    """Record the files and folders that this process reads, with their stamps from before."""
+    global _read
+    before, _read = _read, into
+    try:
+        yield
+    finally:
+        _read = before
+
+
+def note_read(path: str | os.PathLike) -> None:
+    """Record that a file or folder is going to be read or looked for, see `recording_reads`."""
+    if _read is not None and (name := os.fspath(path)) not in _read:
+        _read[name] = stamp(name)
+
+
 @contextmanager
 def reading(path: str | os.PathLike) -> Iterator[None]:
     """Turn an OSError into an InputError that names the file or folder."""
+    note_read(path)
     try:
         yield
     except OSError as error:

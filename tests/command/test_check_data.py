@@ -204,8 +204,8 @@ def test_only_what_a_training_draws_is_counted(data):
 
 def test_the_composition_of_a_batch(data):
     (labeled, first), (others, second) = data.check().pools
-    assert (labeled.per_batch, labeled.indices) == (2, [0, 1, 2])
-    assert (others.per_batch, others.indices) == (2, [3])
+    assert (labeled.per_batch, labeled.indices.tolist()) == (2, [0, 1, 2])
+    assert (others.per_batch, others.indices.tolist()) == (2, [3])
     assert first == {"annotations": 2, "sem_seg_file_name": 2, "all": 1, "none": 0}
     assert second == {"annotations": 0, "sem_seg_file_name": 0, "all": 0, "none": 1}
     report = data.report()

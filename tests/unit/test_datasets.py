@@ -205,11 +205,11 @@ def test_the_other_processes_wait_and_hear_of_failures(tmp_path, monkeypatch):
     events = []
     load = catalog._load
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
-    monkeypatch.setattr(comm, "all_gather", lambda mine: events.append("wait") or [[], mine])
-    monkeypatch.setattr(catalog, "_load", lambda names: events.append("load") or load(names))
+    monkeypatch.setattr(comm, "all_gather", lambda mine: events.append("wait") or [([], {}), mine])
+    monkeypatch.setattr(catalog, "_load", lambda *given: events.append("load") or load(*given))
     assert len(get_records(["street_train"])) == 1
     assert events == ["wait", "load"]
-    monkeypatch.setattr(comm, "all_gather", lambda mine: [["x.png: bad"], mine])
+    monkeypatch.setattr(comm, "all_gather", lambda mine: [(["x.png: bad"], {}), mine])
     with pytest.raises(InputError, match=r"^x\.png: bad$"):
         get_records(["street_train"])
     assert events == ["wait", "load"]

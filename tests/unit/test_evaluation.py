@@ -224,7 +224,7 @@ def test_the_report_says_what_is_not_evaluated():
 
 
 def labeled_by(**keys):
-    names = {"is_partial": lambda record: False}
+    names = {"is_partial": lambda record: False, "partial_field": ""}
     return [SimpleNamespace(name=name, label_key=key, **names) for name, key in keys.items()]
 
 

@@ -14,9 +14,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mtfixmatch.augmentation import geometry
+from mtfixmatch.data import loader
 from mtfixmatch.data.datasets import get_records
 from mtfixmatch.data.loader import eval_records, train_records
 from mtfixmatch.data.mapper import EvalMapper, TrainMapper
+from mtfixmatch.data.record_table import RecordTable
 from mtfixmatch.data.samplers import Draw
 from mtfixmatch.engine.evaluation import evaluate_losses
 from mtfixmatch.tasks import build_tasks
@@ -249,7 +251,7 @@ def test_statistics_have_the_images_of_each_class(task):
     assert task.statistics(records[2:], scan=None).images == {}
 
 
-def test_a_dataset_of_ones_own_is_trained_and_checked(street_root, caplog):
+def test_a_dataset_of_ones_own_is_trained_and_checked(street_root, caplog, monkeypatch):
     with partial_dataset(street_root) as opts, caplog.at_level("INFO"):
         cfg = tiny_config(street_root, *opts)
         tasks = build_tasks(cfg)
@@ -260,7 +262,9 @@ def test_a_dataset_of_ones_own_is_trained_and_checked(street_root, caplog):
         assert [item["partial"] for item in items] == [["segmentation"], both, both]
         masks = [item["targets"]["detection"].labeled.nonzero().flatten() for item in items[1:]]
         assert [mask.tolist() for mask in masks] == [PEOPLE, OTHERS]
-        get_records(cfg.DATASETS.TRAIN)[1]["labeled_classes"] = [9]
+        faulty = [*get_records(cfg.DATASETS.TRAIN)]
+        faulty[1]["labeled_classes"] = [9]
+        monkeypatch.setattr(loader, "get_records", lambda names: RecordTable.of(faulty))
         with pytest.raises(InputError, match=r"labeled_classes is \[9\], expected a list of class"):
             train_records(cfg, tasks)
 

@@ -18,7 +18,8 @@ from .bdd100k import bdd100k_metadata, load_bdd100k
 from .cityscapes import cityscapes_metadata, load_cityscapes
 from .coco import coco_data
 from .own_data import TRAIN, VAL, OwnData
-from .scan import FileScanner
+from .record_cache import RecordCache
+from .scan import FileScanner, cache_path
 
 SPLITS = ("train", "val")
 # The last two have no labels: images of the coarse set, and frames around the images of "train".
@@ -58,13 +59,18 @@ def _register_own_data(cfg: CfgNode, prefix: str, own: OwnData) -> None:
     for split in (TRAIN, VAL):
         name = f"{prefix}_{split.lower()}"
         load = partial(_load_own_data, own, split, name)
-        _register(cfg, name, load, {"ignore_label": IGNORE_LABEL} | _class_metadata(own, classes))
+        metadata = {"ignore_label": IGNORE_LABEL} | _class_metadata(own, classes)
+        _register(cfg, name, load, metadata, own)
 
 
 def _register(
-    cfg: CfgNode, name: str, read: Callable[..., list[Record]], metadata: dict[str, Any]
+    cfg: CfgNode,
+    name: str,
+    read: Callable[..., list[Record]],
+    metadata: dict[str, Any],
+    own: OwnData | None = None,
 ) -> None:
-    """Register a dataset whose reader takes a `FileScanner`."""
+    """Register a dataset whose reader takes a `FileScanner`; of `own` data, records are kept."""
     data = cfg.DATASETS
     broken: dict[str, str] = {}
     # Evaluation needs whole datasets, so broken files are left out of pure training sets alone.
@@ -72,7 +78,36 @@ def _register(
     cache_dir = os.path.expanduser(data.CACHE_DIR or "~/.cache/mtfixmatch")
     notes = Notes(data.MAX_FAULTS)
     scan = FileScanner(cache_dir, cfg.DATALOADER.NUM_WORKERS, broken if skip else None, notes)
-    catalog.register(name, partial(read, scan=scan), metadata, broken, notes)
+    cache = _record_cache(own, name, scan) if own else None
+    catalog.register(name, partial(read, scan=scan), metadata, broken, notes, cache)
+
+
+def _record_cache(own: OwnData, name: str, scan: FileScanner) -> RecordCache:
+    """Return the cache of the records of a split of the user's own data."""
+    broken, notes = scan.broken, scan.notes
+
+    def get_state() -> dict[str, Any]:
+        classes = {task: own.class_names(task, scan) for task in own.kinds}
+        said = {"lines": notes.lines, "texts": notes.texts}
+        return {"classes": classes, "broken": broken or {}, "notes": said}
+
+    def set_state(state: dict[str, Any]) -> None:
+        own.set_class_names(state["classes"])
+        MetadataCatalog.get(name).set(**_class_metadata(own, state["classes"]))
+        notes.lines, notes.texts = state["notes"]["lines"], state["notes"]["texts"]
+        if broken is not None:
+            broken.update(state["broken"])
+
+    sources = own.sources()
+    path = cache_path(scan.cache_dir or "", name, "\n".join(sources)).removesuffix(".json.gz")
+    return RecordCache(
+        path=f"{path}.records",
+        settings=repr([own.settings(), broken is not None, notes.max_faults]),
+        sources=sources,
+        workers=scan.workers,
+        get_state=get_state,
+        set_state=set_state,
+    )
 
 
 def own_data(cfg: CfgNode) -> OwnData:

@@ -8,17 +8,21 @@ import atexit
 import gc
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from ...utils.errors import InputError, InputErrors
 from ...utils.notes import Notes
+from ..record_block import RecordBlock
+from ..record_table import RecordTable
 from ..records import Record
+from .record_cache import RecordCache
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +30,13 @@ MAX_SHOWN = 3  # broken files that the log names
 REQUIRED_KEYS = ("file_name", "image_id", "height", "width")
 
 # Dataset -> its load function and the records: a million boxes take seconds even from the cache.
-_loaded: dict[str, tuple[Callable, list[Record]]] = {}
+_loaded: dict[str, tuple[Callable, RecordBlock, int | None]] = {}
 # Dataset -> file -> message, for files that its reader left out (DATALOADER.SKIP_BROKEN).
 _broken: dict[str, dict[str, str]] = {}
 # Dataset -> the notes of its reader.
 _notes: dict[str, Notes] = {}
+# Dataset -> the file that keeps its records.
+_caches: dict[str, RecordCache] = {}
 
 
 def register(
@@ -39,14 +45,21 @@ def register(
     metadata: dict[str, Any],
     broken: dict[str, str],
     notes: Notes,
+    cache: RecordCache | None = None,
 ) -> None:
-    """Register or replace a dataset, whose `load` fills `broken`, file -> message, and `notes`."""
+    """Register or replace a dataset, whose `load` fills `broken`, file -> message, and `notes`.
+
+    The `cache` keeps the records of a large dataset for the next start.
+    """
     for catalog in (DatasetCatalog, MetadataCatalog):
         catalog.pop(name, None)  # both refuse to change an entry
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(**metadata)
     _broken[name] = broken
     _notes[name] = notes
+    _caches.pop(name, None)
+    if cache:
+        _caches[name] = cache
 
 
 def reader_notes(names: Iterable[str]) -> dict[str, Notes]:
@@ -59,8 +72,8 @@ def broken_files(names: Iterable[str]) -> dict[str, str]:
     return {file: text for name in names for file, text in _broken.get(name, {}).items()}
 
 
-def get_records(names: Sequence[str]) -> list[Record]:
-    """Return the records of the named datasets together; they are shared and must not be changed.
+def get_records(names: Sequence[str]) -> RecordTable:
+    """Return the records of the named datasets together.
 
     All processes must call this function at the same time: the main process goes first, so that
     only it reads files that are not in the cache yet. InputError for unknown names and bad files.
@@ -69,17 +82,18 @@ def get_records(names: Sequence[str]) -> list[Record]:
         if name not in DatasetCatalog:
             expected = f"one of {', '.join(_broken)} or one that your code registers"
             raise InputError(f"DATASETS: there is no dataset {name!r}, expected {expected}")
-    messages, records = [], []
+    messages: list[str] = []
     if comm.is_main_process():
         try:
-            records = _load(names)
+            _load(names, {})
         except InputError as error:
             messages = error.messages
     # An error of the main process stops all processes, so that none waits for another.
-    messages = comm.all_gather(messages)[0]
+    tokens = {name: _loaded[name][2] for name in names if name in _loaded}
+    messages, tokens = comm.all_gather((messages, tokens))[0]
     if messages:
         raise InputErrors(*messages)
-    return records if comm.is_main_process() else _load(names)
+    return RecordTable(_load(names, tokens))
 
 
 def check_class_lists(names: Sequence[str], keys: Iterable[str]) -> None:
@@ -91,28 +105,47 @@ def check_class_lists(names: Sequence[str], keys: Iterable[str]) -> None:
             raise InputError(f"DATASETS: {names[0]} and {name} cannot be used together, {reason}")
 
 
-def _load(names: Sequence[str]) -> list[Record]:
+def _load(names: Sequence[str], tokens: Mapping[str, int | None]) -> list[RecordBlock]:
     for name in names:
         load = DatasetCatalog[name]
         if name not in _loaded or _loaded[name][0] is not load:
-            _loaded[name] = (load, _load_dataset(name))
-    return [record for name in names for record in _loaded[name][1]]
+            _loaded[name] = (load, *_load_dataset(name, tokens.get(name)))
+    return [_loaded[name][1] for name in names]
 
 
-def _load_dataset(name: str) -> list[Record]:
-    with _paused_garbage_collection():
-        records = DatasetCatalog.get(name)
-    logger.info("%s: %d images", name, len(records))
+def _load_dataset(name: str, token: int | None) -> tuple[RecordBlock, int | None]:
+    """Return the records of a dataset, and the token of the file that keeps them.
+
+    The main process has compared the file of a `token` with the dataset.
+    """
+    cache = _caches.get(name)
+    found = cache and ((token is not None and cache.load(token)) or cache.load())
+    block, token = found or (_read_dataset(name), None)
+    logger.info("%s: %d images", name, len(block))
     if comm.is_main_process():
         for text in _notes[name].messages() if name in _notes else ():
             logger.warning("%s: %s", name, text)
     messages = list(broken_files([name]).values())
     for message in messages[:MAX_SHOWN]:
         logger.warning("%s: one of %d files left out: %s", name, len(messages), message)
-    for (i, record), key in itertools.product(enumerate(records), REQUIRED_KEYS):
-        if key not in record:
-            raise InputError(f"{name}: record {i} needs the key {key!r}")
-    return records if name in _broken else [_with_corners(record) for record in records]
+    if cache and not found and comm.get_local_rank() == 0:
+        token = cache.save(block)
+        # From now on all processes of the node share the pages of the file.
+        return (token is not None and cache.load(token)) or (block, token)
+    return block, token
+
+
+def _read_dataset(name: str) -> RecordBlock:
+    """Read the files of a dataset, or call the function that a user has registered."""
+    with _paused_garbage_collection():
+        with _caches[name].recording() if name in _caches else nullcontext():
+            records = DatasetCatalog.get(name)
+        block = RecordBlock.of(records if name in _broken else map(_with_corners, records))
+        del records
+    for key in REQUIRED_KEYS:
+        if len(lacking := np.flatnonzero(~block.has(key))):
+            raise InputError(f"{name}: record {lacking[0]} needs the key {key!r}")
+    return block
 
 
 @contextmanager

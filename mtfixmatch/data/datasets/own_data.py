@@ -18,6 +18,7 @@ from ...utils.images import RANGE_16BIT, read_image_header
 from ...utils.notes import Notes
 from ..records import Record, make_record
 from .pixel_notes import note_pixels
+from .record_cache import code_of
 from .scan import FileScanner
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,20 @@ class OwnData:
             listed = list(self.classes.get(name, ()))
             self._names[name] = listed or own_classes(train if train.paths else val)
         return self._names[name]
+
+    def set_class_names(self, names: Mapping[str, list[str]]) -> None:
+        """Set the classes of the tasks that `class_names` would find."""
+        self._names.update(names)
+
+    def sources(self) -> list[str]:
+        """Return the folders and files that the config names, of both splits."""
+        nodes = (self.node[split] for split in (TRAIN, VAL))
+        return [path for node in nodes for value in node.values() for path in paths_of(value)]
+
+    def settings(self) -> list[Any]:
+        """Return all but the files that the records depend on, with a constant `repr`."""
+        classes = {name: list(names) for name, names in self.classes.items()}
+        return [self.place, self.node.dump(), classes, self.range_16bit, code_of(self.kinds)]
 
     def listed_classes(self, name: str) -> list[str]:
         """Return the classes of a task that are known before a file is read, maybe none."""
