@@ -50,7 +50,7 @@ def hide_labels(records: Records, counts: dict[str, int], *, mode: str, seed: in
             raise InputError(f"partial labels: {key} = {count}, but only {have} images have it")
         if count != ALL:
             prefix = f"{seed}/{mode if mode == 'nested' else key}/"
-            ranking = _ranking(table.values("image_id", labeled.tolist()), prefix)
+            ranking = _ranking(table.values("image_id", labeled), prefix)
             masks[key] = _mask(table, labeled[ranking[count:]])
     return table.hide(masks)
 
@@ -79,7 +79,7 @@ def write_manifest(records: Records, keys: dict[str, str], path: str, **settings
     """
     table, labels = RecordTable.of(records), {}
     for name, key in keys.items():
-        images = sorted(table.values("image_id", np.flatnonzero(table.has(key)).tolist()))
+        images = sorted(table.values("image_id", np.flatnonzero(table.has(key))))
         labels[name] = {"count": len(images), "sha256": _digest(images), "images": images}
     content = {**settings, "num_images": len(table), "labels": labels}
     write_atomically(path, json.dumps(content, indent=1) + "\n")
@@ -98,7 +98,7 @@ def hide_by_manifest(records: Records, keys: dict[str, str], path: str) -> Recor
     for name, key in keys.items():
         kept = set(_read_manifest(path, name))
         labeled = np.flatnonzero(table.has(key))
-        ids = list(table.values("image_id", labeled.tolist()))
+        ids = list(table.values("image_id", labeled))
         if missing := kept.difference(ids):
             what = f"{len(missing)} of its images for {name} have no such label in this dataset"
             raise InputError(f"{path}: {what}, such as {min(missing)!r}")

@@ -70,14 +70,21 @@ class RecordTable(Sequence[Record]):
         found = found if self.rows is None else found[self.rows]
         return found & ~self.hidden[key] if key in self.hidden else found
 
-    def values(self, key: str, indices: Iterable[int] | None = None) -> Iterator[Any]:
-        """Yield the values of a key of some records, or of all; they have it in their files."""
-        indices = range(len(self)) if indices is None else indices
-        if len(self.blocks) == 1:
-            rows = indices if self.rows is None else self.rows[np.fromiter(indices, int)].tolist()
-            return self.blocks[0].values(key, rows)
-        places = map(self._place, indices)
-        return (next(block.values(key, [row])) for block, row in places)
+    def values(self, key: str, indices: np.ndarray | None = None) -> Iterator[Any]:
+        """Yield the values of a key of some records, or of all, which all have it from the start.
+
+        Args:
+            key: key that is no default, and no label that is hidden.
+            indices: (M,) int, the records; None: all of them.
+        """
+        rows = np.arange(len(self)) if indices is None else indices
+        rows = rows if self.rows is None else self.rows[rows]
+        starts = np.cumsum([0, *map(len, self.blocks)])
+        blocks = np.searchsorted(starts, rows, side="right") - 1
+        for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(blocks)) + 1):
+            if len(part):
+                block = blocks[part[0]]
+                yield from self.blocks[block].values(key, rows[part] - starts[block])
 
     def select(self, indices: np.ndarray) -> "RecordTable":
         """Return a table of some of the records."""

@@ -86,7 +86,9 @@ def test_places_in_a_table():
     assert few == [RECORDS[9], RECORDS[2], RECORDS[13]] and few.select(np.array([1])) == [
         RECORDS[2]
     ]
-    assert [*few.values("image_id", [2, 0])] == ["13.png", "9.png"]
+    assert [*few.values("image_id", np.array([2, 0]))] == ["13.png", "9.png"]
+    ids = [*table.values("image_id", np.array([9, 2, 3, 19]))]
+    assert ids == [RECORDS[i]["image_id"] for i in (9, 2, 3, 19)]
     assert table != RECORDS[:-1] and table != 3 and RecordTable([]) == []
     assert pickle.loads(pickle.dumps(table)) == RECORDS
 

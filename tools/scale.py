@@ -1,0 +1,181 @@
+"""Measure how cost grows with images, labels, tasks, image size and processes (docs/scale.md).
+
+    python -m tools.scale FOLDER [MOST_IMAGES]
+
+FOLDER gets the listings; it needs 100 MB for a million images, and 4 GB for ten million. Figures go
+to output/scale.json, plots to output/scale.png. The tables are those of docs/scale.md.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from mtfixmatch.utils.images import read_rgb_pixels
+from tools import scale_ranks, scale_records, scale_steps
+
+matplotlib.use("Agg")
+
+OUTPUT = "output/scale"
+SHARE = 10  # one image in so many is labeled
+LABELS = (1_000, 10_000, 100_000)  # of LABEL_IMAGES
+LABEL_IMAGES = 100_000
+GPUS = (8, 64, 512)
+PER_NODE = 8  # GPUs
+PER_GPU, STEPS = 16, 5  # images and steps a second that the needs are worked out for
+IMAGE_MB = 2.3  # a PNG of Cityscapes: 2,975 images are 6.8 GB
+
+
+def measure_records(folder: Path, most: int) -> dict[str, list[dict]]:
+    """Return what a start costs by number of images, and by number of labels."""
+    images = [10**n for n in range(3, 8) if 10**n <= most]
+    by_images = [scale_records.measure(folder / str(n), n, n // SHARE) for n in images]
+    root = folder / str(LABEL_IMAGES)
+    by_labels = [scale_records.measure(root, LABEL_IMAGES, n) for n in LABELS]
+    return {"images": by_images, "labels": by_labels}
+
+
+def images_per_second_and_core() -> float:
+    """Return how many PNGs of 2048x1024 a core decodes; the views come on top."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (128, 256, 3), np.uint8)
+    noise = rng.integers(0, 12, (1024, 2048, 3), np.uint8)
+    path = f"{OUTPUT}_image.png"
+    cv2.imwrite(path, cv2.resize(coarse, (2048, 1024)) // 2 + noise)
+    start = time.process_time()
+    for _ in range(10):
+        read_rgb_pixels(path, [1024, 2048])
+    return 10 / (time.process_time() - start)
+
+
+def needs(gpus: int, found: Mapping[str, Any], per_core: float) -> dict[str, float]:
+    """Return what a run on some GPUs needs, from counts; rates are for STEPS steps a second."""
+    step = found["processes"][-1]
+    gradients = step["bytes"][scale_ranks.GRADIENTS]
+    ring = 2 * (gpus - 1) / gpus * gradients
+    images = PER_GPU * STEPS * gpus
+    nodes = max(1, gpus // PER_NODE)
+    start = found["images"][-1]["later"]
+    return {
+        "images in a batch": PER_GPU * gpus,
+        "images a second": images,
+        f"cores a node, at {per_core:.0f} images a second and core": images / nodes / per_core,
+        "read by a node, MB/s": images / nodes * IMAGE_MB,
+        "sent and received by each GPU for gradients, MB a step": ring / 1e6,
+        "the same, Gbit/s": ring * STEPS * 8 / 1e9,
+        "collectives a step": sum(step["collectives"].values()),
+        f"memory of {found['images'][-1]['images']:,} records, MiB a rank": start["rank_mib"],
+    }
+
+
+def tables(found: Mapping[str, Any], per_core: float) -> str:
+    """Return all tables as text."""
+    rows = [
+        [row["images"], row["labeled"], *_start_figures(row["later"])]
+        for row in found["images"] + found["labels"]
+    ]
+    start = ["images", "labeled", *scale_records.STAGES, "rank, MiB", "worker, MiB"]
+    tasks = [[len(x["tasks"]), ", ".join(x["tasks"]), *_costs(x)] for x in found["tasks"]]
+    sizes = [[x["size"], *_costs(x)] for x in found["sizes"]]
+    costs = ["GFLOP", "activations, MiB", "parameters, million"]
+    names = sorted({name for x in found["processes"] for name in x["collectives"]})
+    ranks = [
+        [
+            x["processes"],
+            *(f"{x['collectives'].get(n, 0)} ({x['bytes'].get(n, 0) / 1e6:.3f} MB)" for n in names),
+        ]
+        for x in found["processes"]
+    ]
+    needed = {gpus: needs(gpus, found, per_core) for gpus in GPUS}
+    lines = [[name, *(needed[gpus][name] for gpus in GPUS)] for name in needed[GPUS[0]]]
+    parts = (
+        (rows, start),
+        (tasks, ["tasks", "", *costs]),
+        (sizes, ["pixels, both sides", *costs]),
+        (ranks, ["processes", *names]),
+        (lines, ["", *(f"{gpus} GPUs" for gpus in GPUS)]),
+    )
+    return "\n\n".join(
+        tabulate(x, headers=y, tablefmt="pipe", floatfmt=",.4g", intfmt=",") for x, y in parts
+    )
+
+
+def _start_figures(start: Mapping[str, Any]) -> list[float]:
+    seconds = [start["seconds"][stage] for stage in scale_records.STAGES]
+    return [*seconds, start["rank_mib"], start["worker_mib"]]
+
+
+def _costs(costs: Mapping[str, Any]) -> list[float]:
+    return [costs["GFLOP"], costs["activations_mib"], costs["parameters"] / 1e6]
+
+
+def plot(found: Mapping[str, Any]) -> Figure:
+    """Plot each cost over what it grows with."""
+    figure = Figure(figsize=(15, 7.5), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    for axis, key, x in zip(axes[:2], ("images", "labels"), ("images", "labeled"), strict=True):
+        rows = found[key]
+        seconds = {"start, s": [sum(r["later"]["seconds"].values()) for r in rows]}
+        memory = {
+            f"{name}, MiB": [r["later"][f"{name}_mib"] for r in rows] for name in ("rank", "worker")
+        }
+        _draw(axis, x, [r[x] for r in rows], seconds | memory, log=True)
+    for axis, key, x in zip(axes[2:4], ("tasks", "sizes"), ("tasks", "size"), strict=True):
+        rows = found[key][2:] if key == "tasks" else found[key]
+        places = [len(r[x]) if key == "tasks" else r[x] for r in rows]
+        values = {name: [r[name] for r in rows] for name in ("GFLOP", "activations_mib")}
+        _draw(axis, x, places, values)
+    rows = found["processes"]
+    places = [r["processes"] for r in rows]
+    calls = {"collectives a step": [sum(r["collectives"].values()) for r in rows]}
+    _draw(axes[4], "processes", places, calls)
+    sizes = {"MB a step and process": [sum(r["bytes"].values()) / 1e6 for r in rows]}
+    _draw(axes[5], "processes", places, sizes)
+    return figure
+
+
+def _draw(
+    axis: Any, label: str, x: Sequence[float], values: Mapping[str, Sequence], log: bool = False
+) -> None:
+    for name, y in values.items():
+        axis.plot(x, y, marker="o", label=name)
+    if log:
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
+    axis.set_xlabel(label)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+
+
+def main(folder: str, most: str = "1000000") -> None:
+    """Measure everything, or plot and print what output/scale.json has."""
+    os.makedirs(os.path.dirname(OUTPUT), exist_ok=True)
+    found: dict[str, Any] = measure_records(Path(folder).absolute(), int(most))
+    found |= scale_steps.measure() | {"processes": scale_ranks.measure()}
+    found["per_core"] = images_per_second_and_core()
+    Path(f"{OUTPUT}.json").write_text(json.dumps(found, indent=1))
+    show(found)
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """Print the tables and write the plots."""
+    plot(found).savefig(f"{OUTPUT}.png", dpi=60)
+    print(tables(found, found["per_core"]))
+
+
+if __name__ == "__main__":
+    if sys.argv[1].endswith(".json"):
+        show(json.loads(Path(sys.argv[1]).read_text()))
+    else:
+        main(*sys.argv[1:])
