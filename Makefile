@@ -1,5 +1,6 @@
 # make quickstart: from a fresh clone to a trained network and a report with pictures.
-# make test, make lint, make faults, make soak, make bench, make gpu, make clean. Variables: VENV, DATA, OUTPUT, ARGS.
+# make test, make lint, make faults, make soak, make bench, make gpu, make scale, make clean.
+# Variables: VENV, DATA, OUTPUT, ARGS.
 VENV ?= .venv
 PYTHON ?= $(VENV)/bin/python
 DATA ?= datasets
@@ -10,7 +11,7 @@ ARGS ?=
 CONFIG ?= configs/street/quickstart.yaml
 RUN = $(PYTHON) -W ignore
 
-.PHONY: quickstart venv test lint faults soak bench gpu clean
+.PHONY: quickstart venv test lint faults soak bench gpu scale clean
 quickstart: $(OUTPUT)/report.md
 	@echo "Done: see $(OUTPUT)/report.md, predictions.png, pseudo_labels.png, curves.png"
 	@echo "Curves: $(VENV)/bin/tensorboard --logdir $(OUTPUT)"
@@ -43,6 +44,10 @@ faults: venv
 # Trains twenty thousand tiny steps and checks that memory and open files do not grow.
 soak: venv
 	$(RUN) -m tools.soak
+
+# How cost grows with images, labels, tasks, image size and processes, see docs/scale.md.
+scale: venv
+	$(RUN) -m tools.scale output/scale
 
 bench: $(DATA)/street/street.json
 	$(RUN) -m tools.bench DATASETS.ROOT $(DATA)

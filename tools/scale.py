@@ -60,8 +60,10 @@ def images_per_second_and_core() -> float:
 def needs(gpus: int, found: Mapping[str, Any], per_core: float) -> dict[str, float]:
     """Return what a run on some GPUs needs, from counts; rates are for STEPS steps a second."""
     step = found["processes"][-1]
-    gradients = step["bytes"][scale_ranks.GRADIENTS]
-    ring = 2 * (gpus - 1) / gpus * gradients
+    # A ring sends a reduced tensor twice, in parts; of a gathered one, each process gets all parts.
+    reduced = sum(step["bytes"][x] for x in (scale_ranks.GRADIENTS, "allreduce"))
+    gathered = step["bytes"]["allgather"] / step["processes"] * gpus
+    ring = 2 * (gpus - 1) / gpus * reduced
     images = PER_GPU * STEPS * gpus
     nodes = max(1, gpus // PER_NODE)
     start = found["images"][-1]["later"]
@@ -70,9 +72,10 @@ def needs(gpus: int, found: Mapping[str, Any], per_core: float) -> dict[str, flo
         "images a second": images,
         f"cores a node, at {per_core:.0f} images a second and core": images / nodes / per_core,
         "read by a node, MB/s": images / nodes * IMAGE_MB,
-        "sent and received by each GPU for gradients, MB a step": ring / 1e6,
-        "the same, Gbit/s": ring * STEPS * 8 / 1e9,
         "collectives a step": sum(step["collectives"].values()),
+        "received by each GPU: gradients, MB a step": ring / 1e6,
+        "statistics of BatchNorm, MB a step": gathered / 1e6,
+        "both, Gbit/s": (ring + gathered) * STEPS * 8 / 1e9,
         f"memory of {found['images'][-1]['images']:,} records, MiB a rank": start["rank_mib"],
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
 
 from mtfixmatch.config import add_mtfixmatch_config
 from mtfixmatch.data import record_file
@@ -148,7 +149,7 @@ def test_settings_and_code_are_seen(tmp_path, loads, monkeypatch):
     own = "DATASETS.COCO_STYLE"
     for opts in (("DATASETS.MAX_FAULTS", 0.9), (f"{own}.UNANNOTATED", "unlabeled")):
         read(tmp_path, opts)
-    assert len(loads) == 3 and len(kept_files(tmp_path)) == 1
+    assert len(loads) == len(kept_files(tmp_path)) == 3
     swapped = read(tmp_path, ("TASKS.DETECTION.CLASSES", ["dog", "cat"]))
     ids = [record["annotations"][0]["category_id"] for record in (first[-1], swapped[-1])]
     assert ids == [0, 1] and len(loads) == 4
@@ -219,14 +220,20 @@ def test_images_of_a_list(tmp_path, loads):
     assert len(read(tmp_path, opts)) == 1 and loads == ["TRAIN"] * 2
 
 
-def test_another_rank_takes_the_file_without_comparing(tmp_path, loads, monkeypatch):
+def test_another_rank_maps_the_file_without_comparing(tmp_path, loads, monkeypatch):
+    """The main process sends its token; a file of another one is compared with the dataset."""
     first = read(tmp_path)
-    cache, token = catalog._caches[TRAIN], catalog._loaded[TRAIN][2]
-    monkeypatch.setattr(record_cache, "stamp", None)  # which comparing would call
-    block, again = cache.load(token)
-    assert RecordTable([block]) == first and again == token
-    assert cache.load(token + 1) is None
-    monkeypatch.undo()
+    token = catalog._loaded[TRAIN][2]
+    compared, stamp = [], record_cache.stamp
+    monkeypatch.setattr(record_cache, "stamp", lambda path: compared.append(path) or stamp(path))
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    for sent in (token, token + 1):
+        assert not compared
+        monkeypatch.setattr(comm, "all_gather", lambda mine, x=sent: [([], {TRAIN: x}), mine])
+        assert read(tmp_path) == first and loads == ["TRAIN"]
+    assert str(tmp_path / "train/a/1.png") in map(os.fsdecode, compared)
+    (block,) = get_records([TRAIN]).blocks
+    assert not block.kind_of.flags.writeable  # it is mapped
 
 
 RECORDS = [

@@ -99,10 +99,13 @@ def _record_cache(own: OwnData, name: str, scan: FileScanner) -> RecordCache:
             broken.update(state["broken"])
 
     sources = own.sources()
-    path = cache_path(scan.cache_dir or "", name, "\n".join(sources)).removesuffix(".json.gz")
+    settings = repr([own.settings(), broken is not None, notes.max_faults])
+    # A file for each setting: one that is replaced ends the runs of other nodes that have mapped it
+    # from a network disk.
+    path = cache_path(scan.cache_dir or "", name, "\n".join([settings, *sources]))
     return RecordCache(
-        path=f"{path}.records",
-        settings=repr([own.settings(), broken is not None, notes.max_faults]),
+        path=path.replace(".json.gz", ".records"),
+        settings=settings,
         sources=sources,
         workers=scan.workers,
         get_state=get_state,

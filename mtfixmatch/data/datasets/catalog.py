@@ -120,7 +120,9 @@ def _load_dataset(name: str, token: int | None) -> tuple[RecordBlock, int | None
     """
     cache = _caches.get(name)
     found = cache and ((token is not None and cache.load(token)) or cache.load())
-    block, token = found or (_read_dataset(name), None)
+    is_keeping = cache and not found and comm.get_local_rank() == 0
+    with cache.recording() if cache and is_keeping else nullcontext():
+        block, token = found or (_read_dataset(name), None)
     logger.info("%s: %d images", name, len(block))
     if comm.is_main_process():
         for text in _notes[name].messages() if name in _notes else ():
@@ -128,7 +130,7 @@ def _load_dataset(name: str, token: int | None) -> tuple[RecordBlock, int | None
     messages = list(broken_files([name]).values())
     for message in messages[:MAX_SHOWN]:
         logger.warning("%s: one of %d files left out: %s", name, len(messages), message)
-    if cache and not found and comm.get_local_rank() == 0:
+    if cache and is_keeping:
         token = cache.save(block)
         # From now on all processes of the node share the pages of the file.
         return (token is not None and cache.load(token)) or (block, token)
@@ -138,8 +140,7 @@ def _load_dataset(name: str, token: int | None) -> tuple[RecordBlock, int | None
 def _read_dataset(name: str) -> RecordBlock:
     """Read the files of a dataset, or call the function that a user has registered."""
     with _paused_garbage_collection():
-        with _caches[name].recording() if name in _caches else nullcontext():
-            records = DatasetCatalog.get(name)
+        records = DatasetCatalog.get(name)
         block = RecordBlock.of(records if name in _broken else map(_with_corners, records))
         del records
     for key in REQUIRED_KEYS:

@@ -83,10 +83,13 @@ class RecordCache:
 
     def save(self, block: RecordBlock) -> int | None:
         """Write the file and return its token; None: the dataset is small or of another kind."""
-        if len(block) < MIN_RECORDS or not self._can_be_kept():
-            return None
+        try:
+            if len(block) < MIN_RECORDS or not self._can_be_kept():
+                return None
+            arrays = _stamp_arrays(self.reads)
+        finally:
+            self.reads.clear()
         header = {"settings": self._digest(), "state": self.get_state()}
-        arrays = _stamp_arrays(self.reads)
         try:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             return write_block(self.path, block, header, arrays)
