@@ -118,13 +118,14 @@ def start(root: str, labeled: int) -> dict:
     from mtfixmatch.tasks.config import build_tasks
 
     process = psutil.Process()
-    before = process.memory_full_info().uss
+    before = _own_memory("RssAnon")
     seconds: dict[str, float] = {}
-    clock = [time.perf_counter()]
+    cpu: dict[str, float] = {}
+    clocks = [(time.perf_counter(), sum(os.times()[:4]))]
 
     def done(stage: str) -> None:
-        clock.append(time.perf_counter())
-        seconds[stage] = clock[-1] - clock[-2]
+        clocks.append((time.perf_counter(), sum(os.times()[:4])))
+        seconds[stage], cpu[stage] = (b - a for a, b in zip(*clocks[-2:], strict=True))
 
     cfg = load_config(CONFIG, [x for pair in _keys(root, labeled).items() for x in pair])
     done(STAGES[0])
@@ -136,15 +137,16 @@ def start(root: str, labeled: int) -> dict:
     manifest = Path(root, "label_subsets.json")
     write_manifest(records, {x.name: x.label_key for x in tasks}, str(manifest))
     done(STAGES[3])
-    held = process.memory_full_info().uss - before
+    held = _own_memory("RssAnon") - before
     batches = iter(loader)
     first = [next(batches) for _ in range(4)]
     done(STAGES[4])
     drawn = [[item["file_name"].removeprefix(root) for item in batch] for batch in first]
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "rank_mib": held / 2**20,
-        "peak_mib": (_peak() - before) / 2**20,
+        "mapped_mib": _own_memory("RssFile") / 2**20,
         "worker_mib": max(x.memory_full_info().uss for x in process.children()) / 2**20,
         "digest": _digest(manifest.read_bytes(), json.dumps(drawn).encode()),
     }
@@ -170,9 +172,10 @@ def _keys(root: str, labeled: int) -> dict:
     }
 
 
-def _peak() -> int:
+def _own_memory(kind: str) -> int:
+    """Return the resident bytes of this process of a kind, such as RssAnon."""
     status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(x.split()[1]) * 1024 for x in status if x.startswith("VmHWM"))
+    return next(int(x.split()[1]) * 1024 for x in status if x.startswith(kind))
 
 
 def _digest(*parts: bytes) -> str:
