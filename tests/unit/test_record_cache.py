@@ -114,6 +114,13 @@ def test_small_datasets_are_not_kept(tmp_path, loads, monkeypatch):
     assert not kept_files(tmp_path)
 
 
+def test_validation_does_not_list_the_kept_images_of_training(tmp_path, loads, monkeypatch):
+    read(tmp_path)
+    monkeypatch.setattr(OwnData, "_paths", None)
+    register_datasets(make_cfg(tmp_path))
+    assert len(get_records([TRAIN, VAL])) == 6 and loads == ["TRAIN", "VAL"]
+
+
 def touch(path):
     os.utime(path, ns=(1, 1))
 

@@ -85,15 +85,15 @@ def _register(
 def _record_cache(own: OwnData, name: str, scan: FileScanner) -> RecordCache:
     """Return the cache of the records of a split of the user's own data."""
     broken, notes = scan.broken, scan.notes
+    split = name.rsplit("_", 1)[1].upper()
 
     def get_state() -> dict[str, Any]:
-        classes = {task: own.class_names(task, scan) for task in own.kinds}
         said = {"lines": notes.lines, "texts": notes.texts}
-        return {"classes": classes, "broken": broken or {}, "notes": said}
+        return {"own": own.get_state(split, scan), "broken": broken or {}, "notes": said}
 
     def set_state(state: dict[str, Any]) -> None:
-        own.set_class_names(state["classes"])
-        MetadataCatalog.get(name).set(**_class_metadata(own, state["classes"]))
+        own.set_state(split, state["own"])
+        MetadataCatalog.get(name).set(**_class_metadata(own, state["own"]["classes"]))
         notes.lines, notes.texts = state["notes"]["lines"], state["notes"]["texts"]
         if broken is not None:
             broken.update(state["broken"])

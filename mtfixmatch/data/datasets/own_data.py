@@ -85,9 +85,15 @@ class OwnData:
             self._names[name] = listed or own_classes(train if train.paths else val)
         return self._names[name]
 
-    def set_class_names(self, names: Mapping[str, list[str]]) -> None:
-        """Set the classes of the tasks that `class_names` would find."""
-        self._names.update(names)
+    def get_state(self, split: str, scan: FileScanner) -> dict[str, Any]:
+        """Return what loading a split leaves here for the other split, as plain values."""
+        classes = {name: self.class_names(name, scan) for name in self.kinds}
+        return {"classes": classes, "folders": sorted(self._folders[split])}
+
+    def set_state(self, split: str, state: Mapping[str, Any]) -> None:
+        """Set what `get_state` has returned."""
+        self._names.update(state["classes"])
+        self._folders[split] = set(state["folders"])
 
     def sources(self) -> list[str]:
         """Return the folders and files that the config names, of both splits."""
