@@ -9,23 +9,16 @@ to output/scale.json, plots to output/scale.png. The tables are those of docs/sc
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from mtfixmatch.data.mapper import TrainMapper
-from mtfixmatch.data.records import make_record
-from mtfixmatch.data.samplers import Draw
-from mtfixmatch.engine.setup import resolve_config
-from mtfixmatch.tasks.config import build_tasks, set_classes
 from tools import scale_ranks, scale_records, scale_steps
+from tools.bench_data import BATCH, STEPS_PER_SECOND, bench_data
 
 matplotlib.use("Agg")
 
@@ -35,8 +28,6 @@ LABELS = (1_000, 10_000, 100_000)  # of LABEL_IMAGES
 LABEL_IMAGES = 100_000
 GPUS = (8, 64, 512)
 PER_NODE = 8  # GPUs
-PER_GPU, STEPS = 16, 5  # images and steps a second that the needs are worked out for
-VIEWS = 20  # that are timed
 IMAGE_MB = 2.3  # a PNG of Cityscapes: 2,975 images are 6.8 GB
 
 
@@ -49,44 +40,25 @@ def measure_records(folder: Path, most: int) -> dict[str, list[dict]]:
     return {"images": by_images, "labels": by_labels}
 
 
-def images_per_second_and_core() -> float:
-    """Return how many weak views of 800x800 a core makes from PNGs of 2048x1024."""
-    cfg = resolve_config(scale_steps.CONFIG, [])
-    for task, count in scale_steps.CLASSES.items():
-        set_classes(cfg, task, [str(i) for i in range(count)])
-    mapper = TrainMapper(cfg, build_tasks(cfg))
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 255, (128, 256, 3), np.uint8)
-    noise = rng.integers(0, 8, (1024, 2048, 3), np.uint8)
-    path = f"{OUTPUT}_image.png"
-    cv2.imwrite(path, cv2.resize(coarse, (2048, 1024)) // 2 + noise)
-    record = make_record(path, "image", [1024, 2048])
-    mapper(record, Draw(0, 0, 0))
-    start = time.process_time()
-    for step in range(VIEWS):
-        mapper(record, Draw(0, step, 0))
-    return VIEWS / (time.process_time() - start)
-
-
 def needs(gpus: int, found: Mapping[str, Any], per_core: float) -> dict[str, float]:
-    """Return what a run on some GPUs needs, from counts; rates are for STEPS steps a second."""
+    """Return what a run on some GPUs needs, from counts; rates are for STEPS_PER_SECOND."""
     step = found["processes"][-1]
     # A ring sends a reduced tensor twice, in parts; of a gathered one, each process gets all parts.
     reduced = sum(step["bytes"][x] for x in (scale_ranks.GRADIENTS, "allreduce"))
     gathered = step["bytes"]["allgather"] / step["processes"] * gpus
     ring = 2 * (gpus - 1) / gpus * reduced
-    images = PER_GPU * STEPS * gpus
+    images = BATCH * STEPS_PER_SECOND * gpus
     nodes = max(1, gpus // PER_NODE)
     start = found["images"][-1]["later"]
     return {
-        "images in a batch": PER_GPU * gpus,
+        "images in a batch": BATCH * gpus,
         "images a second": images,
         f"cores a node, at {per_core:.0f} images a second and core": images / nodes / per_core,
         "read by a node, MB/s": images / nodes * IMAGE_MB,
         "collectives a step": sum(step["collectives"].values()),
         "received by each GPU: gradients, MB a step": ring / 1e6,
         "statistics of BatchNorm, MB a step": gathered / 1e6,
-        "both, Gbit/s": (ring + gathered) * STEPS * 8 / 1e9,
+        "both, Gbit/s": (ring + gathered) * STEPS_PER_SECOND * 8 / 1e9,
         f"memory of {found['images'][-1]['images']:,} records, MiB a rank": start["rank_mib"],
     }
 
@@ -178,7 +150,7 @@ def main(folder: str, most: str = "1000000") -> None:
     os.makedirs(os.path.dirname(OUTPUT), exist_ok=True)
     found: dict[str, Any] = measure_records(Path(folder).absolute(), int(most))
     found |= scale_steps.measure() | {"processes": scale_ranks.measure()}
-    found["per_core"] = images_per_second_and_core()
+    found["per_core"] = bench_data()["PNG: labeled views per second and core"]
     Path(f"{OUTPUT}.json").write_text(json.dumps(found, indent=1))
     show(found)
 
