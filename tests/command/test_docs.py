@@ -158,7 +158,16 @@ def check_bench(words: list[str]) -> None:
     assert words == ["data"]
 
 
-MODULES = {"mtfixmatch.street": street._parse_args, "tools.bench": check_bench}
+def check_scale(words: list[str]) -> None:
+    _, most = words
+    assert int(most) == 10_000_000
+
+
+MODULES = {
+    "mtfixmatch.street": street._parse_args,
+    "tools.bench": check_bench,
+    "tools.scale": check_scale,
+}
 
 
 def check_installed(words: list[str]) -> None:
