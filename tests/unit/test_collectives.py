@@ -86,8 +86,8 @@ def test_so_they_do_in_parts_and_in_mixed_precision(networks, precision, parts):
 
 
 @pytest.mark.parametrize("kinds", MIXES)
-def test_a_gpu_takes_part_three_times_and_waits_twice(networks, kinds):
-    """The sums of elements and the finiteness check are waited for, the statistics are not."""
+def test_a_gpu_takes_part_three_times(networks, kinds):
+    """For sums of elements, the finiteness check, which is waited for, and the statistics."""
     steps = networks["BN", "DenseFixMatch"]
     first, second = sent_in_a_step(steps, kinds)
     assert first == second
