@@ -59,9 +59,9 @@ def into_normalizer(trainer, batch: list[dict]) -> Undo:
     right = normalizer.divisor
 
     def spoil(count, num_images, *, is_pseudo):
-        right(count, num_images, is_pseudo=is_pseudo)
+        divisor = right(count, num_images, is_pseudo=is_pseudo)
         normalizer.means[int(is_pseudo)] = NAN
-        return NAN
+        return divisor * NAN
 
     normalizer.divisor = spoil
     return lambda: delattr(normalizer, "divisor")
