@@ -23,13 +23,14 @@ from mtfixmatch.augmentation import geometry
 from mtfixmatch.data import mapper as mapper_module
 from mtfixmatch.data.decoded_store import DecodedStore
 from mtfixmatch.data.mapper import TrainMapper
-from mtfixmatch.data.packed import PackedBatch, stack
+from mtfixmatch.data.packed import PackedBatch
 from mtfixmatch.data.samplers import Draw
 from mtfixmatch.engine.setup import resolve_config
 from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks import build_tasks
 from mtfixmatch.tasks.config import set_classes
 from mtfixmatch.utils import decoders
+from mtfixmatch.utils.devices import stack
 from mtfixmatch.utils.images import read_rgb_pixels
 
 CONFIG = "configs/cityscapes/dense_fixmatch.yaml"
