@@ -260,14 +260,7 @@ class Task(OwnLabelsReader, AutoLabeled, ExportedTask, SavedResults, ABC):
     def warp_targets(
         self, targets: Sequence[Target], matrices: Tensor, size: Size, erased: Tensor | None = None
     ) -> list[Target]:
-        """Warp the targets of N >= 1 images; a kind may do so at once, in less time on a GPU.
-
-        Args:
-            targets: targets of N images.
-            matrices: (N, 3, 3) affine on the CPU, see `warp_target`.
-            size: (height, width) of the views.
-            erased: (N, H, W) bool, pixels of the views to ignore; None: none.
-        """
+        """Warp N >= 1 targets by matrices (N, 3, 3); a kind may warp all at once on a GPU."""
         masks = [None] * len(targets) if erased is None else erased
         rows = zip(targets, matrices, masks, strict=True)
         return [self.warp_target(target, matrix, size, mask) for target, matrix, mask in rows]
