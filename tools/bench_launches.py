@@ -9,6 +9,7 @@ longer kernels, not more of them.
 
 import argparse
 import logging
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -74,14 +75,18 @@ def by_part(counts: Counter[tuple[str, str]]) -> Counter[str]:
     return parts
 
 
-def main() -> None:
+def parse_args(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--first-step", type=int, default=0, help="fixes the strong augmentation")
     parser.add_argument("--sites", type=int, default=0, help="number of lines of code to show")
     parser.add_argument("opts", nargs="*", help="KEY VALUE pairs of the config")
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main(words: list[str]) -> None:
+    args = parse_args(words)
     logging.disable(logging.INFO)
     counts = paper_counts(args.images, args.config, args.first_step, *args.opts)
     launches, waits = by_part(counts.launches), by_part(counts.waits)
@@ -95,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

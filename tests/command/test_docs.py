@@ -29,6 +29,7 @@ from mtfixmatch.study.show import check_configs
 from mtfixmatch.utils.checkout import COMMAND_OF
 from tests.support.engine_helpers import build_trainer, run_config
 from tests.support.helpers import CONFIGS, REPOSITORY, SMALL
+from tools import bench_launches
 
 README = REPOSITORY / "README.md"
 PAGES = [README, *(REPOSITORY / name for name in ("CONTRIBUTING.md", "MODEL_ZOO.md"))]
@@ -166,6 +167,7 @@ def check_scale(words: list[str]) -> None:
 MODULES = {
     "mtfixmatch.street": street._parse_args,
     "tools.bench": check_bench,
+    "tools.bench_launches": bench_launches.parse_args,
     "tools.scale": check_scale,
 }
 
