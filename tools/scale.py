@@ -83,7 +83,7 @@ def tables(found: Mapping[str, Any], per_core: float) -> str:
         for x in found["processes"]
     ]
     needed = {gpus: needs(gpus, found, per_core) for gpus in GPUS}
-    lines = [[name, *(needed[gpus][name] for gpus in GPUS)] for name in needed[GPUS[0]]]
+    lines = [[name, *(_text(needed[gpus][name]) for gpus in GPUS)] for name in needed[GPUS[0]]]
     parts = (
         (rows, start),
         (tasks, ["tasks", "", *costs]),
@@ -94,6 +94,10 @@ def tables(found: Mapping[str, Any], per_core: float) -> str:
     return "\n\n".join(
         tabulate(x, headers=y, tablefmt="pipe", floatfmt=",.4g", intfmt=",") for x, y in parts
     )
+
+
+def _text(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _start_figures(start: Mapping[str, Any]) -> list[float]:

@@ -4,13 +4,17 @@ Ten million dicts take six gigabytes in every process that makes them. The array
 data workers share with their parent, and with a file (see `record_file`) all processes of a node.
 """
 
+import copyreg
+import io
 import pickle
 from array import array
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from detectron2.structures import BoxMode
 
 from .records import Record
 
@@ -109,7 +113,7 @@ class RecordBlock:
                 strings.add(encode(record[key]) if key in kind.texts else b"")
             sizes.extend([record[key] if key in kind.sizes else 0 for key in SIZES])
             values = tuple([record[key] for key in kind.rows])
-            rows.add(pickle.dumps(values, protocol=5) if values else b"")
+            rows.add(_pickled(values) if values else b"")
         return cls(
             kinds=kinds.kinds,
             kind_of=np.frombuffer(kind_of, np.uint32),
@@ -150,6 +154,20 @@ def encode(text: str) -> bytes:
 def decode(data: memoryview) -> str:
     """The inverse of `encode`."""
     return str(data, "utf-8", "surrogatepass")
+
+
+# Python 3.11.2 pickles a value of an enum by `getattr`, which `record_file` does not load.
+_REDUCERS: ChainMap[Any, Any] = ChainMap(
+    {BoxMode: lambda mode: (BoxMode, (int(mode),))}, copyreg.dispatch_table
+)
+
+
+def _pickled(values: tuple) -> bytes:
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, protocol=5)
+    pickler.dispatch_table = _REDUCERS
+    pickler.dump(values)
+    return file.getvalue()
 
 
 class _Bytes:

@@ -37,9 +37,10 @@ class TopBlock(LastLevelP6P7):
     def forward(self, c5: Tensor) -> list[Tensor]:
         """Compute features at strides 64 and 128 from those at stride 32, (N, C, H, W)."""
         # The size comes last: an exported network, in full precision, must not depend on it.
-        if not torch.is_autocast_enabled(c5.device.type) or c5.shape[-1] > 2:
+        is_mixed = c5.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if not is_mixed or c5.shape[-1] > 2:
             return super().forward(c5)
-        with torch.autocast(c5.device.type, enabled=False):
+        with torch.autocast("cpu", enabled=False):
             return super().forward(c5.to(self.p6.weight.dtype))
 
 
