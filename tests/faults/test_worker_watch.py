@@ -22,6 +22,7 @@ from mtfixmatch.utils.images import read_image_size
 from tests.support.helpers import tiny_config
 
 KILLER = "killer.png"
+OTHERS: list = []
 TIMEOUT = 3  # seconds; on a busy machine a sound worker may need more than one to start
 
 
@@ -53,14 +54,25 @@ def watched(names, workers, timeout=TIMEOUT):
     return WatchedLoader(loader, mapper, timeout)
 
 
+@pytest.fixture(autouse=True)
+def others():
+    """Remember the processes that other tests have left."""
+    OTHERS[:] = active_children()
+
+
+def check_no_worker_is_left():
+    workers = [child for child in active_children() if child not in OTHERS]
+    for worker in workers:
+        worker.join(20)
+    assert not any(worker.is_alive() for worker in workers)
+
+
 def failure(loader):
     """What a loop over the loader fails with; none of its workers is left."""
     with pytest.raises(InputError) as caught:
         for _ in loader:
             pass
-    for child in active_children():
-        child.join(20)
-    assert not active_children()
+    check_no_worker_is_left()
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -140,9 +152,7 @@ def test_a_stopped_worker_is_named():
     with pytest.raises(InputError, match=rf"TIMEOUT\): .*process {pid} is stopped"):
         for _ in batches:
             pass
-    for child in active_children():
-        child.join(20)
-    assert not active_children()
+    check_no_worker_is_left()
 
 
 def test_evaluation_is_watched_too(street_root, tmp_path):
