@@ -78,11 +78,12 @@ class WatchedLoader:
             items = self._unpack(batch)
             for item in items:
                 if isinstance(item, InputError):
+                    _kill_workers(batches)  # else they live as long as the error's traceback
                     raise item
             yield items
 
     def _next(self, batches: Iterator):
-        workers: list[BaseProcess] = getattr(batches, "_workers", [])
+        workers = _workers(batches)
         check = _WorkerCheck(self._rows, workers, self._timeout)
         try:
             with _every_second(check) if in_main_thread() else nullcontext():
@@ -97,9 +98,17 @@ class WatchedLoader:
                 raise
             workers[dead[0]].join(5)
             message = _death(workers[dead[0]], self._rows[dead[0]])
-        for worker in workers:  # all at once: PyTorch would ask each to end and wait for it
-            worker.kill()
+        _kill_workers(batches)
         raise InputError(message)
+
+
+def _workers(batches: Iterator) -> list[BaseProcess]:
+    return getattr(batches, "_workers", [])
+
+
+def _kill_workers(batches: Iterator) -> None:
+    for worker in _workers(batches):  # all at once: PyTorch would ask each to end and wait for it
+        worker.kill()
 
 
 class _WorkerCheck:
