@@ -78,12 +78,11 @@ class WatchedLoader:
             items = self._unpack(batch)
             for item in items:
                 if isinstance(item, InputError):
-                    _kill_workers(batches)  # else they live as long as the error's traceback
                     raise item
             yield items
 
     def _next(self, batches: Iterator):
-        workers = _workers(batches)
+        workers: list[BaseProcess] = getattr(batches, "_workers", [])
         check = _WorkerCheck(self._rows, workers, self._timeout)
         try:
             with _every_second(check) if in_main_thread() else nullcontext():
@@ -98,17 +97,9 @@ class WatchedLoader:
                 raise
             workers[dead[0]].join(5)
             message = _death(workers[dead[0]], self._rows[dead[0]])
-        _kill_workers(batches)
+        for worker in workers:  # all at once: PyTorch would ask each to end and wait for it
+            worker.kill()
         raise InputError(message)
-
-
-def _workers(batches: Iterator) -> list[BaseProcess]:
-    return getattr(batches, "_workers", [])
-
-
-def _kill_workers(batches: Iterator) -> None:
-    for worker in _workers(batches):  # all at once: PyTorch would ask each to end and wait for it
-        worker.kill()
 
 
 class _WorkerCheck:
