@@ -78,6 +78,7 @@ class WatchedLoader:
             items = self._unpack(batch)
             for item in items:
                 if isinstance(item, InputError):
+                    del batches  # ends the workers, which the error's traceback would keep
                     raise item
             yield items
 
@@ -97,9 +98,20 @@ class WatchedLoader:
                 raise
             workers[dead[0]].join(5)
             message = _death(workers[dead[0]], self._rows[dead[0]])
-        for worker in workers:  # all at once: PyTorch would ask each to end and wait for it
-            worker.kill()
+        _kill(workers)
         raise InputError(message)
+
+
+def _kill(workers: list[BaseProcess]) -> None:
+    """Kill all workers at once; PyTorch would ask each to end and wait for it.
+
+    If another loader has installed PyTorch's handler of SIGCHLD, it must find none of them.
+    """
+    with handling([signal.SIGCHLD], signal.SIG_DFL):
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join(5)
 
 
 class _WorkerCheck:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from mtfixmatch.data.loader import build_eval_loader, eval_records
 from mtfixmatch.data.mapper import EvalMapper
@@ -143,6 +144,17 @@ def test_a_read_that_never_ends_is_named(tmp_path, workers):
         message,
     )
     assert found and (int(found[1]) == os.getpid()) == (workers == 0)
+
+
+def test_another_loader_may_have_installed_pytorchs_handler(tmp_path, monkeypatch):
+    """It raises at any place when a worker is killed."""
+    before = signal.getsignal(signal.SIGCHLD)
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    signal_handling._set_SIGCHLD_handler()
+    try:
+        test_a_read_that_never_ends_is_named(tmp_path, 2)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_stopped_worker_is_named():

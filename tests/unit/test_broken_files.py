@@ -1,5 +1,6 @@
 import logging
 import shutil
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -102,10 +103,15 @@ def test_without_the_key_the_first_broken_image_stops_by_its_name(root, workers)
     records = train_records(cfg, tasks)
     (image, _), _ = spoil(records).items()
     records = [r for r in records if r["file_name"] == image or not labels_of(r)] * 2
+    others = active_children()
     with pytest.raises(InputError) as caught:
         batches_of(cfg, tasks, records, count=20)
     assert type(caught.value) is InputError
     assert str(caught.value).startswith(f"cannot read the image {image}: ")
+    # The worker ends, though the error refers to its loader.
+    for worker in (x for x in active_children() if x not in others):
+        worker.join(20)
+        assert not worker.is_alive()
 
 
 def train_images(root):
