@@ -230,7 +230,7 @@ class Segmentation(SavedMaps, Task):
         self, predictions: Tensor, threshold: Threshold, valid: Tensor
     ) -> list[Tensor]:
         """Return the most likely class of each pixel; uncertain pixels and padding are ignored."""
-        classes = predictions.argmax(dim=1)
+        classes = predictions.max(dim=1).indices  # faster than argmax, see `most_likely`
         maps = classes.to(torch.uint8)
         if self.least_score(threshold) > 0:
             least = threshold[classes] if isinstance(threshold, Tensor) else threshold
