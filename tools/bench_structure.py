@@ -43,14 +43,13 @@ class UnbiasedTeacherStep(MultiTaskStep):
             self._labeled_strong(batch, images, weak),
             [sample for sample in strong if sample is not None],
         ]
-        losses: dict[str, float] = {}
         with ExitStack() as stack:
             for samples in passes:
                 samples = assign_targets(samples, self.tasks, self.student)
-                losses |= self.forward_backward(samples, images)[0]
+                self.forward_backward(samples, images)
                 # The gradients of the next passes are added.
                 stack.enter_context(patch.object(self.optimizer, "zero_grad"))
-        self.guard.check_update(self.student, self.grad_scaler)
+        losses = self.guard.check_update(self.student, self.grad_scaler)
         return StepRecord(batch, weak, pseudo_labels, strong, losses, {})
 
     def _labeled_strong(
