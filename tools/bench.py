@@ -29,6 +29,7 @@ from mtfixmatch.inference.export import Source, export_onnx
 from mtfixmatch.inference.exported import ExportedNet, open_network
 from mtfixmatch.inference.predictor import Predictor
 from mtfixmatch.inference.verify import generated_images
+from mtfixmatch.runtime.memory import keep_freed_memory
 from mtfixmatch.street.scene import draw_scene
 from mtfixmatch.tasks.config import set_classes
 from tools.bench_data import bench_data
@@ -276,6 +277,7 @@ def main(opts: list[str]) -> None:
     if opts == ["data"]:
         print(tabulate(bench_data().items(), headers=["figure", "value"], floatfmt=".3f"))
         return
+    keep_freed_memory()  # as a training does
     with tempfile.TemporaryDirectory() as folder, EventStorage(0) as storage:
         opts = [*opts, "OUTPUT_DIR", folder]
         stepper = Stepper(*opts)

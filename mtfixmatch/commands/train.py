@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import ProcessException
 
 from ..engine import MultiTaskTrainer, evaluate_checkpoint, load_config
 from ..runtime.lock import locked
+from ..runtime.memory import keep_freed_memory
 from ..runtime.rank_watch import failure_of
 from ..runtime.signals import STOPPED, forwarding
 from ..utils.checkout import config_path
@@ -30,6 +31,8 @@ def main(args: Namespace) -> dict[str, Any]:
     if args.config_file:  # which default_setup reads, too
         args.config_file = str(config_path(args.config_file))
     cfg = load_config(args.config_file, args.opts, resume=args.resume, eval_only=args.eval_only)
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     if args.eval_only:  # in a folder of its own, so that the files of a run stay unchanged
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
         cfg.freeze()
