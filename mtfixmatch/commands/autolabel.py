@@ -16,6 +16,7 @@ from ..inference.dataset_config import CONFIG
 from ..inference.label_formats import FORMATS
 from ..inference.measure import SOURCES, Settings
 from ..inference.predictor import load
+from ..runtime.memory import keep_freed_memory
 from ..utils.checkout import spell_commands
 from . import command_parser, exit_at_input_error
 
@@ -54,6 +55,7 @@ def main(args: Namespace) -> None:
         source=args.measure_on,
         folds=args.folds,
     )
+    keep_freed_memory()
     predictor = load(args.model, device=args.device)
     cfg = load_config(args.config_file, args.opts)
     print(autolabel(predictor, cfg, args.output, settings, list(dict.fromkeys(args.to))))

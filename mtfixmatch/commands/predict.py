@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from ..inference.predict import predict
+from ..runtime.memory import keep_freed_memory
 from ..utils.errors import InputError
 from . import command_parser, exit_at_input_error
 
@@ -51,6 +52,7 @@ def devices(args: Namespace) -> list[str | None]:
 
 def main(args: Namespace) -> None:
     """Predict, and print what was done."""
+    keep_freed_memory()
     options = {"threshold": args.threshold, "save": args.save, "devices": devices(args)}
     summary = predict(args.model, args.sources, args.output, **options)
     for line in summary.notes:
