@@ -48,7 +48,7 @@ GUARD = "looking for non-finite values"
 CONFIG = "configs/Base-Small.yaml"
 PAPER_CONFIG = "configs/cityscapes/dense_fixmatch.yaml"
 # ResNet-18, 256x256, 4 labeled + 4 unlabeled images a batch.
-OPTS = {
+OPTS: dict[str, str] = {
     "DATASETS.TRAIN": "('street_train',)",
     "DATASETS.TEST": "('street_val',)",
     "INPUT.TRAIN_SIZE": "[256, 256]",
@@ -86,8 +86,8 @@ class Stepper:
         self._time(step_module, "assign_targets")
         self._time(self.step, "_check_inputs", GUARD)
         self._time(self.step.guard, "check_update", GUARD)
-        self.step.forward_backward = self._keep_student
-        self.step.teacher.forward = self._keep_teacher
+        self.step.forward_backward = self._keep_student  # type: ignore[method-assign]
+        self.step.teacher.forward = self._keep_teacher  # type: ignore[method-assign]
 
     def _time(self, owner, name: str, part: str = "") -> None:
         function = getattr(owner, name)

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -71,8 +72,8 @@ def _write_scenes(folder: Path, file_format: str, options: Mapping) -> list[dict
         ids = np.where(scene.ids >= 1000, scene.ids // 1000, scene.ids)
         Image.fromarray(ids.astype(np.uint8)).save(label)
         boxes = [{"bbox": [150.0 * j, 300.0, 150.0 * j + 60, 380.0]} for j in range(12)]
-        labels = {"annotations": [{**x, "category_id": 1, "iscrowd": 0} for x in boxes]}
-        labels |= {
+        labels = {
+            "annotations": [{**x, "category_id": 1, "iscrowd": 0} for x in boxes],
             "sem_seg_file_name": str(label),
             "sem_seg_lut": bytes(i % 19 for i in range(256)),
         }
@@ -101,9 +102,9 @@ def _bench_views(records: list[dict], folder: str) -> dict[str, float]:
             after, before = _seconds(run), _seconds(run, before=True)
             now[name].append(after)
             ratios[name].append(before / after)
-        read = (record["file_name"], [HEIGHT, WIDTH])
-        store.read(*read)
-        mapped = _seconds(lambda read=read: store.read(*read).copy())
+        read = partial(store.read, record["file_name"], [HEIGHT, WIDTH])
+        read()
+        mapped = _seconds(lambda read=read: read().copy())  # type: ignore[misc]
         ratios["mapped from DECODED_STORE instead of decoded"].append(now["decode"][-1] / mapped)
     seconds = {name: statistics.median(x) for name, x in now.items()}
     figures = {f"{name}, ms": 1e3 * x for name, x in seconds.items()}
@@ -190,9 +191,8 @@ def _bench_handover(records: list[dict]) -> dict[str, float]:
     """Return the processor time of the trainer for a batch that is ready, relative to a list."""
     mapper = _build_mapper()
     items = [mapper(records[i % SCENES], Draw(0, 0, i)) for i in range(BATCH)]
-    options = {"batch_size": BATCH, "num_workers": 1}
     packed, plain = (
-        iter(DataLoader(_Ready(items), collate_fn=collate, **options))
+        iter(DataLoader(_Ready(items), BATCH, num_workers=1, collate_fn=collate))
         for collate in (PackedBatch.of, list)
     )
 

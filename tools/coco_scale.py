@@ -97,7 +97,7 @@ def first_batch(root: str) -> None:
         "MODEL.TASKS": ["detection"],
         "DATALOADER.NUM_WORKERS": 2,
     }
-    opts = [x for pair in keys.items() for x in pair]
+    opts: list = [x for pair in keys.items() for x in pair]
     cfg = load_config("configs/coco/dense_fixmatch.yaml", opts)
     tasks = build_tasks(cfg)
     batch = next(iter(build_train_loader(cfg, tasks, train_records(cfg, tasks))))

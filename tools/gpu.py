@@ -16,6 +16,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def check_precisions(opts: list[str], timer: Timer) -> Iterator[tuple[str, Any]]
     for precision in ("float32", "bfloat16", *(("float16",) if torch.cuda.is_available() else ())):
         amp = FLOAT32 if precision == "float32" else (*MIXED, precision)
         stepper = Stepper(*opts, *amp)
-        first = timer.seconds(lambda stepper=stepper: stepper.run(1))
+        first = timer.seconds(partial(stepper.run, 1))
         yield f"{precision}: seconds of the first step", first
         yield f"{precision}: seconds of a step", timer.step(stepper)
         yield f"{precision}: total loss", get_event_storage().latest()["total_loss"][0]
@@ -118,7 +119,7 @@ def check_compiled(opts: list[str], timer: Timer) -> Iterator[tuple[str, Any]]:
         keys = ("MODEL.COMPILE", "True", "MODEL.CUDA_GRAPHS", graphs)
         try:
             stepper = Stepper(*opts, *FIXED, *keys)
-            yield f"{name}: seconds of two first steps", timer.seconds(lambda s=stepper: s.run(2))
+            yield f"{name}: seconds of two first steps", timer.seconds(partial(stepper.run, 2))
             yield f"{name}: step, relative to the plain one", timer.ratio(stepper, plain)
         except InputError as error:
             yield name, str(error)

@@ -192,7 +192,7 @@ def measure(root: Path, images: int, labeled: int) -> dict:
         write_listing(root, images, labeled)
     for path in root.glob("cache/*"):
         path.unlink()
-    command = [sys.executable, "-W", "ignore", "-m", "tools.scale_records", root]
+    command = [sys.executable, "-W", "ignore", "-m", "tools.scale_records", str(root)]
     found = {}
     for run in runs:
         text = subprocess.check_output([*command, str(images), str(labeled), run], text=True)
