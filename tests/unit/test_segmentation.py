@@ -170,6 +170,20 @@ def test_a_threshold_for_each_class(make_head, task):
     assert found[0, 0] == 0 and found[0, 11] == IGNORE_LABEL
 
 
+@pytest.mark.parametrize("strip", [1, 4 * K * 21 * 5, 2**40])  # 1, 5 and 13 of 13 rows
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pseudo_maps_are_the_same_in_strips_of_any_size(task, monkeypatch, strip, layout):
+    logits = 2 * torch.randn(4, K, 13, 21, generator=torch.Generator().manual_seed(0))
+    threshold = torch.tensor([0.5, 0.6, 0.7])
+    best, classes = logits.softmax(dim=1).max(dim=1)
+    expected = classes.masked_fill(best <= threshold[classes], IGNORE_LABEL)
+    assert 0.2 < (expected == IGNORE_LABEL).float().mean() < 0.8
+    monkeypatch.setattr("mtfixmatch.tasks.segmentation.STRIP_LOGITS", strip)
+    valid = torch.tensor([[0.0, 0.0, 21.0, 13.0]] * 4)
+    found = task.pseudo_labels(logits.contiguous(memory_format=layout), threshold, valid)
+    assert torch.equal(torch.stack(found), expected.to(torch.uint8))
+
+
 def test_probability_has_to_be_over_the_threshold_itself(make_head, task):
     raw = constant(0.0, 0.0, -200.0)  # .5 exactly
     (found,) = pseudo_maps(make_head, task, raw, whole(), 0.5)
