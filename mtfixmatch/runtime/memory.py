@@ -9,7 +9,10 @@ NEVER = -1  # as a TRIM_THRESHOLD
 # Bytes by which the process grows when its free memory does not suffice.
 GROWTH = 64 * 2**20
 # Environment variables by which a user chooses how memory is allocated.
-CHOSEN_BY = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
+CHOSEN_BY = (
+    *("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_"),
+    *("MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_"),
+)
 
 
 def keep_freed_memory() -> bool:
@@ -17,7 +20,7 @@ def keep_freed_memory() -> bool:
 
     By default a tensor of some MiB is new memory of the system each time, which clears it page by
     page: some hundred MiB in each step of a training. Nothing changes if the user has chosen how
-    memory is allocated (GLIBC_TUNABLES, LD_PRELOAD, MALLOC_...), or without glibc.
+    memory is allocated (`CHOSEN_BY`), or without glibc.
 
     Returns:
         Whether freed memory is kept.

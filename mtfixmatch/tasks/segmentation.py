@@ -321,5 +321,5 @@ def _strips(logits: Tensor) -> Sequence[Tensor]:
     """Split logits (N, K, H, W) into strips of rows on a CPU; a GPU takes them whole."""
     if logits.is_cuda:
         return [logits]
-    rows = STRIP_LOGITS // (logits.shape[0] * logits.shape[1] * logits.shape[3])
+    rows = STRIP_LOGITS // max(logits[:, :, :1].numel(), 1)
     return logits.split(max(rows, 1), dim=2)
