@@ -91,8 +91,9 @@ def tables(found: Mapping[str, Any], per_core: float) -> str:
         (ranks, ["processes", *names]),
         (lines, ["", *(f"{gpus} GPUs" for gpus in GPUS)]),
     )
+    style: dict[str, Any] = {"tablefmt": "pipe", "floatfmt": ",.4g", "intfmt": ","}
     return "\n\n".join(
-        tabulate(x, headers=y, tablefmt="pipe", floatfmt=",.4g", intfmt=",") for x, y in parts
+        tabulate(x, headers=y, disable_numparse=x is lines, **style) for x, y in parts
     )
 
 
@@ -123,7 +124,8 @@ def plot(found: Mapping[str, Any]) -> Figure:
     for axis, key, x in zip(axes[2:4], ("tasks", "sizes"), ("tasks", "size"), strict=True):
         rows = found[key][2:] if key == "tasks" else found[key]
         places = [len(r[x]) if key == "tasks" else r[x] for r in rows]
-        values = {name: [r[name] for r in rows] for name in ("GFLOP", "activations_mib")}
+        names = {"GFLOP": "GFLOP", "activations_mib": "activations, MiB"}
+        values = {shown: [r[name] for r in rows] for name, shown in names.items()}
         _draw(axis, x, places, values)
     rows = found["processes"]
     places = [r["processes"] for r in rows]

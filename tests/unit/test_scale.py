@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from mtfixmatch.data.datasets import get_records, record_cache, register_datasets
+from mtfixmatch.engine.setup import resolve_config
 from tools import scale, scale_records
 
 MILLION = 10**6
@@ -64,3 +66,32 @@ def test_a_listing_has_its_images_and_boxes(tmp_path, monkeypatch):
     names = [f"{tmp_path}/train/{image['file_name']}" for image in content["images"]]
     assert len(set(names)) == 5 and set(names) <= set(map(str, images))
     assert [a["image_id"] for a in content["annotations"]] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_kept_records_are_those_that_the_reader_returns(tmp_path, monkeypatch):
+    """A listing too long to read is kept with what the reader would leave for validation."""
+    monkeypatch.setattr(scale_records, "PER_FOLDER", 4)
+    monkeypatch.setattr(scale_records, "LINKED", 2)
+    monkeypatch.setattr(record_cache, "MIN_RECORDS", 1)
+    small, root = tmp_path / "10", tmp_path / "20"
+    scale_records.write_listing(small, 10, 5)
+    scale_records.link_listing(root, 20, 10)
+    scale_records.keep_listing(str(root), 20, 10)
+    read, kept = (_start_records(folder, n) for folder, n in ((small, 5), (root, 10)))
+    read_boxes, kept_boxes = (
+        [x.pop("annotations") for x in found if "annotations" in x] for found in (read, kept)
+    )
+    assert kept == [x | _names(x, root, part) for part in range(2) for x in read]
+    assert kept_boxes == 2 * read_boxes and len(kept_boxes) == 10
+
+
+def _start_records(root, labeled):
+    """The records of a start, which are those of the cache where there is one."""
+    pairs = scale_records._keys(str(root), labeled) | {"DATALOADER.NUM_WORKERS": 0}
+    register_datasets(resolve_config(scale_records.CONFIG, [x for p in pairs.items() for x in p]))
+    return list(get_records(["coco_style_train"]))
+
+
+def _names(record, root, part):
+    name = f"{part}/{record['image_id']}"
+    return {"image_id": name, "file_name": f"{root}/train/{name}"}
