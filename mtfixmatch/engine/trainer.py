@@ -37,6 +37,7 @@ from .hooks import (
     PseudoLabelDiagnostics,
     TeacherEvalHook,
 )
+from .optimizer import build_optimizer
 from .report import write_report
 from .setup import choose_precision
 from .step import MultiTaskStep
@@ -101,12 +102,8 @@ class MultiTaskTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Build Detectron2's optimizer, fused on a CPU, where it takes half the time."""
-        optimizer = super().build_optimizer(cfg, model)
-        if not cfg.MODEL.DEVICE.startswith("cuda"):
-            for group in optimizer.param_groups:
-                group |= {"foreach": False, "fused": True}
-        return optimizer
+        """See `engine.optimizer`."""
+        return build_optimizer(cfg, model)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint, or load student and teacher from MODEL.WEIGHTS."""

@@ -290,9 +290,12 @@ class DenseHead(TaskHead):
         counts = [len(level) for level in anchors]
         detector, detections = self.detector, []
         for scores, deltas in zip(self.scores(outputs), outputs[1], strict=True):
-            levels = (anchors, scores.split(counts), deltas.split(counts))
+            levels = list(zip(anchors, scores.split(counts), deltas.split(counts), strict=True))
+            # Most levels have no pseudo-box. To find out would be to wait for a GPU.
+            found = [x for x in levels if scores.is_cuda or not x[1].max() <= least_score]
+            found = found or levels[:1]
             candidates = detector._decode_multi_level_predictions(
-                *levels, least_score, detector.test_topk_candidates, image_size
+                *zip(*found, strict=True), least_score, detector.test_topk_candidates, image_size
             )
             detections.append(self._suppress(candidates))
         return detections

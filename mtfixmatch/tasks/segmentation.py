@@ -233,19 +233,14 @@ class Segmentation(SavedMaps, Task):
         self, predictions: Tensor, threshold: Threshold, valid: Tensor
     ) -> list[Tensor]:
         """Return the most likely class of each pixel; uncertain pixels and padding are ignored."""
-        strips = [self._confident_classes(x, threshold) for x in _strips(predictions)]
-        maps = torch.cat(strips, dim=1)
+        if self.least_score(threshold) > 0:
+            strips = [_confident_classes(x, threshold) for x in _strips(predictions)]
+            maps = torch.cat(strips, dim=1)
+        else:
+            maps = most_likely(predictions)
         size = (maps.shape[1], maps.shape[2])
         inside = geometry.pixels_inside(to_device(valid, maps.device), size)
         return list(maps.masked_fill_(~inside, IGNORE_LABEL))
-
-    def _confident_classes(self, logits: Tensor, threshold: Threshold) -> Tensor:
-        classes = logits.max(dim=1).indices  # faster than argmax, see `most_likely`
-        maps = classes.to(torch.uint8)
-        if self.least_score(threshold) > 0:
-            least = threshold[classes] if isinstance(threshold, Tensor) else threshold
-            maps.masked_fill_(logits.softmax(dim=1).amax(dim=1) <= least, IGNORE_LABEL)
-        return maps
 
     def score_meter(self) -> MapMeter:
         """See base class."""
@@ -315,6 +310,12 @@ class Segmentation(SavedMaps, Task):
         if labeled:
             figures["accuracy"] = correct / labeled
         return figures
+
+
+def _confident_classes(logits: Tensor, threshold: Threshold) -> Tensor:
+    maps = most_likely(logits)
+    least = threshold[maps.long()] if isinstance(threshold, Tensor) else threshold
+    return maps.masked_fill_(logits.softmax(dim=1).amax(dim=1) <= least, IGNORE_LABEL)
 
 
 def _strips(logits: Tensor) -> Sequence[Tensor]:

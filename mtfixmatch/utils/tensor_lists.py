@@ -1,5 +1,6 @@
 """The tensors of modules as lists that are built once, for PyTorch's functions of many tensors."""
 
+import operator
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class TensorLists:
 
     def _is_valid(self) -> bool:
         return bool(self._seen) and all(
-            len(now) == len(then) and all(now.get(name) is x for name, x in then.items())
+            now.keys() == then.keys() and all(map(operator.is_, now.values(), then.values()))
             for now, then in self._seen
         )
 

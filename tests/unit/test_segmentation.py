@@ -9,10 +9,11 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from PIL import Image
 
 from mtfixmatch.augmentation import geometry
+from mtfixmatch.tasks import segmentation_head
 from mtfixmatch.tasks.config import set_classes
 from mtfixmatch.tasks.mean_iou import MeanIoUEvaluator, count_pairs
 from mtfixmatch.tasks.segmentation import Segmentation
-from mtfixmatch.tasks.segmentation_head import SegmentationHead
+from mtfixmatch.tasks.segmentation_head import SegmentationHead, most_likely
 from mtfixmatch.utils.errors import InputError
 from mtfixmatch.utils.labels import IGNORE_LABEL
 from tests.support.helpers import tiny_config
@@ -182,6 +183,26 @@ def test_pseudo_maps_are_the_same_in_strips_of_any_size(task, monkeypatch, strip
     valid = torch.tensor([[0.0, 0.0, 21.0, 13.0]] * 4)
     found = task.pseudo_labels(logits.contiguous(memory_format=layout), threshold, valid)
     assert torch.equal(torch.stack(found), expected.to(torch.uint8))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("most_threads", [0, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_most_likely_is_the_first_of_the_largest(monkeypatch, layout, most_threads, dtype):
+    """In runs of pixels, in both layouts, for parts of images, and by PyTorch's own way."""
+    monkeypatch.setattr(segmentation_head, "RUN", 50)
+    monkeypatch.setattr(segmentation_head, "MOST_THREADS", most_threads)
+    logits = torch.randn(3, 5, 11, 21, generator=torch.Generator().manual_seed(0))
+    logits = logits.mul(3).round().div(3).to(dtype).contiguous(memory_format=layout)
+    logits[0, :, 2] = -torch.inf
+    expected = logits.float().numpy().argmax(axis=1)
+    found = most_likely(logits)
+    assert found.dtype == torch.uint8 and np.array_equal(found, expected)
+    assert np.array_equal(most_likely(logits[1]), expected[1])
+    assert np.array_equal(most_likely(logits[..., 2:9, 3:]), expected[..., 2:9, 3:])
+    assert most_likely(logits[:0]).shape == (0, 11, 21)
+    logits[0, 1, 0], logits[1, :, 0] = torch.nan, torch.nan
+    assert most_likely(logits).max() < 5
 
 
 def test_probability_has_to_be_over_the_threshold_itself(make_head, task):
@@ -426,6 +447,7 @@ class OnDevice(torch.Tensor):
     """Tensors as of a GPU: those of an image's size cannot be brought back."""
 
     LEAVING = ("cpu", "numpy", "tolist", "item", "__array__", "nonzero", "__getitem__")
+    is_cuda = True
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
