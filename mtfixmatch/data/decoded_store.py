@@ -1,4 +1,4 @@
-"""Keep decoded images on a local disk, where mapping a large one takes a tenth of decoding it."""
+"""Keep decoded images on a local disk, where mapping one takes a hundredth of decoding it."""
 
 import hashlib
 import logging
