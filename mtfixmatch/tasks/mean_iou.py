@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 import torch
 from detectron2.evaluation import SemSegEvaluator
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from ..utils.labels import IGNORE_LABEL
 from .segmentation_head import most_likely
+
+# Pixels that OpenCV counts at once, in float32: numbers up to this one are exact.
+MOST_COUNTED = 2**24
 
 
 class MeanIoUEvaluator(SemSegEvaluator):
@@ -121,6 +125,20 @@ def count_pairs(classes: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         (K + 1, K + 1) int64, rows: predictions, columns: labels; column K: ignored pixels.
     """
     side = num_classes + 1
+    if not classes.is_cuda:
+        return _count_on_cpu(classes, labels, side)
     columns = labels.masked_fill(labels == IGNORE_LABEL, num_classes)
     pairs = classes.int() * side + columns
     return pairs.flatten().bincount(minlength=side**2).view(side, side)
+
+
+def _count_on_cpu(classes: Tensor, labels: Tensor, side: int) -> Tensor:
+    """See `count_pairs`; a quarter of its time."""
+    counts = np.zeros((side, side), np.int64)
+    pairs = (x.flatten().split(MOST_COUNTED) for x in (classes, labels))
+    for both in zip(*pairs, strict=True):
+        images = [x.numpy()[None] for x in both]
+        found = cv2.calcHist(images, [0, 1], None, [side, 256], [0, side, 0, 256])
+        counts[:, :-1] += found[:, : side - 1].astype(np.int64)
+        counts[:, -1] += found[:, IGNORE_LABEL].astype(np.int64)
+    return torch.from_numpy(counts)

@@ -21,10 +21,11 @@ from .base import Assigned, Outputs, TaskHead
 from .config import with_classes
 from .dropout import use_image_dropout
 
-# Least number of pixel rows in a strip, whose logits are read again while a cache has them. If rows
-# and columns together are not more than 128, PyTorch resizes by another kernel.
-STRIP_ROWS = 128
-RUN = 2**14  # pixels, whose logits a processor keeps in its cache
+# Least number of pixel rows in a strip, whose logits are read again while a cache has them.
+STRIP_ROWS = 32
+# Least sum of rows and columns of a strip: of fewer, PyTorch resizes by another kernel.
+STRIP_SIDES = 129
+RUN = 2**16  # pixels, whose logits a processor keeps in its cache
 MOST_THREADS = 2  # with more of them, PyTorch's own way is faster
 
 
@@ -123,11 +124,9 @@ class SegmentationHead(TaskHead):
         whole image bit by bit, because a stride that is a power of 2 gives exact coordinates.
         """
         height, width = logits.shape[2:]
-        strips = (
-            max(height * self.stride // STRIP_ROWS, 1)
-            if self.stride & (self.stride - 1) == 0
-            else 1
-        )
+        least = max(STRIP_ROWS, STRIP_SIDES - width * self.stride)
+        is_exact = self.stride & (self.stride - 1) == 0
+        strips = max(height * self.stride // least, 1) if is_exact else 1
         edges = [height * i // strips for i in range(strips + 1)]
         shape = (height * self.stride, width * self.stride)
         classes = logits.new_empty(shape, dtype=torch.uint8)

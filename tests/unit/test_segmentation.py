@@ -457,6 +457,21 @@ class OnDevice(torch.Tensor):
         return super().__torch_function__(function, types, args, kwargs or {})
 
 
+@pytest.mark.parametrize("count", [5, 19, 255])
+def test_a_cpu_counts_the_pairs_of_a_gpu_in_parts_of_any_size(monkeypatch, count):
+    rng = torch.Generator().manual_seed(count)
+    classes, labels = torch.randint(0, count, (2, 23, 31), generator=rng).to(torch.uint8)
+    labels[3:5] = IGNORE_LABEL
+    on_device = count_pairs(classes.as_subclass(OnDevice), labels.as_subclass(OnDevice), count)
+    expected = on_device.as_subclass(torch.Tensor)
+    assert expected.sum() == 23 * 31 and expected[:, count].sum() == 62
+    for most in (2**24, 100, 1):
+        monkeypatch.setattr("mtfixmatch.tasks.mean_iou.MOST_COUNTED", most)
+        found = count_pairs(classes, labels, count)
+        assert found.dtype == torch.int64 and torch.equal(found, expected)
+    assert count_pairs(classes[:, ::2], labels[:, ::2], count).sum() == 23 * 16
+
+
 def test_nothing_of_the_size_of_an_image_leaves_the_device(tmp_path, task):
     record = make_record(tmp_path, np.full((40, 60), 10))
     item = {"image_id": "map.png", "labels": {"sem_seg_file_name": task.evaluation_label(record)}}
