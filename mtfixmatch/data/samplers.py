@@ -1,7 +1,6 @@
 """Choose the images of each batch."""
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..formats.image_files import expand, files_of
 from ..utils.errors import InputError
+from ..utils.files import real_paths
 from .record_table import RecordTable, has_labels
 from .records import Records
 
@@ -92,9 +92,10 @@ def labeled_indices(records: Records, keys: dict[str, str], which: str) -> np.nd
     """
     choices = ["any", "all", *keys]
     if which.endswith(".txt"):
-        listed = {os.path.realpath(x.path) for x in files_of(expand(which), "DATALOADER.LABELED")}
+        files = files_of(expand(which), "DATALOADER.LABELED")
+        listed = set(real_paths(x.path for x in files))
         paths = RecordTable.of(records).values("file_name")
-        return np.flatnonzero([os.path.realpath(path) in listed for path in paths])
+        return np.flatnonzero([path in listed for path in real_paths(paths)])
     if which not in choices:
         expected = f"{', '.join(choices)}, or a text file (.txt) with the paths of images"
         raise InputError(f"DATALOADER.LABELED is {which!r}, expected one of {expected}")

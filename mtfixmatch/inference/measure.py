@@ -1,7 +1,6 @@
 """Measure a network's scores on labeled images, and choose the thresholds of its labels."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from ..data.records import Record
 from ..tasks import Task
 from ..tasks.auto_labels import ScoreMeter, Thresholds
 from ..utils.errors import InputError, check_choice
+from ..utils.files import real_paths
 from .results import network_results
 from .thresholds import choose_threshold
 
@@ -93,12 +93,10 @@ def _check_apart(
     measured: Sequence[Record], training: Sequence[Record], tasks: Sequence[Task]
 ) -> None:
     """Raise InputError if an image is measured on that the network has learned the label of."""
-    learned = {
-        os.path.realpath(record["file_name"])
-        for record in training
-        if any(task.label_key in record for task in tasks)
-    }
-    both = [x["file_name"] for x in measured if os.path.realpath(x["file_name"]) in learned]
+    labeled = (x for x in training if any(task.label_key in x for task in tasks))
+    learned = set(real_paths(x["file_name"] for x in labeled))
+    files = [x["file_name"] for x in measured]
+    both = [x for x, real in zip(files, real_paths(files), strict=True) if real in learned]
     if both:
         what = f"{len(both)} images of DATASETS.TEST are labeled training images"
         raise InputError(f"{what}, such as {both[0]}: precision is measured on other images")

@@ -1,6 +1,7 @@
 """Read files with errors that name them, and write files that are never left half written."""
 
 import errno
+import functools
 import hashlib
 import json
 import mmap
@@ -77,6 +78,15 @@ def is_path(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def real_paths(paths: Iterable[str]) -> Iterator[str]:
+    """Yield what os.path.realpath gives for each path, looking at each folder only once."""
+    real_folder = functools.cache(os.path.realpath)
+    for path in paths:
+        folder, name = os.path.split(path)
+        is_plain = name not in ("", os.curdir, os.pardir) and not os.path.islink(path)
+        yield os.path.join(real_folder(folder), name) if is_plain else os.path.realpath(path)
 
 
 def contains(path: str | os.PathLike, text: bytes) -> bool:
