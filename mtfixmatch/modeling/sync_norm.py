@@ -50,13 +50,16 @@ class _SyncStatistics(functions.SyncBatchNorm):
 class SyncBatchNorm(nn.SyncBatchNorm):
     """PyTorch's SyncBatchNorm that also runs where some ranks have no images, but not all.
 
-    It never waits for the GPU.
+    It never waits for the GPU. A compiled graph cannot hold PyTorch's kernels, so that it has plain
+    operators instead.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, (N, C, H, W), by mean and variance over the images of all ranks."""
         if not self.training:
             return _activate(self, super().forward(x))
+        if torch.compiler.is_compiling():
+            return _activate(self, _normalize(self, x))
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         group = self.process_group or dist.group.WORLD
@@ -76,20 +79,49 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         """Normalize x, (N, C, H, W), by mean and variance over the images of all ranks."""
         if not self.training:
             return _activate(self, super().forward(x))
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.momentum is not None and self.num_batches_tracked is not None
-        wide = x.to(self.running_mean.dtype)
-        count = differentiable_all_reduce(wide.new_tensor([wide[:, 0].numel()]))
-        mean = differentiable_all_reduce(wide.sum((0, 2, 3))) / count
-        centered = wide - mean[:, None, None]
-        variance = differentiable_all_reduce(centered.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-            self.num_batches_tracked.add_(1)
-        scale = (variance + self.eps).rsqrt() * (self.weight if self.affine else 1)
-        bias = self.bias[:, None, None] if self.affine else 0
-        return _activate(self, (centered * scale[:, None, None] + bias).to(x.dtype))
+        return _activate(self, _normalize(self, x))
+
+
+def _normalize(norm: nn.SyncBatchNorm | CpuSyncBatchNorm, x: Tensor) -> Tensor:
+    """Normalize x, (N, C, H, W), by mean and variance over the images of all ranks."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.momentum is not None and norm.num_batches_tracked is not None
+    wide = x.to(norm.running_mean.dtype)
+    own = wide.new_full((1,), wide.shape[0] * wide.shape[2] * wide.shape[3])
+    total, count = _sum_over_ranks(torch.cat([wide.sum((0, 2, 3)), own])).split([x.shape[1], 1])
+    mean = total / count
+    centered = wide - mean[:, None, None]
+    variance = _sum_over_ranks(centered.square().sum((0, 2, 3))) / count
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * count / (count - 1), norm.momentum)
+        norm.num_batches_tracked.add_(1)
+    scale = (variance + norm.eps).rsqrt() * (norm.weight if norm.affine else 1)
+    bias = norm.bias[:, None, None] if norm.affine else 0
+    return (centered * scale[:, None, None] + bias).to(x.dtype)
+
+
+@torch.library.custom_op("mtfixmatch::sum_over_ranks", mutates_args=())
+def sum_in_graph(x: Tensor) -> Tensor:
+    """Return the sum of a tensor over the ranks, as an operator that a compiled graph can hold."""
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+sum_in_graph.register_fake(lambda x: torch.empty_like(x, memory_format=torch.contiguous_format))
+sum_in_graph.register_autograd(lambda ctx, grad: sum_in_graph(grad))
+# The graphs of two ranks may differ, for one that has one image in a head or none. So all must keep
+# the exchanges in the order of the program, for which older versions of PyTorch have no means.
+IN_GRAPHS = hasattr(sum_in_graph, "register_effect")
+if IN_GRAPHS:
+    from torch._library.effects import EffectType
+
+    sum_in_graph.register_effect(EffectType.ORDERED)
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    return sum_in_graph(x) if torch.compiler.is_compiling() else differentiable_all_reduce(x)
 
 
 def _activate(norm: Any, x: Tensor) -> Tensor:

@@ -8,7 +8,11 @@ import torch
 
 dynamo = pytest.importorskip("torch._dynamo")
 
+import torch.distributed as dist  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
+from functorch.compile import make_boxed_func  # noqa: E402
+from torch import nn  # noqa: E402
+from torch._dynamo.backends.common import aot_autograd  # noqa: E402
 from torch._dynamo.testing import CompileCounter  # noqa: E402
 
 from mtfixmatch.engine.ema import build_teacher  # noqa: E402
@@ -19,7 +23,7 @@ from mtfixmatch.modeling.compiled import (  # noqa: E402
     compile_network,
     compile_networks,
 )
-from mtfixmatch.modeling.sync_norm import CpuSyncBatchNorm  # noqa: E402
+from mtfixmatch.modeling.sync_norm import IN_GRAPHS, CpuSyncBatchNorm, SyncBatchNorm  # noqa: E402
 from mtfixmatch.runtime.rank_watch import LONG, RankWatch  # noqa: E402
 from mtfixmatch.utils.errors import InputError  # noqa: E402
 from tests.support.engine_helpers import (  # noqa: E402
@@ -109,6 +113,83 @@ def test_a_teacher_with_cast_weights_is_one_graph_too(networks, counted):
             expected = tensors_of(run(plain, batch, seeds=False))
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert counted.frame_count == 1
+
+
+@pytest.fixture
+def lonely_group(tmp_path):
+    """A group of one process, whose sums over ranks are what it has."""
+    dist.init_process_group("gloo", f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def synchronize(network):
+    """Make the norms of a network those of several processes on a CPU; return their number."""
+    norms = [m for m in network.modules() if type(m) is nn.BatchNorm2d]
+    for norm in norms:
+        norm.__class__ = CpuSyncBatchNorm
+    return len(norms)
+
+
+@pytest.mark.skipif(not IN_GRAPHS, reason="this PyTorch cannot order the exchanges of a graph")
+def test_a_student_with_synchronized_norms_is_one_graph_too(networks, counted, lonely_group):
+    student, _ = networks
+    synchronize(student)
+    plain = copy.deepcopy(student)
+    compile_network(student, backend=counted)
+    for batch in BATCHES:
+        results = [tensors_of(run(x, batch)) for x in (student, plain)]
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+        for result in results:
+            sum(x.sum() for x in result).backward()
+        for parts in (nn.Module.parameters, nn.Module.buffers):
+            pairs = zip(parts(student), parts(plain), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
+        pairs = zip(student.parameters(), plain.parameters(), strict=True)
+        assert all(torch.equal(a.grad, b.grad) for a, b in pairs)
+    assert counted.frame_count == 1
+
+
+@pytest.mark.skipif(not IN_GRAPHS, reason="this PyTorch cannot order the exchanges of a graph")
+def test_the_exchanges_of_a_graph_keep_their_order(networks, lonely_group):
+    """Each one depends on the one before, also where two heads do not depend on each other."""
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph.graph)
+        return make_boxed_func(graph.forward)
+
+    student, _ = networks
+    count = synchronize(student)
+    dynamo.reset()
+    compile_network(student, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
+    sum(x.sum() for x in tensors_of(run(student, BATCHES[0]))).backward()
+    dynamo.reset()
+    assert len(graphs) == 2  # forward and backward
+    for graph in graphs:
+        calls = [x for x in graph.nodes if torch.ops.mtfixmatch.sum_over_ranks.default in x.args]
+        assert len(calls) == 2 * count
+        tokens = [call.args[0] for call in calls]
+        assert all(x.args[0] is call for x, call in zip(tokens[1:], calls, strict=False))
+
+
+@pytest.mark.skipif(not IN_GRAPHS, reason="this PyTorch cannot order the exchanges of a graph")
+@pytest.mark.parametrize("norm_class", [SyncBatchNorm, CpuSyncBatchNorm])
+def test_a_compiled_norm_is_the_plain_one(counted, lonely_group, norm_class):
+    """That of a GPU, too: a graph has plain operators instead of PyTorch's kernels."""
+    norm, plain = norm_class(5).double(), nn.BatchNorm2d(5).double()
+    compiled = torch.compile(norm, backend=counted, fullgraph=True)
+    for count in (3, 4):
+        x = torch.randn(count, 5, 6, 7, dtype=torch.float64, requires_grad=True)
+        other = x.detach().clone().requires_grad_()
+        weight = torch.rand_like(x)
+        found, expected = compiled(x), plain(other)
+        torch.testing.assert_close(found, expected)
+        (found * weight).sum().backward()
+        (expected * weight).sum().backward()
+        torch.testing.assert_close(x.grad, other.grad)
+    torch.testing.assert_close(dict(norm.named_buffers()), dict(plain.named_buffers()))
+    torch.testing.assert_close(norm.weight.grad, plain.weight.grad)
 
 
 def test_heads_on_all_images_or_none_are_few_more_graphs(networks, counted):
