@@ -177,6 +177,7 @@ def test_the_exchanges_of_a_graph_keep_their_order(networks, lonely_group):
 @pytest.mark.parametrize("norm_class", [SyncBatchNorm, CpuSyncBatchNorm])
 def test_a_compiled_norm_is_the_plain_one(counted, lonely_group, norm_class):
     """That of a GPU, too: a graph has plain operators instead of PyTorch's kernels."""
+    torch.manual_seed(0)
     norm, plain = norm_class(5).double(), nn.BatchNorm2d(5).double()
     compiled = torch.compile(norm, backend=counted, fullgraph=True)
     for count in (3, 4):
