@@ -11,11 +11,11 @@ from torch.optim.sgd import sgd
 
 
 class FusedSGD(torch.optim.SGD):
-    """SGD by PyTorch's fused kernel for a CPU, which takes half the time.
+    """SGD with PyTorch's fused kernel for a CPU, which takes half the time of the other ways.
 
-    The kernel takes the memory of a weight, its gradient and its momentum as it lies: results are
-    wrong where their layouts differ, as after a resume with another MODEL.CHANNELS_LAST, and
-    tensors in channels_last are copied. So it gets all three in one layout, as contiguous views.
+    The kernel goes through a weight, its gradient and its momentum in the order of their memory. If
+    their memory layouts differ, as after a resume with another MODEL.CHANNELS_LAST, its results are
+    wrong. If they are channels_last, it copies. So it gets contiguous views in one layout.
     """
 
     @torch.no_grad()
@@ -35,7 +35,7 @@ class FusedSGD(torch.optim.SGD):
     def _views(self, param: Tensor) -> Sequence[Tensor]:
         """Return views of a parameter, its gradient and its momentum.
 
-        A momentum of 0 before the first step becomes the gradient.
+        The momentum is 0 before the first step, which makes it the gradient.
         """
         assert param.grad is not None
         state = self.state[param]

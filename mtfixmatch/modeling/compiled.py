@@ -13,7 +13,7 @@ from ..tasks.dropout import ImageDropout
 from ..utils.devices import to_device
 from ..utils.errors import InputError
 from .multitask import MultiTaskNet, Rows
-from .sync_norm import IN_GRAPHS, CpuSyncBatchNorm, SyncBatchNorm
+from .sync_norm import CAN_COMPILE, CpuSyncBatchNorm, SyncBatchNorm
 
 # Each head runs on all images, some or none, and one image or none has a graph of its own: these
 # are few cases, but more than PyTorch allows by default.
@@ -64,14 +64,15 @@ def compile_network(
     dynamo.config.optimize_ddp = False
     norms = (SyncBatchNorm, CpuSyncBatchNorm)  # which several processes have
     synchronized = [m for m in network.modules() if isinstance(m, norms) and m.training]
-    for norm in () if IN_GRAPHS else synchronized:
-        norm.forward = torch.compiler.disable(norm.forward)  # type: ignore[method-assign]
+    is_whole = CAN_COMPILE or not synchronized
+    if not is_whole:
+        for norm in synchronized:
+            norm.forward = torch.compiler.disable(norm.forward)  # type: ignore[method-assign]
     dropouts = [m for m in network.modules() if isinstance(m, ImageDropout)]
     if cuda_graphs and (synchronized or any(dropout.p for dropout in dropouts)):
         unfit = "SyncBN on several GPUs" if synchronized else "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT"
         raise InputError(f"MODEL.CUDA_GRAPHS cannot record a network with {unfit}: turn one off")
     options: dict[str, Any] = {"options": {"triton.cudagraphs": True}} if cuda_graphs else {}
-    is_whole = IN_GRAPHS or not synchronized
     run = torch.compile(network.run_heads, fullgraph=is_whole, backend=backend, **options)
     shapes: set[tuple] = set()
 

@@ -50,8 +50,8 @@ class _SyncStatistics(functions.SyncBatchNorm):
 class SyncBatchNorm(nn.SyncBatchNorm):
     """PyTorch's SyncBatchNorm that also runs where some ranks have no images, but not all.
 
-    It never waits for the GPU. A compiled graph cannot hold PyTorch's kernels, so that it has plain
-    operators instead.
+    It never waits for the GPU. A compiled graph has plain operators instead of PyTorch's kernels,
+    which change the running statistics without declaring it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,10 +111,10 @@ def sum_in_graph(x: Tensor) -> Tensor:
 
 sum_in_graph.register_fake(lambda x: torch.empty_like(x, memory_format=torch.contiguous_format))
 sum_in_graph.register_autograd(lambda ctx, grad: sum_in_graph(grad))
-# The graphs of two ranks may differ, for one that has one image in a head or none. So all must keep
-# the exchanges in the order of the program, for which older versions of PyTorch have no means.
-IN_GRAPHS = hasattr(sum_in_graph, "register_effect")
-if IN_GRAPHS:
+# The compiler may reorder operators, and does so differently in the graph of a rank that has one
+# image for a head or none. The ranks must exchange in one order, which older PyTorch cannot ensure.
+CAN_COMPILE = hasattr(sum_in_graph, "register_effect")
+if CAN_COMPILE:
     from torch._library.effects import EffectType
 
     sum_in_graph.register_effect(EffectType.ORDERED)

@@ -291,7 +291,7 @@ class DenseHead(TaskHead):
         detector, detections = self.detector, []
         for scores, deltas in zip(self.scores(outputs), outputs[1], strict=True):
             levels = list(zip(anchors, scores.split(counts), deltas.split(counts), strict=True))
-            # Most levels have no pseudo-box. To find out would be to wait for a GPU.
+            # Most levels have no pseudo-box and can be skipped; on a GPU this would be a wait.
             found = [x for x in levels if scores.is_cuda or not x[1].max() <= least_score]
             found = found or levels[:1]
             candidates = detector._decode_multi_level_predictions(

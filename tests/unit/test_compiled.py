@@ -23,7 +23,7 @@ from mtfixmatch.modeling.compiled import (  # noqa: E402
     compile_network,
     compile_networks,
 )
-from mtfixmatch.modeling.sync_norm import IN_GRAPHS, CpuSyncBatchNorm, SyncBatchNorm  # noqa: E402
+from mtfixmatch.modeling.sync_norm import CAN_COMPILE, CpuSyncBatchNorm, SyncBatchNorm  # noqa: E402
 from mtfixmatch.runtime.rank_watch import LONG, RankWatch  # noqa: E402
 from mtfixmatch.utils.errors import InputError  # noqa: E402
 from tests.support.engine_helpers import (  # noqa: E402
@@ -116,8 +116,8 @@ def test_a_teacher_with_cast_weights_is_one_graph_too(networks, counted):
 
 
 @pytest.fixture
-def lonely_group(tmp_path):
-    """A group of one process, whose sums over ranks are what it has."""
+def group_of_one(tmp_path):
+    """A process group of this process alone, whose sums over ranks are its own values."""
     dist.init_process_group("gloo", f"file://{tmp_path}/group", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -131,8 +131,8 @@ def synchronize(network):
     return len(norms)
 
 
-@pytest.mark.skipif(not IN_GRAPHS, reason="this PyTorch cannot order the exchanges of a graph")
-def test_a_student_with_synchronized_norms_is_one_graph_too(networks, counted, lonely_group):
+@pytest.mark.skipif(not CAN_COMPILE, reason="this PyTorch cannot order the exchanges of a graph")
+def test_a_student_with_synchronized_norms_is_one_graph_too(networks, counted, group_of_one):
     student, _ = networks
     synchronize(student)
     plain = copy.deepcopy(student)
@@ -142,16 +142,15 @@ def test_a_student_with_synchronized_norms_is_one_graph_too(networks, counted, l
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
         for result in results:
             sum(x.sum() for x in result).backward()
-        for parts in (nn.Module.parameters, nn.Module.buffers):
-            pairs = zip(parts(student), parts(plain), strict=True)
-            assert all(torch.equal(a, b) for a, b in pairs)
+        pairs = zip(student.buffers(), plain.buffers(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
         pairs = zip(student.parameters(), plain.parameters(), strict=True)
         assert all(torch.equal(a.grad, b.grad) for a, b in pairs)
     assert counted.frame_count == 1
 
 
-@pytest.mark.skipif(not IN_GRAPHS, reason="this PyTorch cannot order the exchanges of a graph")
-def test_the_exchanges_of_a_graph_keep_their_order(networks, lonely_group):
+@pytest.mark.skipif(not CAN_COMPILE, reason="this PyTorch cannot order the exchanges of a graph")
+def test_the_exchanges_of_a_graph_keep_their_order(networks, group_of_one):
     """Each one depends on the one before, also where two heads do not depend on each other."""
     graphs = []
 
@@ -173,9 +172,9 @@ def test_the_exchanges_of_a_graph_keep_their_order(networks, lonely_group):
         assert all(x.args[0] is call for x, call in zip(tokens[1:], calls, strict=False))
 
 
-@pytest.mark.skipif(not IN_GRAPHS, reason="this PyTorch cannot order the exchanges of a graph")
+@pytest.mark.skipif(not CAN_COMPILE, reason="this PyTorch cannot order the exchanges of a graph")
 @pytest.mark.parametrize("norm_class", [SyncBatchNorm, CpuSyncBatchNorm])
-def test_a_compiled_norm_is_the_plain_one(counted, lonely_group, norm_class):
+def test_a_compiled_norm_is_the_plain_one(counted, group_of_one, norm_class):
     """That of a GPU, too: a graph has plain operators instead of PyTorch's kernels."""
     torch.manual_seed(0)
     norm, plain = norm_class(5).double(), nn.BatchNorm2d(5).double()
